@@ -1,0 +1,1 @@
+"""The attacks that ship with purifybench: one file, one attack."""

@@ -1,0 +1,30 @@
+"""All that a plugin may import: nothing else of ``bench`` is public."""
+
+from bench.defense import Defense
+from bench.errors import AttackWarning, BenchError, CheckpointError, PluginError
+from bench.geometry import per_image, project, size, steepest
+from bench.gradient import Averaged, AveragedGradient, averaged_gradient, averaged_loss
+from bench.losses import LOSSES, Loss, LossName, cross_entropy, margin
+from bench.protocols import (
+    Attack,
+    Images,
+    Purifier,
+    SteppedPurifier,
+    Task,
+    Trainable,
+    TrainableClassifier,
+    TrainablePurifier,
+    Training,
+    View,
+)
+from bench.rng import Rng
+from bench.threat import Access, Norm, ThreatModel
+from bench.weights import read_weights
+
+__all__ = [
+    "LOSSES", "Access", "Attack", "AttackWarning", "Averaged", "AveragedGradient", "BenchError",
+    "CheckpointError", "Defense", "Images", "Loss", "LossName", "Norm", "PluginError", "Purifier",
+    "Rng", "SteppedPurifier", "Task", "ThreatModel", "Trainable", "TrainableClassifier",
+    "TrainablePurifier", "Training", "View", "averaged_gradient", "averaged_loss",
+    "cross_entropy", "margin", "per_image", "project", "read_weights", "size", "steepest",
+]  # fmt: skip

@@ -1,0 +1,63 @@
+"""A defense: a purifier in front of a classifier, as one ``nn.Module``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bench.protocols import Purifier, SteppedPurifier
+from bench.rng import Rng
+
+
+class Defense(nn.Module):
+    """Classify after purify: images (N, C, H, W) in [0, 1] to logits (N, K).
+
+    Frozen and in evaluation mode from the start, so that passes build no parameter graph and
+    no row depends on its batch.
+    """
+
+    def __init__(self, purifier: Purifier, classifier: nn.Module, *, seed: int = 0) -> None:
+        super().__init__()
+        self.purifier = purifier
+        self.classifier = classifier
+        self.seed = seed
+        self._calls = 0
+        self.eval().requires_grad_(False)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether two passes over the same image may differ."""
+        return self.purifier.stochastic
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Name the networks whose passes are the cost of the defense."""
+        named = {"classifier": self.classifier}
+        if isinstance(self.purifier, nn.Module):
+            named |= dict(self.purifier.named_children())
+        return named
+
+    def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Clean x (N, C, H, W) with one stream per row."""
+        return self.purifier.purify(x, rng=rng)
+
+    def purification_step(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Take one step of a stepped purifier; another one's whole work is its step."""
+        if isinstance(self.purifier, SteppedPurifier):
+            return self.purifier.step(x, rng=rng)
+        return self.purifier.purify(x, rng=rng)
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Return the classifier's logits (N, K)."""
+        logits: Tensor = self.classifier(x)
+        return logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits with fresh noise at every call, for RobustBench and AutoAttack.
+
+        The noise depends on the seed and the number of the call, never on torch's global
+        generator, which AutoAttack reseeds.
+        """
+        rng = Rng.seeded(self.seed, torch.arange(len(x)), device=x.device)
+        rng = rng.fork("forward", self._calls)
+        self._calls += 1
+        return self.classify(self.purify(x, rng=rng))

@@ -1,0 +1,48 @@
+"""Errors that a user can act on: each message says what is wrong and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BenchError(Exception):
+    """Base of all errors that the command line prints without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(BenchError):
+    """The request itself is wrong: an unknown name, a bad value, a broken plan."""
+
+    exit_code = 2
+
+
+class DataError(BenchError):
+    """A data set is missing, incomplete or not what its checksum says."""
+
+
+class CheckpointError(BenchError):
+    """A checkpoint is missing, truncated, foreign or does not fit its network."""
+
+
+class PluginError(BenchError):
+    """A plugin cannot be imported, breaks its contract or returns nonsense."""
+
+
+class StoreError(BenchError):
+    """Results cannot be read or written."""
+
+
+class AttackWarning(UserWarning):
+    """Something an attack wants recorded beside its result, as a flag of the cell."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """Build the error for a name that nothing answers to, with the nearest match."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    meant = f" Did you mean '{near[0]}'?" if near else ""
+    return UsageError(
+        f"no {kind} is called '{name}'.{meant} Known: {', '.join(names) or 'none'}."
+    )

@@ -1,0 +1,44 @@
+"""The geometry of a threat model: pure functions on images (N, C, H, W)."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from bench.threat import Norm
+
+
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """Shape per-image values (N,) so that they broadcast over images (N, C, H, W)."""
+    return values.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def size(delta: Tensor, norm: Norm) -> Tensor:
+    """Measure perturbations (N, C, H, W) in a norm, (N,)."""
+    flat = delta.flatten(1)
+    return flat.abs().amax(1) if norm is Norm.LINF else flat.norm(dim=1)
+
+
+def project(x_adv: Tensor, x: Tensor, norm: Norm, radius: float) -> Tensor:
+    """Return the points of ball and box nearest to x_adv for Linf; near to it for L2.
+
+    For L2 the ball comes first and the box second: clipping towards [0, 1], where x lies,
+    never leaves the ball.
+    """
+    if math.isfinite(radius):
+        delta = x_adv - x
+        if norm is Norm.LINF:
+            delta = delta.clamp(-radius, radius)
+        else:
+            length = size(delta, norm).clamp_min(1e-12)
+            delta = delta * per_image((radius / length).clamp_max(1.0), delta)
+        x_adv = x + delta
+    return x_adv.clamp(0.0, 1.0)
+
+
+def steepest(gradient: Tensor, norm: Norm) -> Tensor:
+    """Return the unit step that raises a linear loss most: sign (Linf), g / |g| (L2)."""
+    if norm is Norm.LINF:
+        return gradient.sign()
+    return gradient / per_image(size(gradient, norm).clamp_min(1e-12), gradient)

@@ -1,0 +1,185 @@
+"""The contracts between the harness and its plugins.
+
+N images, C channels, H, W pixels in [0, 1], K classes. Tensors are positional, everything
+else is keyword-only. A plugin is a frozen dataclass of parameters, named in an entry point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from bench.rng import Rng
+from bench.threat import Access, Norm, ThreatModel
+
+
+@runtime_checkable
+class Purifier(Protocol):
+    """Cleans images before they are classified.
+
+    ``stochastic``: two calls with other streams may differ. ``differentiable``: autograd
+    through ``purify`` gives its true gradient.
+    """
+
+    @property
+    def stochastic(self) -> bool: ...
+
+    @property
+    def differentiable(self) -> bool: ...
+
+    def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Clean x (N, C, H, W), with a stream per row, to images of the same shape."""
+        ...
+
+
+@runtime_checkable
+class SteppedPurifier(Purifier, Protocol):
+    """A purifier made of small equal steps, of which an attack may take a single one."""
+
+    def step(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Take one purification step from x (N, C, H, W)."""
+        ...
+
+
+class View(Protocol):
+    """What an attacker may see of a defense: made by ``bench.views``, one per access."""
+
+    @property
+    def access(self) -> Access: ...
+
+    @property
+    def stochastic(self) -> bool: ...
+
+    def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Return the logits (N, K) of x, with the gradient that this access grants."""
+        ...
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Return the logits (N, K) of the bare classifier."""
+        ...
+
+    def purification_step(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Take one step of the purifier; raises PluginError where the access hides it."""
+        ...
+
+
+class Attack(Protocol):
+    """Proposes adversarial images; the harness judges them."""
+
+    revision: ClassVar[int]
+    norms: ClassVar[tuple[Norm, ...]]
+    accesses: ClassVar[tuple[Access, ...]]  # the first one is the default
+    unbounded: ClassVar[bool]  # whether eps = inf makes sense
+
+    def __call__(
+        self, view: View, x: Tensor, y: Tensor, *, threat: ThreatModel, rng: Rng
+    ) -> Tensor:
+        """Propose images near x (N, C, H, W) that the view mistakes for other than y (N,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Images:
+    """A block of a data set: ``indices`` (N,), ``x`` (N, C, H, W) in [0, 1], ``y`` (N,)."""
+
+    indices: Tensor
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, rows: slice | Tensor) -> Images:
+        return Images(self.indices[rows], self.x[rows], self.y[rows])
+
+    def to(self, device: torch.device) -> Images:
+        """Move the block to a device."""
+        return Images(self.indices.to(device), self.x.to(device), self.y.to(device))
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a training may use: training images, held-out training images, and chance.
+
+    ``attacked(threat, n)`` returns AutoAttack's images for the first n training images, made
+    on ``classifier`` once and cached by content.
+    """
+
+    train: Images
+    validation: Images
+    classes: int
+    device: torch.device
+    seed: int
+    classifier: nn.Module | None
+    attacked: Callable[[ThreatModel, int], Tensor]
+
+
+class Training(Protocol):
+    """One resumable training run: ``advance`` until ``step == total``."""
+
+    step: int
+    total: int
+
+    def advance(self) -> None:
+        """Do one iteration, drawing on nothing but ``state`` and the step number."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Report the latest losses; may synchronise with the device."""
+        ...
+
+    def state(self) -> dict[str, object]:
+        """Return all that ``restore`` needs: tensors, numbers, lists and dicts alone."""
+        ...
+
+    def restore(self, state: dict[str, object]) -> None:
+        """Go on exactly where ``state`` was taken."""
+        ...
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the tensors that a checkpoint keeps."""
+        ...
+
+    def evaluate(self) -> dict[str, float]:
+        """Measure the finished weights on held-out training images."""
+        ...
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """A plugin whose weights are trained: it has ``training`` parameters of its own."""
+
+    needs_classifier: ClassVar[bool]
+
+    @property
+    def training(self) -> object:
+        """The parameters of training, a frozen dataclass with a ``seed``."""
+        ...
+
+    def start(self, task: Task) -> Training:
+        """Begin a training run on a task."""
+        ...
+
+
+@runtime_checkable
+class TrainablePurifier(Trainable, Protocol):
+    """A defense plugin with weights: it becomes a purifier once they are there."""
+
+    def load(self, weights: Mapping[str, Tensor], *, shape: tuple[int, ...]) -> Purifier:
+        """Build the purifier for images of shape (C, H, W); raises CheckpointError."""
+        ...
+
+
+@runtime_checkable
+class TrainableClassifier(Trainable, Protocol):
+    """A classifier plugin with weights."""
+
+    def load(
+        self, weights: Mapping[str, Tensor], *, shape: tuple[int, ...], classes: int
+    ) -> nn.Module:
+        """Build the network for images of shape (C, H, W); raises CheckpointError."""
+        ...

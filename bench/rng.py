@@ -1,0 +1,135 @@
+"""Random numbers with one stream per image, made in the batch and on the device.
+
+Stream i depends on the seed, the purpose, the image's index and the draw alone: never on the
+batch, on other images or on how often anything was called. As in JAX there is no hidden state:
+the same Rng gives the same numbers again, and ``fork`` names another use of chance.
+
+Bits come from Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2,
+3"). Normals are read off the quantile function at 2**16 knots with linear interpolation: a
+product and a sum, each rounded once, so that CPUs, GPUs and every batch size agree to the bit,
+which the logarithms of Box-Muller do not promise.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_ROUNDS = 10
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_LOW = 0xFFFFFFFF
+_KNOTS = 2**16
+_TAIL = 4.5  # where the interpolated quantile ends; beyond lies a mass of 7e-6
+
+
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> Tensor:
+    """Encrypt four 32-bit counters (each int64, one shape S) to four words, (*S, 4)."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        # A product of two 32-bit words wraps in int64, but its 64 bits are the right ones.
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1 = ((p1 >> 32) & _LOW) ^ c1 ^ k0, p1 & _LOW
+        c2, c3 = ((p0 >> 32) & _LOW) ^ c3 ^ k1, p0 & _LOW
+        k0, k1 = (k0 + _WEYL[0]) & _LOW, (k1 + _WEYL[1]) & _LOW
+    return torch.stack((c0, c1, c2, c3), dim=-1)
+
+
+@functools.lru_cache(maxsize=8)
+def _normal_table(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Quantiles of the standard normal at the knots, and the steps between them."""
+    levels = torch.linspace(0, 1, _KNOTS + 1, dtype=torch.float64)
+    knots = torch.special.ndtri(levels)
+    knots[0], knots[-1] = -_TAIL, _TAIL
+    steps = (knots[1:] - knots[:-1]) / _KNOTS
+    return knots[:-1].float().to(device), steps.float().to(device)
+
+
+@dataclass(frozen=True, eq=False)
+class Rng:
+    """Random streams for M rows: ``images`` (M,) and ``draws`` (M,), both int64."""
+
+    key: int
+    images: Tensor
+    draws: Tensor
+
+    @classmethod
+    def seeded(
+        cls, seed: int, images: Tensor | Sequence[int], device: torch.device | None = None
+    ) -> Rng:
+        """Open the streams of a seed for image indices (M,)."""
+        index = torch.as_tensor(images, dtype=torch.int64, device=device)
+        return cls(_digest("seed", seed), index, torch.zeros_like(index))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: Tensor | slice) -> Rng:
+        """Keep the streams of some rows, by index (m,), mask (M,) or slice."""
+        return Rng(self.key, self.images[rows], self.draws[rows])
+
+    def fork(self, *purpose: str | int) -> Rng:
+        """Name another use of chance; equal purposes give equal streams."""
+        return Rng(_digest(self.key, *purpose), self.images, self.draws)
+
+    def repeat(self, draws: int) -> Rng:
+        """Open ``draws`` streams per row, (M * draws,), a row's draws side by side."""
+        steps = torch.arange(draws, device=self.images.device).repeat(len(self))
+        return Rng(
+            self.key,
+            self.images.repeat_interleave(draws),
+            self.draws.repeat_interleave(draws) * draws + steps,
+        )
+
+    def bits(self, shape: Sequence[int]) -> Tensor:
+        """Uniform 32-bit words, int64 (M, *shape)."""
+        numbers = math.prod(shape)
+        blocks = -(-numbers // 4)
+        rows = len(self)
+        block = torch.arange(blocks, device=self.images.device).expand(rows, blocks)
+        image = self.images[:, None].expand(rows, blocks)
+        draw = self.draws[:, None].expand(rows, blocks)
+        words = philox(
+            (block, image & _LOW, draw & _LOW, (image >> 32) & _LOW),
+            (self.key & _LOW, self.key >> 32),
+        )
+        return words.reshape(rows, 4 * blocks)[:, :numbers].reshape(rows, *shape)
+
+    def uniform(self, shape: Sequence[int]) -> Tensor:
+        """Uniform numbers in [0, 1), float32 (M, *shape)."""
+        return (self.bits(shape) >> 8).float() * 2.0**-24
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Standard normal numbers, float32 (M, *shape), within +-4.5."""
+        knots, steps = _normal_table(self.images.device)
+        words = self.bits(shape)
+        cell = words >> 16
+        return knots[cell] + steps[cell] * (words & 0xFFFF).float()
+
+    def uniform_like(self, x: Tensor) -> Tensor:
+        """Uniform numbers in [0, 1) of the shape and type of x (M, ...)."""
+        return self.uniform(x.shape[1:]).to(x.dtype)
+
+    def normal_like(self, x: Tensor) -> Tensor:
+        """Standard normal numbers of the shape and type of x (M, ...)."""
+        return self.normal(x.shape[1:]).to(x.dtype)
+
+    def sign_like(self, x: Tensor) -> Tensor:
+        """Random signs, -1 or +1, of the shape and type of x (M, ...)."""
+        return (2 * (self.bits(x.shape[1:]) >> 31) - 1).to(x.dtype)
+
+    def integer(self) -> int:
+        """Derive one 31-bit integer of the seed and purpose, for libraries that want a seed."""
+        return self.key & 0x7FFFFFFF
+
+
+def _digest(*parts: str | int) -> int:
+    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

@@ -1,0 +1,98 @@
+"""Threat models as data: norm, radius and access. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from fractions import Fraction
+
+from bench.errors import UsageError, unknown_name
+
+
+class Norm(StrEnum):
+    """The norm that bounds a perturbation, in pixels of [0, 1]."""
+
+    LINF = "Linf"
+    L2 = "L2"
+
+
+class Access(StrEnum):
+    """What the attacker may see and differentiate.
+
+    ``transfer``: the bare classifier. ``bpda``: the purifier forwards, the identity
+    backwards. ``full``: the exact gradient through the purifier. ``query``: logits alone.
+    """
+
+    TRANSFER = "transfer"
+    BPDA = "bpda"
+    FULL = "full"
+    QUERY = "query"
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """A ball and an access; ``eps`` is an exact fraction of the pixel range, None unbounded."""
+
+    norm: Norm
+    eps: Fraction | None
+    access: Access
+
+    @property
+    def radius(self) -> float:
+        """Radius as a float, infinity when unbounded."""
+        return math.inf if self.eps is None else float(self.eps)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a ball limits the attack beside the box [0, 1]."""
+        return self.eps is not None
+
+
+def parse_norm(text: str) -> Norm:
+    """Read a norm by its name, whatever its case; raises UsageError."""
+    for norm in Norm:
+        if norm.value.lower() == text.lower():
+            return norm
+    raise unknown_name("norm", text, [norm.value for norm in Norm])
+
+
+def parse_access(text: str) -> Access:
+    """Read an access by its name; raises UsageError."""
+    try:
+        return Access(text.lower())
+    except ValueError:
+        raise unknown_name("access", text, [access.value for access in Access]) from None
+
+
+def parse_eps(text: str | float, norm: Norm) -> Fraction | None:
+    """Read '8/255', '0.3' or 'inf' exactly (None is unbounded); raises UsageError."""
+    shown = str(text).strip()
+    if shown.lower() in {"inf", ".inf", "infinity"}:
+        return None
+    try:
+        eps = Fraction(shown)
+    except (ValueError, ZeroDivisionError):
+        raise UsageError(
+            f"eps '{shown}' is not a number. Write a fraction such as 8/255, a decimal such as "
+            "0.3, or inf."
+        ) from None
+    if eps < 0:
+        raise UsageError(f"eps {shown} is negative. A radius is 0 or larger.")
+    if norm is Norm.LINF and eps > 1:
+        raise UsageError(
+            f"eps {shown} is larger than the whole pixel range: pixels are in [0, 1]. "
+            f"Did you mean {shown}/255? For no bound at all write inf."
+        )
+    return eps
+
+
+def format_eps(eps: Fraction | None) -> str:
+    """Write a radius the way the field does: '0.3', '8/255' or 'inf'."""
+    if eps is None:
+        return "inf"
+    if 10**6 % eps.denominator == 0:
+        return f"{float(eps):g}"
+    if 255 % eps.denominator == 0:
+        return f"{eps.numerator * (255 // eps.denominator)}/255"
+    return str(eps)

@@ -1,0 +1,105 @@
+"""Access as a view of the defense, so that every attack works with every access."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bench.defense import Defense
+from bench.errors import PluginError
+from bench.protocols import View
+from bench.rng import Rng
+from bench.threat import Access
+
+
+@dataclass(frozen=True)
+class TransferView:
+    """The bare classifier: the purifier is unknown to the attacker (gray box)."""
+
+    classifier: nn.Module
+    access: ClassVar[Access] = Access.TRANSFER
+    stochastic: ClassVar[bool] = False
+
+    def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
+        return self.classify(x)
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Return the classifier's logits (N, K)."""
+        logits: Tensor = self.classifier(x)
+        return logits
+
+    def purification_step(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Refuse: a transfer attack does not know the purifier."""
+        raise PluginError(
+            "the attack asked for a purification step under transfer access, which hides the "
+            "purifier. Leave 'transfer' out of the attack's accesses."
+        )
+
+
+@dataclass(frozen=True)
+class _WholeView:
+    defense: Defense
+
+    @property
+    def stochastic(self) -> bool:
+        return self.defense.stochastic
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Return the bare classifier's logits (N, K)."""
+        return self.defense.classify(x)
+
+    def purification_step(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Take one step of the purifier, without a gradient."""
+        with torch.no_grad():
+            return self.defense.purification_step(x, rng=rng)
+
+
+@dataclass(frozen=True)
+class BpdaView(_WholeView):
+    """The purifier forwards, the identity backwards (Athalye et al. 2018, BPDA)."""
+
+    access: ClassVar[Access] = Access.BPDA
+
+    def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
+        with torch.no_grad():
+            moved = self.defense.purify(x, rng=rng) - x
+        return self.defense.classify(x + moved)
+
+
+@dataclass(frozen=True)
+class FullView(_WholeView):
+    """The exact gradient through every purification step."""
+
+    access: ClassVar[Access] = Access.FULL
+
+    def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
+        return self.defense.classify(self.defense.purify(x, rng=rng))
+
+
+@dataclass(frozen=True)
+class QueryView(_WholeView):
+    """Logits of the whole defense and nothing to differentiate."""
+
+    access: ClassVar[Access] = Access.QUERY
+
+    def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
+        with torch.no_grad():
+            return self.defense.classify(self.defense.purify(x, rng=rng))
+
+
+def view_of(defense: Defense, access: Access) -> View:
+    """Open a defense to an attacker at one access."""
+    if access is Access.TRANSFER:
+        return TransferView(defense.classifier)
+    views = {Access.BPDA: BpdaView, Access.FULL: FullView, Access.QUERY: QueryView}
+    return views[access](defense)
+
+
+def unsupported(*, differentiable: bool, access: Access) -> str | None:
+    """Say why a defense cannot be opened at an access; None where it can."""
+    if access is Access.FULL and not differentiable:
+        return "its purifier has no true gradient: use --access bpda"
+    return None

@@ -1,0 +1,1 @@
+"""The defenses and classifiers that ship with purifybench: one file each."""
