@@ -1,3 +1,3 @@
-"""purifybench: how robust is a classifier when a purifier cleans each image first?"""
+"""Measure how robust a classifier is when a purifier cleans each image first."""
 
 __version__ = "0.1.0"

@@ -7,6 +7,7 @@ from bench.gradient import Averaged, AveragedGradient, averaged_gradient, averag
 from bench.losses import LOSSES, Loss, LossName, cross_entropy, margin
 from bench.protocols import (
     Attack,
+    Calls,
     Images,
     Purifier,
     SteppedPurifier,
@@ -18,13 +19,14 @@ from bench.protocols import (
     View,
 )
 from bench.rng import Rng
-from bench.threat import Access, Norm, ThreatModel
+from bench.threat import Access, Norm, ThreatModel, parse_eps
 from bench.weights import read_weights
 
 __all__ = [
     "LOSSES", "Access", "Attack", "AttackWarning", "Averaged", "AveragedGradient", "BenchError",
-    "CheckpointError", "Defense", "Images", "Loss", "LossName", "Norm", "PluginError", "Purifier",
-    "Rng", "SteppedPurifier", "Task", "ThreatModel", "Trainable", "TrainableClassifier",
-    "TrainablePurifier", "Training", "View", "averaged_gradient", "averaged_loss",
-    "cross_entropy", "margin", "per_image", "project", "read_weights", "size", "steepest",
+    "Calls", "CheckpointError", "Defense", "Images", "Loss", "LossName", "Norm", "PluginError",
+    "Purifier", "Rng", "SteppedPurifier", "Task", "ThreatModel", "Trainable",
+    "TrainableClassifier", "TrainablePurifier", "Training", "View", "averaged_gradient",
+    "averaged_loss", "cross_entropy", "margin", "parse_eps", "per_image", "project",
+    "read_weights", "size", "steepest",
 ]  # fmt: skip

@@ -35,12 +35,17 @@ def images_per_pass(device: torch.device, draws: int) -> int:
     return max(1, _ROWS.get(device.type, 256) // draws)
 
 
+def blocks(n: int, size: int) -> list[slice]:
+    """Cut n rows into slices of a size, the last one shorter."""
+    return [slice(start, start + size) for start in range(0, n, size)]
+
+
 def averaged_gradient(
     view: View, x: Tensor, y: Tensor, *, loss: Loss, draws: int, rng: Rng
 ) -> AveragedGradient:
     """Average loss and gradient at x (N, C, H, W) over draws folded into the batch."""
     parts = []
-    for block in torch.arange(len(x), device=x.device).split(images_per_pass(x.device, draws)):
+    for block in blocks(len(x), images_per_pass(x.device, draws)):
         leaf = x[block].detach().requires_grad_()
         labels = y[block].repeat_interleave(draws)
         logits = view(leaf.repeat_interleave(draws, dim=0), rng=rng[block].repeat(draws))
@@ -58,9 +63,7 @@ def averaged_loss(
     """Average the loss at x (N, C, H, W) over draws folded into the batch; no gradient."""
     parts = []
     with torch.no_grad():
-        for block in torch.arange(len(x), device=x.device).split(
-            images_per_pass(x.device, draws)
-        ):
+        for block in blocks(len(x), images_per_pass(x.device, draws)):
             labels = y[block].repeat_interleave(draws)
             rows = x[block].repeat_interleave(draws, dim=0)
             logits = view(rows, rng=rng[block].repeat(draws))

@@ -10,7 +10,7 @@ from torch import Tensor
 from bench.defense import Defense
 from bench.errors import PluginError
 from bench.geometry import size
-from bench.gradient import images_per_pass
+from bench.gradient import blocks, images_per_pass
 from bench.rng import Rng
 from bench.threat import ThreatModel
 
@@ -45,11 +45,14 @@ def judge(
     rng: Rng,
 ) -> Outcomes:
     """Judge proposals x_adv for x (N, C, H, W) by ``draws`` votes each; raises PluginError."""
+    if not isinstance(x_adv, Tensor) or not x_adv.is_floating_point():
+        raise PluginError("the attack returned no floating-point images in [0, 1].")
     if x_adv.shape != x.shape:
         raise PluginError(
             f"the attack returned shape {tuple(x_adv.shape)} for images {tuple(x.shape)}. "
             "An attack returns one image for each that it is given."
         )
+    x_adv = x_adv.detach().to(x)  # what counts is the image that the defense sees
     distance = size(x_adv.double() - x.double(), threat.norm)
     box = ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
     legal = box & (distance <= threat.radius + TOLERANCE)  # NaN compares false
@@ -67,9 +70,7 @@ def vote(defense: Defense, x: Tensor, *, draws: int, rng: Rng) -> Tensor:
     draws = draws if defense.stochastic else 1
     counted = []
     with torch.no_grad():
-        for block in torch.arange(len(x), device=x.device).split(
-            images_per_pass(x.device, draws)
-        ):
+        for block in blocks(len(x), images_per_pass(x.device, draws)):
             rows = x[block].repeat_interleave(draws, dim=0)
             purified = defense.purify(rows, rng=rng[block].repeat(draws))
             if purified.shape != rows.shape:

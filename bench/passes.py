@@ -29,7 +29,7 @@ def count_passes(networks: Mapping[str, nn.Module]) -> Iterator[Counter[str]]:
             def backward(_: Tensor) -> None:
                 counts[f"{name} backward"] += rows
 
-            seen.register_hook(backward)
+            seen.register_hook(backward)  # type: ignore[no-untyped-call]
             return (seen, *args[1:])
 
         return before

@@ -6,7 +6,7 @@ else is keyword-only. A plugin is a frozen dataclass of parameters, named in an 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -15,6 +15,18 @@ from torch import Tensor, nn
 
 from bench.rng import Rng
 from bench.threat import Access, Norm, ThreatModel
+
+
+class DefensePlugin(Protocol):
+    """What a defense plugin says of itself before it is loaded."""
+
+    revision: ClassVar[int]
+
+    @property
+    def stochastic(self) -> bool: ...
+
+    @property
+    def differentiable(self) -> bool: ...
 
 
 @runtime_checkable
@@ -67,6 +79,20 @@ class View(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Calls:
+    """The most that an attack asks of its view, per image.
+
+    ``forward`` rows seen by the view without a gradient, ``backward`` rows differentiated,
+    ``classify`` rows differentiated at the bare classifier, ``steps`` purification steps.
+    """
+
+    forward: int = 0
+    backward: int = 0
+    classify: int = 0
+    steps: int = 0
+
+
 class Attack(Protocol):
     """Proposes adversarial images; the harness judges them."""
 
@@ -79,6 +105,10 @@ class Attack(Protocol):
         self, view: View, x: Tensor, y: Tensor, *, threat: ThreatModel, rng: Rng
     ) -> Tensor:
         """Propose images near x (N, C, H, W) that the view mistakes for other than y (N,)."""
+        ...
+
+    def calls(self, *, stochastic: bool, classes: int) -> Calls:
+        """Bound the cost of one image, with a stochastic view or a deterministic one."""
         ...
 
 
@@ -103,19 +133,18 @@ class Images:
 
 @dataclass(frozen=True)
 class Task:
-    """All that a training may use: training images, held-out training images, and chance.
+    """All that a training may use: training images and held-out training images.
 
-    ``attacked(threat, n)`` returns AutoAttack's images for the first n training images, made
-    on ``classifier`` once and cached by content.
+    ``classifier`` is the network to be defended and ``adversarial`` (M, C, H, W) AutoAttack's
+    images of it, made from the first M training images where the plugin asked for them.
     """
 
     train: Images
     validation: Images
     classes: int
     device: torch.device
-    seed: int
-    classifier: nn.Module | None
-    attacked: Callable[[ThreatModel, int], Tensor]
+    classifier: nn.Module | None = None
+    adversarial: Tensor | None = None
 
 
 class Training(Protocol):
@@ -153,11 +182,16 @@ class Training(Protocol):
 class Trainable(Protocol):
     """A plugin whose weights are trained: it has ``training`` parameters of its own."""
 
+    revision: ClassVar[int]
     needs_classifier: ClassVar[bool]
 
     @property
     def training(self) -> object:
         """The parameters of training, a frozen dataclass with a ``seed``."""
+        ...
+
+    def negatives(self) -> tuple[ThreatModel, int] | None:
+        """Ask for adversarial images: their threat model and how many; None for none."""
         ...
 
     def start(self, task: Task) -> Training:
@@ -166,7 +200,7 @@ class Trainable(Protocol):
 
 
 @runtime_checkable
-class TrainablePurifier(Trainable, Protocol):
+class TrainablePurifier(Trainable, DefensePlugin, Protocol):
     """A defense plugin with weights: it becomes a purifier once they are there."""
 
     def load(self, weights: Mapping[str, Tensor], *, shape: tuple[int, ...]) -> Purifier:

@@ -89,7 +89,7 @@ class Rng:
         )
 
     def bits(self, shape: Sequence[int]) -> Tensor:
-        """Uniform 32-bit words, int64 (M, *shape)."""
+        """Draw uniform 32-bit words, int64 (M, *shape)."""
         numbers = math.prod(shape)
         blocks = -(-numbers // 4)
         rows = len(self)
@@ -103,26 +103,26 @@ class Rng:
         return words.reshape(rows, 4 * blocks)[:, :numbers].reshape(rows, *shape)
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
-        """Uniform numbers in [0, 1), float32 (M, *shape)."""
+        """Draw uniform numbers in [0, 1), float32 (M, *shape)."""
         return (self.bits(shape) >> 8).float() * 2.0**-24
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        """Standard normal numbers, float32 (M, *shape), within +-4.5."""
+        """Draw standard normal numbers, float32 (M, *shape), within +-4.5."""
         knots, steps = _normal_table(self.images.device)
         words = self.bits(shape)
         cell = words >> 16
         return knots[cell] + steps[cell] * (words & 0xFFFF).float()
 
     def uniform_like(self, x: Tensor) -> Tensor:
-        """Uniform numbers in [0, 1) of the shape and type of x (M, ...)."""
+        """Draw uniform numbers in [0, 1) of the shape and type of x (M, ...)."""
         return self.uniform(x.shape[1:]).to(x.dtype)
 
     def normal_like(self, x: Tensor) -> Tensor:
-        """Standard normal numbers of the shape and type of x (M, ...)."""
+        """Draw standard normal numbers of the shape and type of x (M, ...)."""
         return self.normal(x.shape[1:]).to(x.dtype)
 
     def sign_like(self, x: Tensor) -> Tensor:
-        """Random signs, -1 or +1, of the shape and type of x (M, ...)."""
+        """Draw random signs, -1 or +1, of the shape and type of x (M, ...)."""
         return (2 * (self.bits(x.shape[1:]) >> 31) - 1).to(x.dtype)
 
     def integer(self) -> int:

@@ -24,6 +24,7 @@ class TransferView:
     stochastic: ClassVar[bool] = False
 
     def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Return the logits (N, K) of x (N, C, H, W)."""
         return self.classify(x)
 
     def classify(self, x: Tensor) -> Tensor:
@@ -64,9 +65,11 @@ class BpdaView(_WholeView):
     access: ClassVar[Access] = Access.BPDA
 
     def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Return the logits (N, K) of x (N, C, H, W)."""
         with torch.no_grad():
-            moved = self.defense.purify(x, rng=rng) - x
-        return self.defense.classify(x + moved)
+            purified = self.defense.purify(x, rng=rng)
+        # Adds exactly 0: the classifier sees what the judge's sees, the gradient flows to x.
+        return self.defense.classify(purified + (x - x.detach()))
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class FullView(_WholeView):
     access: ClassVar[Access] = Access.FULL
 
     def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Return the logits (N, K) of x (N, C, H, W)."""
         return self.defense.classify(self.defense.purify(x, rng=rng))
 
 
@@ -86,6 +90,7 @@ class QueryView(_WholeView):
     access: ClassVar[Access] = Access.QUERY
 
     def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Return the logits (N, K) of x (N, C, H, W)."""
         with torch.no_grad():
             return self.defense.classify(self.defense.purify(x, rng=rng))
 
@@ -94,8 +99,9 @@ def view_of(defense: Defense, access: Access) -> View:
     """Open a defense to an attacker at one access."""
     if access is Access.TRANSFER:
         return TransferView(defense.classifier)
-    views = {Access.BPDA: BpdaView, Access.FULL: FullView, Access.QUERY: QueryView}
-    return views[access](defense)
+    if access is Access.BPDA:
+        return BpdaView(defense)
+    return FullView(defense) if access is Access.FULL else QueryView(defense)
 
 
 def unsupported(*, differentiable: bool, access: Access) -> str | None:

@@ -1,0 +1,124 @@
+"""The purification-aligned adaptive attack of the paper behind this project."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from bench.api import (
+    LOSSES,
+    Access,
+    Calls,
+    Loss,
+    LossName,
+    Norm,
+    Rng,
+    ThreatModel,
+    View,
+    averaged_gradient,
+    averaged_loss,
+    project,
+    steepest,
+)
+from bench_attacks._best import Best
+from bench_attacks.pgd import default_step
+
+_STRIDE = 10  # steps between two votes: one costs the whole purification, K steps a draw
+
+Form = Literal["direct", "normalised", "lagrangian"]
+Through = Literal["classifier", "defense"]
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """One attack step, one purification step, whose shift joins the next attack step.
+
+    With dp the mean shift of one purification step over ``eot`` draws, a the step size and dir
+    the sign (Linf) or g / |g| (L2), x moves by
+
+    - ``direct``: a dir(g) + lam dp, the paper's rule;
+    - ``normalised``: a dir(g) + lam a dir(dp), so that lam does not depend on the purifier's
+      own step;
+    - ``lagrangian``: a dir(g + lam dp). As dp = -s grad E for a Langevin step of size s, this
+      climbs loss - lam s E.
+
+    ``lam`` (lambda) 0 is plain PGD; sweep .1, .3, 1, 3, 10 and take the worst per image.
+    ``through`` takes g at the bare classifier, or through the whole defense with ``eot`` draws.
+    The iterates of every tenth step and the last are put to the vote of the whole defense, with
+    ``eot`` draws. It does not differentiate through the purification steps, so it bounds
+    nothing: read it beside bpda_eot and pgd. ``step_size`` in pixels of [0, 1], None for
+    2.5 eps / steps. Source: Hajimohammadi Tabriz, Amini and Kazemi 2026 (abstract).
+    """
+
+    revision: ClassVar[int] = 1
+    norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2)
+    accesses: ClassVar[tuple[Access, ...]] = (Access.BPDA, Access.FULL)
+    unbounded: ClassVar[bool] = True
+
+    steps: Annotated[int, Field(ge=1)] = 50
+    eot: Annotated[int, Field(ge=1)] = 10
+    lam: Annotated[float, Field(ge=0)] = 1.0
+    form: Form = "direct"
+    through: Through = "classifier"
+    step_size: Annotated[float, Field(gt=0)] | None = None
+    loss: LossName = "ce"
+
+    def __call__(
+        self, view: View, x: Tensor, y: Tensor, *, threat: ThreatModel, rng: Rng
+    ) -> Tensor:
+        """Return the voted iterate (N, C, H, W) that most draws mistake for another than y."""
+        norm, loss, lam = threat.norm, LOSSES[self.loss], self.lam
+        draws = self.eot if view.stochastic else 1
+        a = self.step_size or default_step(x, threat, self.steps)
+        rng = rng.fork("adaptive")
+        rows = torch.arange(len(x), device=x.device)
+        best = Best.nothing(x)
+        x_adv, dp = x, torch.zeros_like(x)
+        for t in range(1, self.steps + 1):
+            if self.through == "classifier":
+                g = classifier_gradient(view, x_adv, y, loss)
+            else:
+                g = averaged_gradient(
+                    view, x_adv, y, loss=loss, draws=draws, rng=rng.fork("gradient", t)
+                ).gradient
+            if self.form == "direct":
+                move = a * steepest(g, norm) + lam * dp
+            elif self.form == "normalised":
+                move = a * (steepest(g, norm) + lam * steepest(dp, norm))
+            else:
+                move = a * steepest(g + lam * dp, norm)
+            x_adv = project(x_adv + move, x, norm, threat.radius)
+            dp = purification_shift(view, x_adv, draws, rng.fork("shift", t))
+            if t % _STRIDE == 0 or t == self.steps:
+                seen = averaged_loss(
+                    view, x_adv, y, loss=loss, draws=draws, rng=rng.fork("vote", t)
+                )
+                best.offer(x_adv, seen, rows)
+        return best.x
+
+    def calls(self, *, stochastic: bool, classes: int) -> Calls:
+        """Count the cost of one image: every image takes every step."""
+        draws = self.eot if stochastic else 1
+        votes, shifts = -(-self.steps // _STRIDE), self.steps * draws
+        if self.through == "classifier":
+            return Calls(forward=votes * draws, classify=self.steps, steps=shifts)
+        return Calls(forward=votes * draws, backward=self.steps * draws, steps=shifts)
+
+
+def classifier_gradient(view: View, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
+    """Differentiate the loss of the bare classifier at x (N, C, H, W)."""
+    leaf = x.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(view.classify(leaf), y).sum(), leaf)
+    return gradient
+
+
+def purification_shift(view: View, x: Tensor, draws: int, rng: Rng) -> Tensor:
+    """Average over draws how far one purification step moves x (N, C, H, W)."""
+    shift = torch.zeros_like(x)
+    for draw in range(draws):
+        shift += view.purification_step(x, rng=rng.fork(draw)) - x
+    return shift / draws

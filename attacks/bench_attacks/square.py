@@ -1,0 +1,182 @@
+"""Square attack: random search with square-shaped moves, on the loss averaged over draws."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from bench.api import (
+    Access,
+    Calls,
+    Norm,
+    Rng,
+    ThreatModel,
+    View,
+    averaged_loss,
+    margin,
+    per_image,
+    project,
+    size,
+    steepest,
+)
+
+_LEAVE = 50  # queries between two looks at which images are done
+_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of p, in a run of 10,000
+
+
+@dataclass(frozen=True)
+class Square:
+    """Square attack (Andriushchenko et al. 2020, algorithms 1 to 3) on a whole defense.
+
+    ``queries`` proposals an image, each seen by ``eot`` fresh draws; ``p_init`` the share of
+    pixels that the first squares cover. A proposal is taken when its mean margin is the highest
+    so far, or when it fools every draw, which ends the search for this image.
+    """
+
+    revision: ClassVar[int] = 1
+    norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2)
+    accesses: ClassVar[tuple[Access, ...]] = (Access.QUERY, Access.TRANSFER)
+    unbounded: ClassVar[bool] = False
+
+    queries: Annotated[int, Field(ge=1)] = 1000
+    eot: Annotated[int, Field(ge=1)] = 10
+    p_init: Annotated[float, Field(gt=0, le=1)] = 0.8
+
+    def __call__(
+        self, view: View, x: Tensor, y: Tensor, *, threat: ThreatModel, rng: Rng
+    ) -> Tensor:
+        """Return the best proposal (N, C, H, W) found against the labels y (N,)."""
+        norm, eps = threat.norm, threat.radius
+        start, move = (stripes, square) if norm is Norm.LINF else (tiles, shifted_mass)
+        x_best, rows = x.clone(), torch.arange(len(x), device=x.device)
+        highest = torch.full_like(x[:, 0, 0, 0], -torch.inf)
+        done = torch.zeros_like(y, dtype=torch.bool)
+        for query in range(self.queries):
+            streams = rng.fork("square", query)[rows]
+            if query == 0:
+                delta = start(x, eps, streams)
+            else:
+                side = side_of(self.p_init, query / self.queries, x.shape, norm)
+                delta = move(x_best[rows] - x[rows], eps, side, streams)
+            x_new = project(x[rows] + delta, x[rows], norm, eps)
+            seen = averaged_loss(
+                view,
+                x_new,
+                y[rows],
+                loss=margin,
+                draws=self.eot if view.stochastic else 1,
+                rng=streams.fork("draws"),
+            )
+            fooled = seen.wrong == 1
+            taken = ~done[rows] & (fooled | (seen.loss > highest[rows]))
+            x_best[rows] = torch.where(per_image(taken, x_new), x_new, x_best[rows])
+            highest[rows] = torch.where(taken, seen.loss, highest[rows])
+            done[rows] |= fooled
+            if (query + 1) % _LEAVE == 0:
+                rows = rows[~done[rows]]  # the only place where the host waits for the device
+                if len(rows) == 0:
+                    break
+        return x_best
+
+    def calls(self, *, stochastic: bool, classes: int) -> Calls:
+        """Bound the cost of one image that never falls."""
+        return Calls(forward=self.queries * (self.eot if stochastic else 1))
+
+
+def side_of(p_init: float, progress: float, shape: tuple[int, ...], norm: Norm) -> int:
+    """Choose the side of a square, in pixels: the share p of the image halves on a schedule."""
+    height, width = shape[-2:]
+    p = p_init / 2 ** bisect_left(_HALVINGS, progress * 10_000)
+    side = max(1, round(math.sqrt(p * height * width)))
+    if norm is Norm.L2:
+        side = max(3, side) | 1  # odd, so that a bump has a middle
+    return min(side, height, width)
+
+
+def stripes(x: Tensor, eps: float, rng: Rng) -> Tensor:
+    """Start for Linf: vertical stripes of +-eps, (N, C, H, W)."""
+    return (eps * rng.sign_like(x[:, :, :1])).expand_as(x)
+
+
+def square(delta: Tensor, eps: float, side: int, rng: Rng) -> Tensor:
+    """Move for Linf (algorithm 2): one square per image set to +-eps, a sign per channel."""
+    chance = rng.uniform((2 + delta.shape[1],))
+    moved = delta.clone()
+    moved[windows(delta, side, chance[:, :2])] = eps * signs(chance[:, 2:], delta)
+    return moved
+
+
+def tiles(x: Tensor, eps: float, rng: Rng) -> Tensor:
+    """Start for L2: a grid of about 5 x 5 bumps of random sign, of length eps, (N, C, H, W)."""
+    height, width = x.shape[2:]
+    side = max(1, min(height, width) // 5)
+    down, across = height // side, width // side
+    grid = rng.sign_like(x[:, :, :down, :across])
+    pattern = grid.repeat_interleave(side, 2).repeat_interleave(side, 3)
+    pattern = pattern * bump(side, x).repeat(down, across)
+    top, left = (height - down * side) // 2, (width - across * side) // 2
+    delta = torch.zeros_like(x)
+    delta[:, :, top : top + down * side, left : left + across * side] = pattern
+    return eps * steepest(delta, Norm.L2)
+
+
+def shifted_mass(delta: Tensor, eps: float, side: int, rng: Rng) -> Tensor:
+    """Move for L2 (algorithm 3): the mass of one window goes to a bump in another one."""
+    channels = delta.shape[1]
+    chance = rng.uniform((5 + channels,))
+    into, out_of = windows(delta, side, chance[:, :2]), windows(delta, side, chance[:, 2:4])
+    either = torch.zeros_like(delta)
+    either[into] = either[out_of] = 1
+    mass = (delta * either).square().sum((2, 3), keepdim=True)
+    unused = (eps**2 - size(delta, Norm.L2).square()).clamp_min(0)
+    pattern = bump(side, delta)
+    pattern = torch.where(per_image(chance[:, 4] < 0.5, delta), pattern, pattern.T)
+    # Old and new pattern weigh the same in the window, whatever mass lay there.
+    mixed = unit(delta[into]) + signs(chance[:, 5:], delta) * pattern
+    moved = delta.clone()
+    moved[out_of] = 0
+    moved[into] = unit(mixed) * (mass + per_image(unused, delta) / channels).sqrt()
+    return eps * steepest(moved, Norm.L2)
+
+
+def unit(window: Tensor) -> Tensor:
+    """Scale each channel's window (N, C, S, S) to length 1."""
+    return window / window.square().sum((2, 3), keepdim=True).sqrt().clamp_min(1e-12)
+
+
+def bump(side: int, like: Tensor) -> Tensor:
+    """Build the pattern (S, S) of length 1: a pyramid up in one half and down in the other."""
+
+    def pyramid(height: int) -> Tensor:
+        row = (torch.arange(height) - height // 2).abs()[:, None]
+        column = (torch.arange(side) - side // 2).abs()[None]
+        steps = 1.0 / torch.arange(1, side + 2, dtype=torch.float64).square()
+        mass = steps[: side // 2 + 1].flip(0).cumsum(0).flip(0)  # of rings around the middle
+        return mass[torch.maximum(row, column)]
+
+    whole = torch.cat((pyramid(side // 2), -pyramid(side - side // 2)))
+    pattern: Tensor = whole / whole.norm()
+    return pattern.to(like)
+
+
+def signs(chance: Tensor, like: Tensor) -> Tensor:
+    """Turn uniform numbers (N, C) into signs (N, C, 1, 1) of the type of ``like``."""
+    return (2 * (chance < 0.5) - 1).to(like.dtype)[:, :, None, None]
+
+
+def windows(like: Tensor, side: int, chance: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Place a window per image by uniform numbers (N, 2): an index that gives (N, C, S, S)."""
+    images, channels, height, width = like.shape
+    span = torch.arange(side, device=like.device)
+    top, left = chance.unbind(1)
+    row = (top * (height - side + 1)).long()[:, None] + span
+    column = (left * (width - side + 1)).long()[:, None] + span
+    image = torch.arange(images, device=like.device)[:, None, None, None]
+    channel = torch.arange(channels, device=like.device)[None, :, None, None]
+    return image, channel, row[:, None, :, None], column[:, None, None, :]

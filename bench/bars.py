@@ -1,0 +1,83 @@
+"""What a person sees on a terminal: progress bars and the result table."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TypeVar
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from bench.progress import Work
+from bench.table import cells_as_text, shown
+
+Result = TypeVar("Result")
+_LOG_EVERY_S = 10.0
+
+
+def watch(work: Work[Result]) -> Result:
+    """Run work to its end, reporting on stderr, and return its result."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return _log(work)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+        console=console,
+    ) as bars:
+        tasks: dict[str, TaskID] = {}
+        while True:
+            try:
+                now = next(work)
+            except StopIteration as stop:
+                result: Result = stop.value
+                return result
+            if now.what not in tasks:
+                tasks[now.what] = bars.add_task(now.what, total=now.total, figures="")
+            bars.update(tasks[now.what], completed=now.done)
+            if now.figures:
+                figures = "  ".join(
+                    f"{name} {value:.3g}" for name, value in now.figures.items()
+                )
+                bars.update(tasks[now.what], figures=figures)
+
+
+def _log(work: Work[Result]) -> Result:
+    """Report to a log file: a line a stage, and one every ten seconds within it."""
+    stage, said = "", 0.0
+    while True:
+        try:
+            now = next(work)
+        except StopIteration as stop:
+            result: Result = stop.value
+            return result
+        if now.what != stage or now.done == now.total or time.monotonic() - said > _LOG_EVERY_S:
+            figures = "".join(f", {name} {value:.3g}" for name, value in now.figures.items())
+            sys.stderr.write(f"{now.what}: {now.done}/{now.total}{figures}\n")
+            stage, said = now.what, time.monotonic()
+
+
+def print_table(frame: pd.DataFrame) -> None:
+    """Print result rows, as wide as the terminal allows."""
+    page = shown(frame)
+    table = Table()
+    for name in page.columns:
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for row in cells_as_text(page):
+        table.add_row(*row)
+    Console().print(table)

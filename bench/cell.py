@@ -1,0 +1,178 @@
+"""What is asked, and what exactly was measured: a request and a cell. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.errors import UsageError
+from bench.threat import (
+    Access,
+    Norm,
+    ThreatModel,
+    format_eps,
+    parse_access,
+    parse_eps,
+    parse_norm,
+)
+
+ZOO = "robustbench:"  # the prefix of classifiers from the RobustBench zoo
+
+
+@dataclass(frozen=True)
+class Request:
+    """One evaluation as a user words it; parameters that are not set take their defaults."""
+
+    defense: str
+    attack: str
+    dataset: str = "digits"
+    classifier: str = "small_cnn"
+    norm: Norm = Norm.LINF
+    eps: str = "8/255"
+    access: Access | None = None  # None: the attack's own default
+    n: int = 500
+    seed: int = 0
+    draws: int = 50
+    shard: int = 100
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def parse(
+        cls,
+        *,
+        norm: str = "Linf",
+        eps: str = "8/255",
+        access: str | None = None,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        **rest: Any,
+    ) -> Request:
+        """Check everything that needs no plugin; raises UsageError."""
+        known_norm = parse_norm(norm)
+        parse_eps(eps, known_norm)
+        for name in ("n", "draws", "shard"):
+            if rest.get(name, 1) < 1:
+                raise UsageError(f"{name} is {rest[name]}: it has to be 1 or more.")
+        if rest.get("seed", 0) < 0:
+            raise UsageError(f"seed is {rest['seed']}: it has to be 0 or more.")
+        return cls(
+            norm=known_norm,
+            eps=eps,
+            access=parse_access(access) if access else None,
+            settings=settings or {},
+            **rest,
+        )
+
+
+def parse_settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
+    """Read ['defense.steps=50', ...] to nested parameters; raises UsageError."""
+    import yaml
+
+    settings: dict[str, dict[str, Any]] = {}
+    for pair in pairs:
+        path, equals, text = pair.partition("=")
+        target, *names = path.strip().split(".")
+        if not equals or target not in ("defense", "attack", "classifier") or not all(names):
+            raise UsageError(
+                f"--set {pair} is not understood. Write defense.NAME=VALUE, attack.NAME=VALUE "
+                "or classifier.NAME=VALUE, for instance --set defense.steps=50."
+            )
+        if not names:
+            raise UsageError(f"--set {pair} names no parameter. Write {target}.NAME=VALUE.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {pair}: the value cannot be read ({error}).") from error
+        place = settings.setdefault(target, {})
+        for name in names[:-1]:
+            place = place.setdefault(name, {})
+            if not isinstance(place, dict):
+                raise UsageError(f"--set {pair} contradicts an earlier --set of '{name}'.")
+        place[names[-1]] = value
+    return settings
+
+
+@dataclass(frozen=True)
+class Part:
+    """A plugin in a cell: all its parameters, its revision, the digest of its checkpoint."""
+
+    name: str
+    params: Mapping[str, Any]
+    revision: int
+    checkpoint: str | None = None
+
+    def canonical(self) -> dict[str, Any]:
+        """Write the part as plain JSON values."""
+        return {
+            "name": self.name,
+            "params": dict(self.params),
+            "revision": self.revision,
+            "checkpoint": self.checkpoint,
+        }
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One defense, attack, access and threat on one fixed list of images: the first n.
+
+    ``data`` is the digest of the test set and ``shard`` the size of the aligned blocks in
+    which it is attacked, the unit of work, of resume and of bit-identity.
+    """
+
+    dataset: str
+    data: str
+    n: int
+    shard: int
+    classifier: Part
+    defense: Part
+    attack: Part
+    threat: ThreatModel
+    seed: int
+    draws: int
+
+    def canonical(self) -> dict[str, Any]:
+        """Write the cell as plain JSON values, the same for equal cells."""
+        return {
+            "dataset": self.dataset,
+            "data": self.data,
+            "n": self.n,
+            "shard": self.shard,
+            "classifier": self.classifier.canonical(),
+            "defense": self.defense.canonical(),
+            "attack": self.attack.canonical(),
+            "norm": self.threat.norm.value,
+            "eps": format_eps(self.threat.eps),
+            "access": self.threat.access.value,
+            "seed": self.seed,
+            "draws": self.draws,
+        }
+
+    def key(self) -> str:
+        """Hash the canonical content to 16 hexadecimal digits."""
+        return digest_of(self.canonical())
+
+    def proposal_key(self) -> str:
+        """Hash what the attack's images depend on, and nothing else.
+
+        Neither the judge's draws nor the number of images matter to a shard; and a transfer
+        attack does not see the purifier, so all purifiers share its images.
+        """
+        content = self.canonical()
+        del content["draws"], content["n"]
+        if self.threat.access is Access.TRANSFER:
+            del content["defense"]
+        return digest_of(content)
+
+    def shards(self) -> list[tuple[int, int]]:
+        """List the blocks [start, stop) of the cell."""
+        return [
+            (start, min(start + self.shard, self.n)) for start in range(0, self.n, self.shard)
+        ]
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """Hash plain JSON values; raises TypeError for anything else."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,136 @@
+"""What of the environment works: facts for a person, each with what to do. Prints nothing.
+
+torch is imported at the call, so that ``bench --help`` never waits for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+_PYTHON = ((3, 11), (3, 14))  # the first that works, the first that is not tested
+_PYAUTOATTACK = "0.2.0"
+_ROOM_GB = 2.0  # adversarial images of a CIFAR-10 run with a dozen cells, in float32
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fact: its subject, whether it is a problem, what was found and what to do."""
+
+    subject: str
+    state: Literal["ok", "warn", "fail"]
+    found: str
+    todo: str = ""
+
+
+def diagnose(*, data_root: Path, results: Path) -> list[Finding]:  # noqa: ARG001
+    """Look at the interpreter, the libraries and the disk; never raises, nor writes."""
+    checks: list[Callable[[], Finding]] = [
+        _python, _torch, _cuda, _torchvision, _pyautoattack, _robustbench,
+        lambda: _disk(results),
+    ]  # fmt: skip
+    return [check() for check in checks]
+
+
+def _python() -> Finding:
+    found = ".".join(map(str, sys.version_info[:3]))
+    oldest, untested = _PYTHON
+    if sys.version_info < oldest:
+        return Finding("Python", "fail", found, "Use Python 3.11, 3.12 or 3.13.")
+    if sys.version_info >= untested:
+        return Finding("Python", "warn", found, "Not tested: use 3.11, 3.12 or 3.13.")
+    return Finding("Python", "ok", found)
+
+
+def _torch() -> Finding:
+    try:
+        import torch
+    except Exception as error:  # a broken build raises OSError as well as ImportError
+        return Finding("torch", "fail", _line(error), "pip install 'torch>=2.6' torchvision")
+    version = torch.__version__
+    if tuple(int(part) for part in version.split(".")[:2]) < (2, 6):
+        return Finding("torch", "fail", version, "pip install -U 'torch>=2.6' torchvision")
+    return Finding("torch", "ok", version)
+
+
+def _cuda() -> Finding:
+    try:
+        import torch
+
+        if torch.cuda.is_available():
+            names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+            return Finding("devices", "ok", ", ".join(names))
+        if torch.version.cuda is None and shutil.which("nvidia-smi"):
+            return Finding(
+                "devices", "warn", "an NVIDIA driver, and a torch without CUDA",
+                "Install torch with CUDA: see https://pytorch.org/get-started/locally/",
+            )  # fmt: skip
+    except Exception as error:  # no torch, or a driver that it cannot talk to
+        return Finding("devices", "warn", _line(error), "Repair torch or the driver.")
+    return Finding("devices", "ok", "no CUDA: runs on the CPU")
+
+
+def _torchvision() -> Finding:
+    todo = "Install the pair together: pip install -U torch torchvision"
+    try:
+        # A CPU-only torch with the published torchvision fails here: "torchvision::nms".
+        torchvision = importlib.import_module("torchvision")
+    except Exception as error:  # RuntimeError for a torchvision made for another torch
+        return Finding("torchvision", "fail", _line(error), todo)
+    return Finding("torchvision", "ok", str(torchvision.__version__))
+
+
+def _pyautoattack() -> Finding:
+    install = f"pip install pyautoattack=={_PYAUTOATTACK}"
+    found = _version("pyautoattack")
+    if found is None:
+        return Finding("pyautoattack", "fail", "not installed", install)
+    if found != _PYAUTOATTACK:
+        return Finding("pyautoattack", "warn", f"{found}, not tested", install)
+    return Finding("pyautoattack", "ok", found)
+
+
+def _robustbench() -> Finding:
+    found = _version("robustbench")
+    if found is None:
+        return Finding(
+            "robustbench", "warn", "not installed: no classifiers of its zoo",
+            "pip install 'purifybench[robustbench]'",
+        )  # fmt: skip
+    if importlib.util.find_spec("pkg_resources") is None:
+        setuptools = _version("setuptools") or "none"
+        return Finding(
+            "robustbench", "warn",
+            f"{found}, but pkg_resources is missing (setuptools {setuptools})",
+            'pip install "setuptools<82"',
+        )  # fmt: skip
+    return Finding("robustbench", "ok", found)
+
+
+def _disk(results: Path) -> Finding:
+    folder = results.absolute()
+    while not folder.exists():  # a folder of results is made by the first run
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 1e9
+    found = f"{free:.1f} GB free in {folder}"
+    if free < _ROOM_GB:
+        return Finding("disk", "warn", found, "Free space, or choose another --results.")
+    return Finding("disk", "ok", found)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

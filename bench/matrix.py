@@ -1,0 +1,170 @@
+"""Requests to finished cells: one by one, each failure kept to its own cell."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.cell import Part, Request, digest_of
+from bench.cost import estimate
+from bench.errors import BenchError, UsageError
+from bench.plan import all_faults
+from bench.prepare import Plugins, outline, prepare, prepare_classifier, resolve
+from bench.progress import Work
+from bench.protocols import DefensePlugin, Trainable
+from bench.registry import parameters
+from bench.run import run_cell
+from bench.threat import format_eps
+from bench.train import checkpoint_path, train
+from bench.workspace import Workspace
+
+
+def resolve_all(requests: Iterable[Request]) -> list[Plugins]:
+    """Resolve every request before anything runs; raises UsageError with all faults."""
+    found, faults = [], []
+    for request in requests:
+        try:
+            found.append(resolve(request))
+        except BenchError as error:
+            faults.append(str(error))
+    if faults:
+        raise all_faults(faults)
+    return found
+
+
+def evaluate(request: Request, *, space: Workspace) -> Work[str]:
+    """Run one request to its end and return the key of its cell; raises BenchError."""
+    plugins = resolve(request)
+    if plugins.impossible:
+        raise UsageError(f"this pair cannot work: {plugins.impossible}.")
+    return (yield from _evaluate(plugins, space))
+
+
+def attempt(plugins: Plugins, *, space: Workspace, say: Callable[[str], None]) -> Work[str]:
+    """Run a cell of a matrix; one that cannot work or fails becomes a row with the reason."""
+    settings = settings_text(plugins.request)
+    if plugins.impossible:
+        content = _pending(plugins)
+        key = digest_of(content)
+        space.store.skip({**content, "settings": settings}, key, plugins.impossible)
+        return key
+    try:
+        return (yield from _evaluate(plugins, space))
+    except Exception as error:  # one failing cell never stops the others
+        reason = str(error) if isinstance(error, BenchError) else _unexpected(error)
+        content = _pending(plugins)
+        key = digest_of(content)
+        say(f"failed: {reason}")
+        space.store.fail({**content, "settings": settings}, key, reason)
+        return key
+
+
+def _evaluate(plugins: Plugins, space: Workspace) -> Work[str]:
+    prepared = yield from prepare(plugins, space=space)
+    try:
+        yield from run_cell(prepared, space=space, settings=settings_text(plugins.request))
+    except torch.cuda.OutOfMemoryError as error:
+        raise BenchError(
+            "the GPU ran out of memory. Use a smaller --shard (it is part of the cell), fewer "
+            "eot draws, or --device cpu. Finished shards are kept."
+        ) from error
+    space.store.forget(digest_of(_pending(plugins)))
+    return prepared.cell.key()
+
+
+def _unexpected(error: Exception) -> str:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(where.filename).name}:{where.lineno}"
+    return (
+        f"{type(error).__name__}: {error} ({place}). This is a fault of a plugin or of bench: "
+        "run the cell alone with `bench --debug run` to see where."
+    )
+
+
+def _pending(plugins: Plugins) -> dict[str, Any]:
+    """Describe a cell that has no key yet, because it was never prepared."""
+    request = plugins.request
+    classifier = plugins.classifier
+    part = (
+        Part(request.classifier, {}, 1)
+        if classifier is None
+        else Part(request.classifier, parameters(classifier), classifier.revision)
+    )
+    defense, attack = plugins.defense, plugins.attack
+    return {
+        "pending": True,
+        "dataset": request.dataset,
+        "n": request.n,
+        "shard": request.shard,
+        "classifier": part.canonical(),
+        "defense": Part(request.defense, parameters(defense), defense.revision).canonical(),
+        "attack": Part(request.attack, parameters(attack), attack.revision).canonical(),
+        "norm": plugins.threat.norm.value,
+        "eps": format_eps(plugins.threat.eps),
+        "access": plugins.threat.access.value,
+        "seed": request.seed,
+        "draws": request.draws,
+    }
+
+
+def settings_text(request: Request) -> str:
+    """Write what a request sets, as on the command line."""
+
+    def flat(path: str, value: Any) -> list[str]:
+        if isinstance(value, dict):
+            return [text for name in value for text in flat(f"{path}.{name}", value[name])]
+        return [f"{path}={value}"]
+
+    return " ".join(
+        text for target, value in request.settings.items() for text in flat(target, value)
+    )
+
+
+def title(plugins: Plugins) -> str:
+    """Name a cell for people."""
+    request, threat = plugins.request, plugins.threat
+    settings = settings_text(request)
+    return (
+        f"{request.dataset} {request.defense} under {request.attack} ({threat.access}, "
+        f"{threat.norm} {format_eps(threat.eps)}, seed {request.seed})"
+        + (f" {settings}" if settings else "")
+    )
+
+
+def preview(request: Request, space: Workspace) -> dict[str, Any]:
+    """Describe a cell without running it: content, key, and cost in network passes."""
+    plugins = resolve(request)
+    if plugins.impossible:
+        return {"impossible": plugins.impossible}
+    cell, untrained = outline(plugins, space)
+    return {
+        "cell": cell.canonical(),
+        "key": cell.key(),
+        **({"to be trained first": untrained} if untrained else {}),
+        "done": space.store.done(cell),
+        "cost per image, at most": estimate(plugins),
+    }
+
+
+def train_only(request: Request, *, space: Workspace, model_only: bool) -> Work[Path]:
+    """Train a classifier, or a defense and the classifier it needs; return the checkpoint."""
+    plugins = resolve(request)
+    name: str = request.classifier
+    plugin: Trainable | DefensePlugin | None = plugins.classifier
+    classifier = None
+    if not model_only:
+        name, plugin = request.defense, plugins.defense
+        if not isinstance(plugin, Trainable):
+            raise UsageError(
+                f"{name} has nothing to train: `bench run --defense {name}` needs no more."
+            )
+        if plugin.needs_classifier:
+            classifier = yield from prepare_classifier(plugins, space=space)
+    assert isinstance(plugin, Trainable)  # a model of the zoo is in no catalogue
+    yield from train(name, plugin, dataset=request.dataset, space=space, classifier=classifier)
+    part = classifier[1] if classifier else None
+    return checkpoint_path(name, plugin, dataset=request.dataset, space=space, classifier=part)

@@ -1,0 +1,93 @@
+"""Run an attack on one block of images and keep what it proposed, with its cost and flags."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import AttackWarning, PluginError
+from bench.passes import count_passes
+from bench.protocols import Attack, Images, View
+from bench.rng import Rng
+from bench.store import written
+from bench.threat import ThreatModel
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Images x_adv (N, C, H, W), with flags, passes by network, and seconds."""
+
+    x_adv: Tensor
+    flags: tuple[str, ...]
+    passes: Mapping[str, int]
+    seconds: float
+
+
+def propose(
+    attack: Attack,
+    view: View,
+    images: Images,
+    *,
+    threat: ThreatModel,
+    seed: int,
+    networks: Mapping[str, nn.Module],
+    path: Path,
+) -> Proposal:
+    """Attack a block, or read what an earlier run proposed; raises PluginError."""
+    if path.is_file():
+        return _read(path, images.x.device)
+    rng = Rng.seeded(seed, images.indices).fork("attack")
+    begun = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught, count_passes(networks) as passes:
+        warnings.simplefilter("always", AttackWarning)
+        x_adv = attack(view, images.x, images.y, threat=threat, rng=rng)
+    seconds = time.perf_counter() - begun
+    for warning in caught:
+        if not issubclass(warning.category, AttackWarning):
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+    if not isinstance(x_adv, Tensor) or x_adv.shape != images.x.shape:
+        shape = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
+        raise PluginError(
+            f"the attack returned shape {shape} for images {tuple(images.x.shape)}. An attack "
+            "returns one image for each that it is given."
+        )
+    flags = tuple(
+        dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, AttackWarning))
+    )
+    proposal = Proposal(x_adv.detach(), flags, dict(passes), seconds)
+    _write(path, proposal)
+    return proposal
+
+
+def _write(path: Path, proposal: Proposal) -> None:
+    from safetensors.torch import save_file
+
+    about = {
+        "flags": list(proposal.flags),
+        "passes": dict(proposal.passes),
+        "seconds": proposal.seconds,
+    }
+    with written(path) as temporary:
+        save_file(
+            {"x_adv": proposal.x_adv.cpu().contiguous()},
+            temporary,
+            {"about": json.dumps(about)},
+        )
+
+
+def _read(path: Path, device: torch.device) -> Proposal:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        x_adv = file.get_tensor("x_adv").to(device)
+        about = json.loads(file.metadata()["about"])
+    return Proposal(x_adv, tuple(about["flags"]), about["passes"], about["seconds"])

@@ -1,0 +1,96 @@
+"""One cell as one straight line: attack, judge, append, shard by shard."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Any
+
+from bench.judge import Outcomes, judge
+from bench.passes import count_passes
+from bench.prepare import Prepared
+from bench.progress import Progress, Work
+from bench.propose import propose
+from bench.protocols import Images
+from bench.provenance import provenance
+from bench.rng import Rng
+from bench.threat import Access
+from bench.views import view_of
+from bench.workspace import Workspace
+
+
+def run_cell(prepared: Prepared, *, space: Workspace, settings: str = "") -> Work[None]:
+    """Evaluate what is missing of a cell and store it; raises BenchError.
+
+    ``settings`` is what the user set, in words, for the table; the cell has all parameters.
+    """
+    cell, defense, store = prepared.cell, prepared.defense, space.store
+    if store.done(cell):
+        return
+    store.open(cell, settings)
+    view = view_of(defense, cell.threat.access)
+    networks = defense.networks()
+    seen = {"classifier": defense.classifier} if view.access is Access.TRANSFER else networks
+    what = f"{cell.defense.name} under {cell.attack.name}"
+    for start, stop in cell.shards():
+        yield Progress(what, start, cell.n)
+        if store.shard(cell.key(), start).is_file():
+            continue
+        images = prepared.pixels.images(start, stop).to(space.device)
+        proposal = propose(
+            prepared.attack,
+            view,
+            images,
+            threat=cell.threat,
+            seed=cell.seed,
+            networks=seen,
+            path=store.proposal(cell.proposal_key(), start, stop),
+        )
+        begun = time.perf_counter()
+        with count_passes(networks) as passes:
+            outcomes = judge(
+                defense,
+                images.x,
+                images.y,
+                proposal.x_adv,
+                threat=cell.threat,
+                draws=cell.draws,
+                rng=Rng.seeded(cell.seed, images.indices).fork("judge"),
+            )
+        cost = {
+            "attack passes": dict(proposal.passes),
+            "attack seconds": proposal.seconds,
+            "judge passes": dict(passes),
+            "judge seconds": time.perf_counter() - begun,
+            "flags": list(proposal.flags),
+        }
+        store.append(cell, start, _rows(images, outcomes), {**cost, **provenance(space.device)})
+    yield Progress(what, cell.n, cell.n)
+    store.finish(cell, _joined)
+
+
+def _rows(images: Images, outcomes: Outcomes) -> dict[str, Any]:
+    return {
+        "index": images.indices.cpu().numpy(),
+        "label": images.y.cpu().numpy(),
+        "distance": outcomes.distance.cpu().numpy(),
+        "legal": outcomes.legal.cpu().numpy(),
+        "clean": outcomes.clean.cpu().numpy(),
+        "robust": outcomes.robust.cpu().numpy(),
+        "clean_votes": list(outcomes.clean_votes.cpu().numpy()),
+        "votes": list(outcomes.votes.cpu().numpy()),
+    }
+
+
+def _joined(shards: list[dict[str, Any]]) -> dict[str, Any]:
+    """Add the costs of all shards up; what describes the process is the last shard's."""
+    joined = dict(shards[-1])
+    for name in ("attack passes", "judge passes"):
+        joined[name] = dict(sum((Counter(shard[name]) for shard in shards), Counter()))
+    for name in ("attack seconds", "judge seconds"):
+        joined[name] = round(sum(shard[name] for shard in shards), 3)
+    joined["peak memory MiB"] = max(shard["peak memory MiB"] for shard in shards)
+    joined["flags"] = sorted({flag for shard in shards for flag in shard["flags"]})
+    joined["devices"] = sorted({shard["device"] for shard in shards})
+    del joined["device"]
+    return joined

@@ -1,0 +1,169 @@
+"""The only owner of paths under the results folder. Imports no torch.
+
+    cells/<key>/cell.json            the cell
+    cells/<key>/shards/              finished blocks of an unfinished cell
+    cells/<key>/outcomes.parquet     one row per image, once all blocks are there
+    cells/<key>/provenance.json      commit, versions, device, seconds, memory, passes, flags
+    cells/<key>/skipped.json         why the pair cannot work
+    cells/<key>/failed.json          the error of the latest try
+    images/<key>/                    what the attacks proposed, stored before it is judged
+    checkpoints/<data set>/          trained weights and their cards
+    training/                        where an interrupted training goes on
+    runs.csv                         one row per cell, rebuilt from the cells
+
+Every file is written under a temporary name and renamed: what exists is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.cell import Cell
+from bench.errors import StoreError
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Hand out a temporary path that becomes ``path`` on success; raises StoreError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(descriptor)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _cannot_write(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"cannot write {path}: {error.strerror or error}. Free some space or name another "
+        "folder with --results; what is finished is kept, and the same command goes on there."
+    )
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON for people and programs; raises StoreError."""
+    with written(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read JSON; raises StoreError where it is damaged."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"cannot read {path}: {error}. Delete its folder and run the command again."
+        ) from error
+    if not isinstance(content, dict):
+        raise StoreError(f"{path} is not what bench wrote. Delete its folder and run again.")
+    return content
+
+
+class Store:
+    """A results folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def runs(self) -> Path:
+        """The table of all cells as CSV."""
+        return self.root / "runs.csv"
+
+    def cell(self, key: str) -> Path:
+        """Name the folder of a cell."""
+        return self.root / "cells" / key
+
+    def cells(self) -> list[Path]:
+        """List the folders of all cells, by key."""
+        return sorted(path.parent for path in (self.root / "cells").glob("*/cell.json"))
+
+    def outcomes(self, key: str) -> Path:
+        """Name the per-image outcomes of a finished cell."""
+        return self.cell(key) / "outcomes.parquet"
+
+    def done(self, cell: Cell) -> bool:
+        """Say whether nothing is left to do for a cell."""
+        return self.outcomes(cell.key()).is_file()
+
+    def open(self, cell: Cell, settings: str) -> None:
+        """Write down a cell that is about to run, with what the user set, in words."""
+        content = {**cell.canonical(), "settings": settings}
+        write_json(self.cell(cell.key()) / "cell.json", content)
+
+    def forget(self, key: str) -> None:
+        """Drop the folder of an earlier failure, if there is one."""
+        if (self.cell(key) / "failed.json").is_file():
+            shutil.rmtree(self.cell(key), ignore_errors=True)
+
+    def skip(self, content: Mapping[str, Any], key: str, reason: str) -> None:
+        """Write down a pair that cannot work, with the reason."""
+        write_json(self.cell(key) / "skipped.json", {"reason": reason})
+        write_json(self.cell(key) / "cell.json", content)
+
+    def fail(self, content: Mapping[str, Any], key: str, reason: str) -> None:
+        """Write down why the latest try of a cell failed."""
+        write_json(self.cell(key) / "failed.json", {"reason": reason})
+        write_json(self.cell(key) / "cell.json", content)
+
+    def shard(self, key: str, start: int) -> Path:
+        """Name the outcomes of one block."""
+        return self.cell(key) / "shards" / f"{start:06d}.parquet"
+
+    def append(
+        self, cell: Cell, start: int, rows: Mapping[str, Any], provenance: Mapping[str, Any]
+    ) -> None:
+        """Keep a finished block: its rows (columns of equal length) and how they came about."""
+        import pandas as pd
+
+        path = self.shard(cell.key(), start)
+        write_json(path.with_suffix(".json"), provenance)
+        with written(path) as temporary:
+            pd.DataFrame(dict(rows)).to_parquet(temporary, index=False)
+
+    def finish(
+        self, cell: Cell, join: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    ) -> None:
+        """Join all blocks of a cell to one file and drop them."""
+        import pandas as pd
+
+        key = cell.key()
+        shards = [self.shard(key, start) for start, _ in cell.shards()]
+        frame = pd.concat([pd.read_parquet(path) for path in shards], ignore_index=True)
+        provenance = join([read_json(path.with_suffix(".json")) for path in shards])
+        write_json(self.cell(key) / "provenance.json", provenance)
+        with written(self.outcomes(key)) as temporary:
+            frame.to_parquet(temporary, index=False)
+        shutil.rmtree(self.cell(key) / "shards", ignore_errors=True)
+
+    def proposal(self, key: str, start: int, stop: int) -> Path:
+        """Name what an attack proposed for one block."""
+        return self.root / "images" / key / f"{start:06d}-{stop:06d}.safetensors"
+
+    def checkpoint(self, dataset: str, name: str, identity: str) -> Path:
+        """Name a checkpoint; its card lies beside it."""
+        return self.root / "checkpoints" / dataset / f"{name}-{identity}.safetensors"
+
+    def checkpoints(self) -> list[Path]:
+        """List all checkpoints."""
+        return sorted((self.root / "checkpoints").glob("*/*.safetensors"))
+
+    def training(self, identity: str) -> Path:
+        """Name the state of an unfinished training."""
+        return self.root / "training" / f"{identity}.pt"

@@ -1,0 +1,213 @@
+"""From stored outcomes to tables: one row per cell, and the worst case image by image.
+
+Imports no torch. Accuracies are in percent. ``clean`` and ``robust`` go by the vote of all
+draws, and ``robust`` asks that the clean vote is right too; ``vote`` is the vote on the
+attacked images alone; ``single`` is the expected accuracy of one draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from bench.stats import wilson
+from bench.store import Store, read_json, written
+
+Format = Literal["csv", "md", "latex"]
+
+COLUMNS = (
+    "defense", "attack", "access", "norm", "eps", "dataset", "classifier", "n", "seed", "draws",
+    "clean", "clean_low", "clean_high", "robust", "robust_low", "robust_high",
+    "clean_single", "robust_single", "clean_vote", "robust_vote",
+    "passes", "seconds", "state", "note", "settings", "key",
+)  # fmt: skip
+_SHOWN = (
+    "defense", "attack", "access", "norm", "eps", "dataset", "n", "draws", "clean", "robust",
+    "robust_interval", "robust_single", "passes", "state", "settings",
+)  # fmt: skip
+_SAME_DEFENSE = ["dataset", "classifier", "defense", "norm", "eps", "n", "seed", "draws"]
+
+
+def collect(store: Store) -> pd.DataFrame:
+    """Read every cell of a results folder to one row each; raises StoreError."""
+    rows = [_row(store, folder) for folder in store.cells()]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    order = ["dataset", "classifier", "norm", "eps", "defense", "access", "attack", "n", "key"]
+    return frame.sort_values(order, kind="stable", ignore_index=True)
+
+
+def write_runs(store: Store) -> pd.DataFrame:
+    """Rebuild runs.csv from the cells and return its rows; raises StoreError."""
+    frame = collect(store)
+    with written(store.runs) as temporary:
+        frame.to_csv(temporary, index=False)
+    return frame
+
+
+def _row(store: Store, folder: Path) -> dict[str, Any]:
+    cell = read_json(folder / "cell.json")
+    row: dict[str, Any] = {
+        "defense": cell["defense"]["name"],
+        "attack": cell["attack"]["name"],
+        "classifier": cell["classifier"]["name"],
+        "key": folder.name,
+        "settings": cell["settings"],
+        "note": "",
+        **{
+            name: cell[name]
+            for name in ("access", "norm", "eps", "dataset", "n", "seed", "draws")
+        },
+    }
+    if store.outcomes(folder.name).is_file():
+        outcomes = pd.read_parquet(store.outcomes(folder.name))
+        provenance = read_json(folder / "provenance.json")
+        illegal = int((~outcomes["legal"]).sum())
+        passes = sum(provenance["attack passes"].values())
+        passes += sum(provenance["judge passes"].values())
+        row |= {
+            **accuracies(outcomes),
+            "passes": round(passes / len(outcomes)),
+            "seconds": round(provenance["attack seconds"] + provenance["judge seconds"], 1),
+            "state": "void" if illegal else "done",
+            "note": f"{illegal} images outside the ball"
+            if illegal
+            else "; ".join(provenance["flags"]),
+        }
+    elif (folder / "skipped.json").is_file():
+        row |= {"state": "skipped", "note": read_json(folder / "skipped.json")["reason"]}
+    elif (folder / "failed.json").is_file():
+        row |= {"state": "failed", "note": read_json(folder / "failed.json")["reason"]}
+    else:
+        row["state"] = "unfinished"
+    return row
+
+
+def accuracies(outcomes: pd.DataFrame) -> dict[str, float]:
+    """Sum per-image outcomes up to accuracies in percent, with 95 % Wilson intervals."""
+    n = len(outcomes)
+    found: dict[str, float] = {}
+    for name in ("clean", "robust"):
+        right = int(outcomes[name].sum())
+        low, high = wilson(right, n)
+        found |= {
+            name: _percent(right / n),
+            f"{name}_low": _percent(low),
+            f"{name}_high": _percent(high),
+        }
+    for name, column in (("clean", "clean_votes"), ("robust", "votes")):
+        votes = np.stack(list(outcomes[column]))
+        labels = outcomes["label"].to_numpy()
+        true = votes[np.arange(n), labels].astype(float)
+        others = votes.copy()
+        others[np.arange(n), labels] = -1
+        found[f"{name}_single"] = _percent(float((true / votes.sum(1)).mean()))
+        found[f"{name}_vote"] = _percent(float((true > others.max(1)).mean()))
+    return found
+
+
+def _percent(share: float) -> float:
+    return round(100 * share, 2)
+
+
+def with_worst_case(frame: pd.DataFrame, store: Store) -> pd.DataFrame:
+    """Add a row per defense and threat that joins all its attacks image by image.
+
+    Cells are joined where they defend the same images in the same way: the row takes each
+    image's minimum over the attacks, never the minimum of the means.
+    """
+    done = frame[frame["state"] == "done"].copy()
+    if done.empty:
+        return frame
+    done["_defense"] = [
+        str(read_json(store.cell(key) / "cell.json")["defense"]) for key in done["key"]
+    ]
+    added = []
+    for _, group in done.groupby([*_SAME_DEFENSE, "_defense"], sort=False, dropna=False):
+        first = group.iloc[0]
+        joined = join([pd.read_parquet(store.outcomes(key)) for key in group["key"]])
+        low, high = wilson(int(joined["robust"].sum()), len(joined))
+        added.append(
+            {
+                **{name: first[name] for name in _SAME_DEFENSE},
+                "attack": "worst case",
+                "access": "/".join(sorted(set(group["access"]))),
+                "clean": _percent(joined["clean"].mean()),
+                "robust": _percent(joined["robust"].mean()),
+                "robust_low": _percent(low),
+                "robust_high": _percent(high),
+                "robust_single": _percent(joined["single"].mean()),
+                "passes": int(group["passes"].sum()),
+                "seconds": round(float(group["seconds"].sum()), 1),
+                "state": "done",
+                "note": f"minimum per image over {', '.join(group['attack'])}",
+                "settings": first["settings"],
+                "key": "",
+            }
+        )
+    return pd.concat([frame, pd.DataFrame(added, columns=frame.columns)], ignore_index=True)
+
+
+def join(outcomes: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Take the minimum per image over attacks: columns clean, robust, single."""
+    parts = []
+    for frame in outcomes:
+        votes = np.stack(list(frame["votes"]))
+        share = votes[np.arange(len(frame)), frame["label"].to_numpy()] / votes.sum(1)
+        parts.append(
+            pd.DataFrame(
+                {"clean": frame["clean"], "robust": frame["robust"], "single": share}
+            ).set_index(frame["index"])
+        )
+    return pd.concat(parts).groupby(level=0).min()
+
+
+def shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """Choose the columns that fit a page, the interval in one."""
+    page = frame.copy()
+    page["robust_interval"] = [
+        "" if pd.isna(low) else f"{low:.1f}-{high:.1f}"
+        for low, high in zip(page["robust_low"], page["robust_high"], strict=True)
+    ]
+    page = page[list(_SHOWN)]
+    if not page["settings"].any():
+        page = page.drop(columns="settings")
+    return page
+
+
+def render(frame: pd.DataFrame, form: Format) -> str:
+    """Write a table as CSV (every column), Markdown or LaTeX (those that fit a page)."""
+    if form == "csv":
+        return frame.to_csv(index=False)
+    page = shown(frame)
+    text = cells_as_text(page)
+    heads = [name.replace("_", " ") for name in page.columns]
+    if form == "latex":
+        return _latex(heads, text)
+    lines = [f"| {' | '.join(heads)} |", f"|{'|'.join(' --- ' for _ in heads)}|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in text)]) + "\n"
+
+
+def cells_as_text(page: pd.DataFrame) -> list[list[str]]:
+    """Write the cells of a table for people: one decimal, nothing for what is missing."""
+    return [[_text(value) for value in row] for row in page.itertuples(index=False)]
+
+
+def _latex(heads: list[str], rows: list[list[str]]) -> str:
+    frame = pd.DataFrame([[_escaped(value) for value in row] for row in rows], columns=heads)
+    return str(frame.to_latex(index=False))
+
+
+def _escaped(text: str) -> str:
+    return text.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&").replace("#", r"\#")
+
+
+def _text(value: Any) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() and abs(value) > 100 else f"{value:.1f}"
+    return str(value)

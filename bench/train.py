@@ -1,0 +1,207 @@
+"""Training as one straight line: find the checkpoint, or train it, resumably."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.cell import Part, digest_of
+from bench.checkpoints import complete, load_checkpoint, save_checkpoint
+from bench.data import load_train
+from bench.datasets import dataset_info
+from bench.progress import Progress, Work
+from bench.propose import propose
+from bench.protocols import Images, Task, Trainable, TrainablePurifier, Training
+from bench.provenance import provenance
+from bench.registry import build, parameters
+from bench.store import written
+from bench.threat import format_eps
+from bench.views import TransferView
+from bench.workspace import Workspace
+
+_SAVE_EVERY_S = 20.0
+_REPORT_EVERY_S = 0.5
+_BLOCK = 500  # training images attacked at a time
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Weights at hand, with the digest that identifies them."""
+
+    weights: Mapping[str, Tensor]
+    digest: str
+
+
+def identity(
+    name: str, plugin: Trainable, *, dataset: str, data: str, classifier: Part | None
+) -> dict[str, Any]:
+    """Collect what a checkpoint depends on; how a purifier is used later is not part of it."""
+    params = parameters(plugin)
+    if isinstance(plugin, TrainablePurifier):
+        params = params["training"]
+    return {
+        "name": name,
+        "revision": plugin.revision,
+        "recipe": params,
+        "dataset": dataset,
+        "data": data,
+        "classifier": classifier.canonical()
+        if classifier and plugin.needs_classifier
+        else None,
+    }
+
+
+def find_trained(
+    name: str,
+    plugin: Trainable,
+    *,
+    dataset: str,
+    space: Workspace,
+    classifier: Part | None = None,
+) -> str | None:
+    """Return the digest of a plugin's checkpoint, None where it is not trained yet."""
+    path = checkpoint_path(name, plugin, dataset=dataset, space=space, classifier=classifier)
+    return load_checkpoint(path)[1] if complete(path) else None
+
+
+def checkpoint_path(
+    name: str,
+    plugin: Trainable,
+    *,
+    dataset: str,
+    space: Workspace,
+    classifier: Part | None = None,
+) -> Path:
+    """Name the file where a plugin's weights are, or will be once it is trained."""
+    _, _, data = load_train(dataset, root=space.data)
+    about = identity(name, plugin, dataset=dataset, data=data, classifier=classifier)
+    return space.store.checkpoint(dataset, name, digest_of(about)[:8])
+
+
+def train(
+    name: str,
+    plugin: Trainable,
+    *,
+    dataset: str,
+    space: Workspace,
+    classifier: tuple[nn.Module, Part] | None = None,
+) -> Work[Trained]:
+    """Return a plugin's weights, training them first where no checkpoint has them.
+
+    ``classifier`` is the network to be defended with its place in the cell. A killed training
+    goes on from its last saved state and ends with the same weights.
+    """
+    found, held_out, data = load_train(dataset, root=space.data)
+    about = identity(
+        name,
+        plugin,
+        dataset=dataset,
+        data=data,
+        classifier=classifier[1] if classifier else None,
+    )
+    path = space.store.checkpoint(dataset, name, digest_of(about)[:8])
+    if not complete(path):
+        task = Task(
+            train=found.to(space.device),
+            validation=held_out.to(space.device),
+            classes=dataset_info(dataset).classes,
+            device=space.device,
+            classifier=classifier[0] if classifier else None,
+            adversarial=(
+                (yield from _attacked(plugin, found, data, classifier, dataset, space))
+                if classifier
+                else None
+            ),
+        )
+        run = plugin.start(task)
+        state = space.store.training(digest_of(about))
+        seconds = yield from _advance(f"train {name} on {dataset}", run, state)
+        card = {
+            **about,
+            "images": len(found),
+            "metrics": run.evaluate(),
+            "seconds": round(seconds, 1),
+            **provenance(space.device),
+        }
+        save_checkpoint(path, run.weights(), card)
+        state.unlink(missing_ok=True)
+    weights, found_digest = load_checkpoint(path)
+    return Trained(weights, found_digest)
+
+
+def _advance(what: str, run: Training, state: Path) -> Work[float]:
+    """Advance a training to its end, saving its state now and then; return the seconds."""
+    spent = _restore(run, state)
+    begun = reported = saved = time.monotonic()
+    yield Progress(what, run.step, run.total)
+    while run.step < run.total:
+        run.advance()
+        now = time.monotonic()
+        if now - reported > _REPORT_EVERY_S or run.step == run.total:
+            yield Progress(what, run.step, run.total, run.metrics())
+            reported = now
+        if now - saved > _SAVE_EVERY_S:
+            with written(state) as temporary:
+                torch.save({"run": run.state(), "seconds": spent + now - begun}, temporary)
+            saved = now
+    return spent + time.monotonic() - begun
+
+
+def _restore(run: Training, state: Path) -> float:
+    if not state.is_file():
+        return 0.0
+    try:
+        kept = torch.load(state, weights_only=True)
+        run.restore(kept["run"])
+    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError):
+        state.unlink()  # damaged or of another version: begin again
+        return 0.0
+    return float(kept["seconds"])
+
+
+def _attacked(
+    plugin: Trainable,
+    images: Images,
+    data: str,
+    classifier: tuple[nn.Module, Part],
+    dataset: str,
+    space: Workspace,
+) -> Work[Tensor | None]:
+    """Attack training images of the bare classifier with AutoAttack, once per content."""
+    wanted = plugin.negatives()
+    if wanted is None:
+        return None
+    threat, n = wanted
+    network, part = classifier
+    attack = build("attacks", "autoattack", {})
+    content = {
+        "attack": Part("autoattack", parameters(attack), attack.revision).canonical(),
+        "classifier": part.canonical(),
+        "training data": data,
+        "norm": threat.norm.value,
+        "eps": format_eps(threat.eps),
+    }
+    parts = []
+    n = min(n, len(images))
+    for start in range(0, n, _BLOCK):
+        yield Progress(f"attack training images of {dataset}", start, n)
+        stop = min(start + _BLOCK, n)
+        proposal = propose(
+            attack,
+            TransferView(network),
+            images[start:stop].to(space.device),
+            threat=threat,
+            seed=0,
+            networks={"classifier": network},
+            path=space.store.proposal(digest_of(content), start, stop),
+        )
+        parts.append(proposal.x_adv)
+    yield Progress(f"attack training images of {dataset}", n, n)
+    return torch.cat(parts)

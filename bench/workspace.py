@@ -1,0 +1,46 @@
+"""Where and on what a command works: folders and the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bench.errors import UsageError
+from bench.store import Store
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The results folder, the data folder, the folder of RobustBench's models, the device."""
+
+    store: Store
+    data: Path
+    models: Path
+    device: torch.device
+
+
+def open_device(name: str) -> torch.device:
+    """Resolve 'auto', 'cpu', 'cuda' or 'cuda:1' and make it repeatable; raises UsageError."""
+    wanted = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise UsageError(
+            f"no device is called '{name}'. Write auto, cpu, cuda or cuda:1."
+        ) from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device '{name}' is not supported. Write auto, cpu, cuda or cuda:1.")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise UsageError(
+                f"device '{name}' is not there: torch sees {count} CUDA devices. Use --device "
+                "cpu, or run `bench doctor` to see why."
+            )
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+    return device

@@ -1,0 +1,34 @@
+"""Gaussian noise and vote: randomized smoothing (Cohen et al. 2019, section 3.2).
+
+The control of every purifier that adds noise: what it does not beat is owed to the noise. The
+vote is the judge's, over its draws.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from bench.api import Rng
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Add N(0, sigma^2) to every pixel; sigma in units of the pixel range [0, 1]."""
+
+    sigma: Annotated[float, Field(gt=0)] = 0.25
+
+    revision: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = True
+    differentiable: ClassVar[bool] = True
+
+    def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Return noisy images (N, C, H, W), finite and on purpose not clipped to the box.
+
+        Smoothing feeds the classifier unclipped noise, and a clip would hide the gradient of
+        about half of all black and white pixels.
+        """
+        return x + self.sigma * rng.normal_like(x)

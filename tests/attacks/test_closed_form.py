@@ -1,0 +1,71 @@
+"""Every registered attack against linear defenses whose nearest boundary is known."""
+
+from __future__ import annotations
+
+import pytest
+from attack_toys import (
+    ATTACKS,
+    Identity,
+    Negative,
+    ball,
+    linear_problem,
+    run,
+    streams,
+    variants,
+)
+
+from bench.api import Access, Norm
+from bench.judge import judge
+from bench.views import view_of
+
+# In four dimensions a random direction is seldom near the right one: it takes more tries.
+PARAMS = {
+    ("noise", Identity): {"tries": 400},
+    ("noise", Negative): {"tries": 400},
+    ("square", Identity): {"queries": 400},
+    ("square", Negative): {"queries": 400},
+    # Its gradient at the bare classifier holds where a purifier stays near its input alone.
+    ("adaptive", Negative): {"through": "defense", "lam": 0.0},
+}
+# Square's L2 patterns cannot form every direction, so it stops short of the optimum: measured,
+# the authors' own needs three times the distance on these images.
+REACH = {("square", Norm.L2): 2.0}
+SIDE = {("square", Norm.L2): 6}
+CASES = [(*variant, Identity()) for variant in variants()] + [
+    (*variant, Negative())
+    for variant in variants()
+    if variant[2] in {Access.FULL, Access.QUERY}
+]
+
+
+def robust(name, norm, access, purifier, *, classes, side, distance, factor):
+    defense, x, y = linear_problem(
+        purifier, norm, classes=classes, side=side, distance=distance
+    )
+    threat = ball(norm, round(factor * distance, 6), access)
+    attack = ATTACKS[name](**PARAMS.get((name, type(purifier)), {}))
+    rng = streams(len(x))
+    x_adv = run(attack, view_of(defense, access), x, y, threat, rng.fork("attack"))
+    verdict = judge(defense, x, y, x_adv, threat=threat, draws=1, rng=rng.fork("judge"))
+    assert bool(verdict.legal.all())
+    assert bool(verdict.clean.all())
+    return verdict.robust.tolist()
+
+
+@pytest.mark.parametrize(("name", "norm", "access", "purifier"), CASES, ids=str)
+def test_breaks_beyond_the_nearest_boundary_and_never_before(name, norm, access, purifier):
+    side = SIDE.get((name, norm), 2)
+    problem = {"classes": 5, "side": side, "distance": 0.04}
+    reach = REACH.get((name, norm), 1.1)
+    assert not any(robust(name, norm, access, purifier, **problem, factor=reach))
+    assert all(robust(name, norm, access, purifier, **problem, factor=0.9))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("norm", list(Norm))
+def test_autoattack_with_few_classes(norm, classes):
+    problem = {"classes": classes, "side": 2, "distance": 0.04}
+    case = ("autoattack", norm, Access.TRANSFER, Identity())
+    assert not any(robust(*case, **problem, factor=1.1))
+    if norm is Norm.L2:  # Linf would spend seconds on 5,000 queries of Square
+        assert all(robust(*case, **problem, factor=0.9))
