@@ -31,8 +31,9 @@ def project(x_adv: Tensor, x: Tensor, norm: Norm, radius: float) -> Tensor:
         if norm is Norm.LINF:
             delta = delta.clamp(-radius, radius)
         else:
-            length = size(delta, norm).clamp_min(1e-12)
-            delta = delta * per_image((radius / length).clamp_max(1.0), delta)
+            # In float64: a float32 sum over many pixels misses the radius by more than 1e-6.
+            length = size(delta.double(), norm).clamp_min(1e-12)
+            delta = delta * per_image((radius / length).clamp_max(1.0), delta).to(delta.dtype)
         x_adv = x + delta
     return x_adv.clamp(0.0, 1.0)
 

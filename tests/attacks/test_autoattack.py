@@ -115,7 +115,7 @@ def test_leaves_no_footprints_even_when_it_fails(fails):
     assert before == after
 
 
-def test_its_warnings_become_flags_and_do_not_stick(capfd, monkeypatch):
+def test_its_warnings_become_flags_and_do_not_stick(capfd, caplog, monkeypatch):
     threat = ball(Norm.L2, 0.05, Access.BPDA)
     sizes = {"images": 2, "side": 2, "classes": 2}
     dynamic, x, y = problem(Energy(noise=0.0), **sizes)
@@ -131,6 +131,7 @@ def test_its_warnings_become_flags_and_do_not_stick(capfd, monkeypatch):
     _, flags = flags_of(AutoAttack(), view_of(static, Access.BPDA), x, y, threat)
     assert not any("dynamic defense" in flag for flag in flags)
     assert capfd.readouterr() == ("", "")
+    assert caplog.records == []  # flags replace the log lines
 
 
 def test_rand_for_a_stochastic_view_standard_for_another():

@@ -71,7 +71,8 @@ def test_a_proposal_that_fools_every_draw_beats_a_higher_mean():
     x, y = torch.full((1, 1, 4, 4), 0.5), torch.tensor([0])
     view = Scripted([9.0, -1.0], [0.1, 0.1], [5.0, 5.0])
     threat = ball(Norm.LINF, 0.1, Access.QUERY)
-    x_adv = Square(queries=3, eot=2)(view, x, y, threat=threat, rng=streams(1))
+    x_adv = Square(queries=3, eot=2)(view, x, y, threat=threat, rng=streams(1, seed=1))
+    assert not torch.equal(view.seen[0], view.seen[1])
     assert torch.equal(x_adv, view.seen[1])
 
 
