@@ -7,6 +7,7 @@ import time
 from typing import TypeVar
 
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -24,6 +25,7 @@ from bench.table import cells_as_text, shown
 
 Result = TypeVar("Result")
 _LOG_EVERY_S = 10.0
+_TITLE = ("dataset", "norm", "eps", "n", "draws")  # said once where all rows agree
 
 
 def watch(work: Work[Result]) -> Result:
@@ -75,9 +77,12 @@ def _log(work: Work[Result]) -> Result:
 def print_table(frame: pd.DataFrame) -> None:
     """Print result rows, as wide as the terminal allows."""
     page = shown(frame)
-    table = Table()
+    shared = [name for name in _TITLE if page[name].nunique() == 1]
+    title = ", ".join(f"{name} {page[name].iloc[0]}" for name in shared)
+    page = page.drop(columns=shared)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for name in page.columns:
-        table.add_column(name.replace("_", " "), overflow="fold")
+        table.add_column(name.replace("_", "\n"), overflow="fold")
     for row in cells_as_text(page):
         table.add_row(*row)
     Console().print(table)

@@ -31,7 +31,9 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 
 def _command() -> str:
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """Repeat the command line, absolute paths cut to their last part: results are shared."""
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return shlex.join([Path(sys.argv[0]).name, *words])
 
 
 @functools.cache

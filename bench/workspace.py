@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,10 @@ def open_device(name: str) -> torch.device:
         ) from None
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"device '{name}' is not supported. Write auto, cpu, cuda or cuda:1.")
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        # Sums over threads round differently with their number: with one thread the rows are
+        # the same on every machine, and two jobs on two cores do not wait for each other.
+        torch.set_num_threads(1)
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
