@@ -80,9 +80,9 @@ def print_table(frame: pd.DataFrame) -> None:
     shared = [name for name in _TITLE if page[name].nunique() == 1]
     title = ", ".join(f"{name} {page[name].iloc[0]}" for name in shared)
     page = page.drop(columns=shared)
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in page.columns:
-        table.add_column(name.replace("_", "\n"), overflow="fold")
+        table.add_column(name.replace("_", "\n"), overflow="fold", min_width=5)
     for row in cells_as_text(page):
         table.add_row(*row)
     Console().print(table)

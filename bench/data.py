@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.datasets import dataset_info
-from bench.errors import DataError, UsageError
+from bench.errors import DataError
 from bench.protocols import Images
 
 _MNIST_FILES: dict[str, dict[str, str]] = {
@@ -75,13 +75,6 @@ def load_train(name: str, *, root: Path) -> tuple[Images, Images, str]:
     return pixels.images(0, cut), pixels.images(cut, len(pixels)), pixels.digest
 
 
-def test_block(pixels: Pixels, start: int, stop: int) -> Images:
-    """Cut images start..stop out of a test set; raises UsageError past its end."""
-    if stop > len(pixels):
-        raise UsageError(f"the test set has {len(pixels)} images, not {stop}. Lower -n.")
-    return pixels.images(start, stop)
-
-
 @functools.lru_cache(maxsize=4)
 def _load(name: str, *, train: bool, root: Path) -> Pixels:
     info = dataset_info(name)
@@ -107,23 +100,26 @@ def _read_digits(train: bool) -> tuple[np.ndarray, np.ndarray]:
 def _read_mnist(folder: str, train: bool, root: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read the published .gz files as they are: nothing to unpack, nothing to convert."""
     prefix = "train" if train else "t10k"
+    names = [name for name in _MNIST_FILES[folder] if name.startswith(prefix)]
+    if not all((root / folder / "raw" / name).is_file() for name in names):
+        _download(folder, root)
     arrays = []
-    for name, md5 in _MNIST_FILES[folder].items():
-        if not name.startswith(prefix):
-            continue
-        path = root / folder / "raw" / name
-        if not path.is_file():
-            _download(folder, root)
-        packed = _read_bytes(path)
-        if hashlib.md5(packed).hexdigest() != md5:
-            raise DataError(
-                f"{path} is damaged: its md5 is not {md5}. Delete it and run the command again."
-            )
-        raw = gzip.decompress(packed)
+    for name in names:
+        raw = gzip.decompress(_checked(root, folder, name))
         header = 4 + 4 * raw[3]  # the IDX format: a magic number, then a size per dimension
         arrays.append(np.frombuffer(raw, np.uint8, offset=header))
     images, labels = arrays
     return images.reshape(len(labels), -1).copy(), labels.astype(np.int64)
+
+
+def _checked(root: Path, folder: str, name: str) -> bytes:
+    path, md5 = root / folder / "raw" / name, _MNIST_FILES[folder][name]
+    packed = _read_bytes(path)
+    if hashlib.md5(packed).hexdigest() != md5:
+        raise DataError(
+            f"{path} is damaged: its md5 is not {md5}. Delete it and run the command again."
+        )
+    return packed
 
 
 def _read_cifar(folder: str, train: bool, root: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -139,13 +135,42 @@ def _read_cifar(folder: str, train: bool, root: Path) -> tuple[np.ndarray, np.nd
     return np.ascontiguousarray(pixels), np.asarray(data.targets, np.int64)
 
 
+def find_files(name: str, *, root: Path) -> dict[str, str]:
+    """Check a data set's files without downloading and return their md5 by name.
+
+    Empty for one that needs no files; raises DataError where files are missing or damaged.
+    """
+    info = dataset_info(name)
+    if info.name == "digits":
+        return {}
+    folder = _TORCHVISION[name]
+    if folder in _MNIST_FILES:
+        for file in _MNIST_FILES[folder]:
+            _checked(root, folder, file)
+        return dict(_MNIST_FILES[folder])
+    import torchvision
+
+    kind = getattr(torchvision.datasets, folder)
+    files = [*kind.train_list, *kind.test_list]
+    for file, md5 in files:
+        path = root / kind.base_folder / file
+        if hashlib.md5(_read_bytes(path)).hexdigest() != md5:
+            raise DataError(
+                f"{path} is damaged: its md5 is not {md5}. Delete it and run the command again."
+            )
+    return dict(files)
+
+
 def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as error:
+    except FileNotFoundError:
         raise DataError(
-            f"cannot read {path}: {error.strerror}. Check its permissions."
-        ) from error
+            f"{path} is missing. It is downloaded at first use where there is a network; "
+            "--data or BENCH_DATA names another folder."
+        ) from None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
 
 
 def _download(folder: str, root: Path) -> None:

@@ -1,4 +1,4 @@
-"""What of the environment works: facts for a person, each with what to do. Prints nothing.
+"""What works and what does not: facts for a person, each with what to do. Prints nothing.
 
 torch is imported at the call, so that ``bench --help`` never waits for it.
 """
@@ -15,6 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bench.datasets import DATASETS
+from bench.errors import BenchError, DataError, PluginError
+from bench.store import Store
+
 _PYTHON = ((3, 11), (3, 14))  # the first that works, the first that is not tested
 _PYAUTOATTACK = "0.2.0"
 _ROOM_GB = 2.0  # adversarial images of a CIFAR-10 run with a dozen cells, in float32
@@ -30,13 +34,21 @@ class Finding:
     todo: str = ""
 
 
-def diagnose(*, data_root: Path, results: Path) -> list[Finding]:  # noqa: ARG001
-    """Look at the interpreter, the libraries and the disk; never raises, nor writes."""
+def diagnose(*, data_root: Path, results: Path) -> list[Finding]:
+    """Look at interpreter, libraries, disk, data sets, checkpoints and plugins.
+
+    Never raises for what it finds, and writes nothing.
+    """
     checks: list[Callable[[], Finding]] = [
         _python, _torch, _cuda, _torchvision, _pyautoattack, _robustbench,
         lambda: _disk(results),
     ]  # fmt: skip
-    return [check() for check in checks]
+    return [
+        *(check() for check in checks),
+        *(_dataset(name, data_root) for name in DATASETS),
+        *(_checkpoint(path) for path in Store(results).checkpoints()),
+        *_plugins(),
+    ]
 
 
 def _python() -> Finding:
@@ -123,6 +135,61 @@ def _disk(results: Path) -> Finding:
     if free < _ROOM_GB:
         return Finding("disk", "warn", found, "Free space, or choose another --results.")
     return Finding("disk", "ok", found)
+
+
+def _dataset(name: str, root: Path) -> Finding:
+    from bench.data import find_files
+
+    subject = f"data {name}"
+    try:
+        md5s = find_files(name, root=root)
+    except DataError as error:
+        damaged = "damaged" in str(error)
+        return Finding(subject, "fail" if damaged else "warn", _sentence(error), _advice(error))
+    if not md5s:
+        return Finding(subject, "ok", "embedded in scikit-learn")
+    shown = ", ".join(f"{file} {md5}" for file, md5 in md5s.items())
+    return Finding(subject, "ok", f"md5 as published: {shown}")
+
+
+def _checkpoint(path: Path) -> Finding:
+    from bench.checkpoints import load_checkpoint
+
+    subject = f"checkpoint {path.parent.name}/{path.stem}"
+    try:
+        _, digest = load_checkpoint(path)
+    except BenchError as error:
+        return Finding(subject, "fail", _sentence(error), _advice(error))
+    return Finding(subject, "ok", f"sha256 {digest}")
+
+
+def _plugins() -> list[Finding]:
+    from bench.registry import KINDS, catalogue, plugin
+
+    findings, loaded = [], 0
+    for kind in KINDS:
+        try:
+            names = list(catalogue(kind))
+        except PluginError as error:
+            findings.append(Finding(kind, "fail", _sentence(error), _advice(error)))
+            continue
+        for name in names:
+            try:
+                plugin(kind, name)
+                loaded += 1
+            except PluginError as error:
+                findings.append(
+                    Finding(f"plugin {name}", "fail", _sentence(error), _advice(error))
+                )
+    return [*findings, Finding("plugins", "ok", f"{loaded} load")]
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split()).partition(". ")[0]
+
+
+def _advice(error: Exception) -> str:
+    return " ".join(str(error).split()).partition(". ")[2]
 
 
 def _version(distribution: str) -> str | None:

@@ -16,6 +16,7 @@ import pydantic
 from bench.errors import PluginError, UsageError, unknown_name
 
 Kind = Literal["attacks", "defenses", "models"]
+KINDS: tuple[Kind, ...] = ("attacks", "defenses", "models")
 _SINGULAR = {"attacks": "attack", "defenses": "defense", "models": "classifier"}
 
 

@@ -27,7 +27,7 @@ COLUMNS = (
 )  # fmt: skip
 _SHOWN = (
     "defense", "attack", "access", "norm", "eps", "dataset", "n", "draws", "clean", "robust",
-    "robust_interval", "robust_single", "passes", "state", "settings",
+    "interval", "robust_single", "passes", "state", "settings",
 )  # fmt: skip
 _SAME_DEFENSE = ["dataset", "classifier", "defense", "norm", "eps", "n", "seed", "draws"]
 
@@ -168,7 +168,7 @@ def join(outcomes: Iterable[pd.DataFrame]) -> pd.DataFrame:
 def shown(frame: pd.DataFrame) -> pd.DataFrame:
     """Choose the columns that fit a page, the interval in one."""
     page = frame.copy()
-    page["robust_interval"] = [
+    page["interval"] = [
         "" if pd.isna(low) else f"{low:.1f}-{high:.1f}"
         for low, high in zip(page["robust_low"], page["robust_high"], strict=True)
     ]
