@@ -144,12 +144,15 @@ def matrix(
             _print_outline(work.preview(plugins.request, space), as_json=as_json)
         return
     keys = []
-    for number, plugins in enumerate(pairs, 1):
-        if not as_json:
-            _say(f"[{number}/{len(pairs)}] {work.title(plugins)}")
-        keys.append(_watch(work.attempt(plugins, space=space, say=_complain), quiet=as_json))
-        write_runs(space.store)
-    frame = write_runs(space.store)
+    try:
+        for number, plugins in enumerate(pairs, 1):
+            if not as_json:
+                _say(f"[{number}/{len(pairs)}] {work.title(plugins)}")
+            keys.append(
+                _watch(work.attempt(plugins, space=space, say=_complain), quiet=as_json)
+            )
+    finally:
+        frame = write_runs(space.store)
     rows = frame[frame["key"].isin(keys)]
     _print_rows(rows, as_json=as_json)
     _exit_on_trouble(rows)
@@ -350,6 +353,7 @@ def _complain(text: str) -> None:
 
 def main() -> None:
     """Run the command line; errors a user can act on are one message and an exit code."""
+    _shown.clear()
     try:
         app()
     except BenchError as error:

@@ -170,7 +170,9 @@ def _read_bytes(path: Path) -> bytes:
             "--data or BENCH_DATA names another folder."
         ) from None
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
+        raise DataError(
+            f"cannot read {path}: {error.strerror}. Check its permissions."
+        ) from error
 
 
 def _download(folder: str, root: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bench.errors import AttackWarning, PluginError
+from bench.errors import AttackWarning, PluginError, StoreError
 from bench.passes import count_passes
 from bench.protocols import Attack, Images, View
 from bench.rng import Rng
@@ -85,9 +85,14 @@ def _write(path: Path, proposal: Proposal) -> None:
 
 
 def _read(path: Path, device: torch.device) -> Proposal:
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, framework="pt") as file:
-        x_adv = file.get_tensor("x_adv").to(device)
-        about = json.loads(file.metadata()["about"])
+    try:
+        with safe_open(path, framework="pt") as file:
+            x_adv = file.get_tensor("x_adv").to(device)
+            about = json.loads(file.metadata()["about"])
+    except (OSError, SafetensorError) as error:
+        raise StoreError(
+            f"cannot read the attack's images {path}: {error}. Delete the file to remake them."
+        ) from error
     return Proposal(x_adv, tuple(about["flags"]), about["passes"], about["seconds"])

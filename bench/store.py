@@ -23,10 +23,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.cell import Cell
 from bench.errors import StoreError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -73,6 +76,18 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise StoreError(f"{path} is not what bench wrote. Delete its folder and run again.")
     return content
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Read per-image outcomes; raises StoreError where the file is damaged."""
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise StoreError(
+            f"cannot read {path}: {error}. Delete its folder and run the command again."
+        ) from error
 
 
 class Store:
@@ -145,7 +160,7 @@ class Store:
 
         key = cell.key()
         shards = [self.shard(key, start) for start, _ in cell.shards()]
-        frame = pd.concat([pd.read_parquet(path) for path in shards], ignore_index=True)
+        frame = pd.concat([read_rows(path) for path in shards], ignore_index=True)
         provenance = join([read_json(path.with_suffix(".json")) for path in shards])
         write_json(self.cell(key) / "provenance.json", provenance)
         with written(self.outcomes(key)) as temporary:

@@ -14,8 +14,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from bench.errors import StoreError
 from bench.stats import wilson
-from bench.store import Store, read_json, written
+from bench.store import Store, read_json, read_rows, written
 
 Format = Literal["csv", "md", "latex"]
 
@@ -49,6 +50,16 @@ def write_runs(store: Store) -> pd.DataFrame:
 
 
 def _row(store: Store, folder: Path) -> dict[str, Any]:
+    try:
+        return _known_row(store, folder)
+    except KeyError as error:
+        raise StoreError(
+            f"{folder} was written by another version of bench: {error} is missing. Move the "
+            "folder away, or read it with that version."
+        ) from error
+
+
+def _known_row(store: Store, folder: Path) -> dict[str, Any]:
     cell = read_json(folder / "cell.json")
     row: dict[str, Any] = {
         "defense": cell["defense"]["name"],
@@ -63,7 +74,7 @@ def _row(store: Store, folder: Path) -> dict[str, Any]:
         },
     }
     if store.outcomes(folder.name).is_file():
-        outcomes = pd.read_parquet(store.outcomes(folder.name))
+        outcomes = read_rows(store.outcomes(folder.name))
         provenance = read_json(folder / "provenance.json")
         illegal = int((~outcomes["legal"]).sum())
         passes = sum(provenance["attack passes"].values())
@@ -128,7 +139,7 @@ def with_worst_case(frame: pd.DataFrame, store: Store) -> pd.DataFrame:
     added = []
     for _, group in done.groupby([*_SAME_DEFENSE, "_defense"], sort=False, dropna=False):
         first = group.iloc[0]
-        joined = join([pd.read_parquet(store.outcomes(key)) for key in group["key"]])
+        joined = join([read_rows(store.outcomes(key)) for key in group["key"]])
         low, high = wilson(int(joined["robust"].sum()), len(joined))
         added.append(
             {
