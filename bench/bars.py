@@ -25,7 +25,7 @@ from bench.table import cells_as_text, shown
 
 Result = TypeVar("Result")
 _LOG_EVERY_S = 10.0
-_TITLE = ("dataset", "norm", "eps", "n", "draws")  # said once where all rows agree
+_TITLE = ("dataset", "norm", "eps", "n", "draws", "settings")  # said once where all rows agree
 
 
 def watch(work: Work[Result]) -> Result:
@@ -77,7 +77,7 @@ def _log(work: Work[Result]) -> Result:
 def print_table(frame: pd.DataFrame) -> None:
     """Print result rows, as wide as the terminal allows."""
     page = shown(frame)
-    shared = [name for name in _TITLE if page[name].nunique() == 1]
+    shared = [name for name in _TITLE if name in page and page[name].nunique() == 1]
     title = ", ".join(f"{name} {page[name].iloc[0]}" for name in shared)
     page = page.drop(columns=shared)
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))

@@ -25,12 +25,16 @@ COLUMNS = (
     "clean", "clean_low", "clean_high", "robust", "robust_low", "robust_high",
     "clean_single", "robust_single", "clean_vote", "robust_vote",
     "passes", "seconds", "state", "note", "settings", "key",
+    "classifier_checkpoint", "checkpoint", "commit", "date",
 )  # fmt: skip
 _SHOWN = (
     "defense", "attack", "access", "norm", "eps", "dataset", "n", "draws", "clean", "robust",
     "interval", "robust_single", "passes", "state", "settings",
 )  # fmt: skip
-_SAME_DEFENSE = ["dataset", "classifier", "defense", "norm", "eps", "n", "seed", "draws"]
+_SAME_DEFENSE = [
+    "dataset", "classifier", "classifier_checkpoint", "defense", "checkpoint", "norm", "eps",
+    "n", "seed", "draws",
+]  # fmt: skip
 
 
 def collect(store: Store) -> pd.DataFrame:
@@ -67,6 +71,8 @@ def _known_row(store: Store, folder: Path) -> dict[str, Any]:
         "classifier": cell["classifier"]["name"],
         "key": folder.name,
         "settings": cell["settings"],
+        "classifier_checkpoint": (cell["classifier"]["checkpoint"] or "")[:16],
+        "checkpoint": (cell["defense"]["checkpoint"] or "")[:16],
         "note": "",
         **{
             name: cell[name]
@@ -83,6 +89,8 @@ def _known_row(store: Store, folder: Path) -> dict[str, Any]:
             **accuracies(outcomes),
             "passes": round(passes / len(outcomes)),
             "seconds": round(provenance["attack seconds"] + provenance["judge seconds"], 1),
+            "commit": (provenance["commit"] or "")[:12],
+            "date": provenance["date"],
             "state": "void" if illegal else "done",
             "note": f"{illegal} images outside the ball"
             if illegal
@@ -141,12 +149,15 @@ def with_worst_case(frame: pd.DataFrame, store: Store) -> pd.DataFrame:
         first = group.iloc[0]
         joined = join([read_rows(store.outcomes(key)) for key in group["key"]])
         low, high = wilson(int(joined["robust"].sum()), len(joined))
+        clean_low, clean_high = wilson(int(joined["clean"].sum()), len(joined))
         added.append(
             {
                 **{name: first[name] for name in _SAME_DEFENSE},
                 "attack": "worst case",
                 "access": "/".join(sorted(set(group["access"]))),
                 "clean": _percent(joined["clean"].mean()),
+                "clean_low": _percent(clean_low),
+                "clean_high": _percent(clean_high),
                 "robust": _percent(joined["robust"].mean()),
                 "robust_low": _percent(low),
                 "robust_high": _percent(high),
@@ -155,11 +166,16 @@ def with_worst_case(frame: pd.DataFrame, store: Store) -> pd.DataFrame:
                 "seconds": round(float(group["seconds"].sum()), 1),
                 "state": "done",
                 "note": f"minimum per image over {', '.join(group['attack'])}",
-                "settings": first["settings"],
+                "settings": _of_the_defense(first["settings"]),
+                "date": group["date"].max(),
                 "key": "",
             }
         )
     return pd.concat([frame, pd.DataFrame(added, columns=frame.columns)], ignore_index=True)
+
+
+def _of_the_defense(settings: str) -> str:
+    return " ".join(word for word in settings.split() if not word.startswith("attack."))
 
 
 def join(outcomes: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -197,23 +213,20 @@ def render(frame: pd.DataFrame, form: Format) -> str:
     text = cells_as_text(page)
     heads = [name.replace("_", " ") for name in page.columns]
     if form == "latex":
-        return _latex(heads, text)
+        return str(pd.DataFrame(text, columns=heads).to_latex(index=False, escape=True))
     lines = [f"| {' | '.join(heads)} |", f"|{'|'.join(' --- ' for _ in heads)}|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in text)]) + "\n"
+    lines += [f"| {' | '.join(map(_one_cell, row))} |" for row in text]
+    return "\n".join(lines) + "\n"
+
+
+def _one_cell(text: str) -> str:
+    """Keep what a user typed from ending a Markdown cell or line."""
+    return " ".join(text.replace("|", r"\|").split())
 
 
 def cells_as_text(page: pd.DataFrame) -> list[list[str]]:
     """Write the cells of a table for people: one decimal, nothing for what is missing."""
     return [[_text(value) for value in row] for row in page.itertuples(index=False)]
-
-
-def _latex(heads: list[str], rows: list[list[str]]) -> str:
-    frame = pd.DataFrame([[_escaped(value) for value in row] for row in rows], columns=heads)
-    return str(frame.to_latex(index=False))
-
-
-def _escaped(text: str) -> str:
-    return text.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&").replace("#", r"\#")
 
 
 def _text(value: Any) -> str:

@@ -1,0 +1,144 @@
+"""The shipped MNIST classifier: good on clean images, worthless under AutoAttack."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bench.checkpoints import digest, load_checkpoint
+from bench.data import load_test, load_train
+from bench.datasets import DATASETS
+from bench.judge import judge
+from bench.propose import propose
+from bench.registry import build, build_dataclass, catalogue, plugin
+from bench.rng import Rng
+from bench.store import read_json
+from bench.threat import Access, Norm, ThreatModel
+from bench.train import identity
+from bench.views import TransferView
+
+ROOT = Path(os.environ.get("BENCH_DATA", "no such folder"))
+SHIPPED = Path(__file__).resolve().parents[1] / "results" / "checkpoints"
+CHECKPOINTS = sorted(SHIPPED.glob("*/*.safetensors"))
+CLASSIFIERS = sorted(SHIPPED.glob("mnist/small_cnn-*.safetensors"))
+
+needs_classifier = pytest.mark.skipif(
+    not CLASSIFIERS, reason=f"no MNIST classifier in {SHIPPED}: bench train small_cnn"
+)
+needs_data = pytest.mark.skipif(
+    not (ROOT / "MNIST" / "raw").is_dir(), reason=f"MNIST is not in BENCH_DATA ({ROOT})"
+)
+each_checkpoint = pytest.mark.parametrize(
+    "path", CHECKPOINTS, ids=[f"{path.parent.name}-{path.stem}" for path in CHECKPOINTS]
+)
+
+
+def made(path: Path) -> tuple[str, Any, dict[str, Any]]:
+    """Build the plugin of a checkpoint from its card: name, plugin, card."""
+    card = read_json(path.with_suffix(".json"))
+    kind: Any = "models" if card["name"] in catalogue("models") else "defenses"
+    params = card["recipe"] if kind == "models" else {"training": card["recipe"]}
+    made = build_dataclass(plugin(kind, card["name"]), params, where=kind)
+    return card["name"], made, card
+
+
+@pytest.fixture(scope="module")
+def classifier() -> nn.Module:
+    (path,) = CLASSIFIERS
+    _, small_cnn, _ = made(path)
+    weights, _ = load_checkpoint(path)
+    network: nn.Module = small_cnn.load(weights, shape=(1, 28, 28), classes=10)
+    return network.eval().requires_grad_(False)
+
+
+@each_checkpoint
+def test_a_shipped_checkpoint_verifies_its_digest_and_fits_its_plugin(path: Path) -> None:
+    weights, found = load_checkpoint(path)
+    name, plugin, card = made(path)
+    assert found == digest(path) == card["sha256"]
+    info = DATASETS[card["dataset"]]
+    options = {"classes": info.classes} if name in catalogue("models") else {}
+    assert plugin.load(weights, shape=info.shape, **options) is not None
+    assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
+    assert path.parent.name == card["dataset"]
+
+
+@each_checkpoint
+def test_a_shipped_card_holds_no_path_and_no_user_and_says_how_it_came_about(
+    path: Path,
+) -> None:
+    text = path.with_suffix(".json").read_text()
+    card = read_json(path.with_suffix(".json"))
+    for private in ("/home", "/root", "/work", "/tmp", str(Path.home())):
+        assert private not in text
+    for name in ("commit", "versions", "device", "seconds", "metrics", "date", "command"):
+        assert card[name] not in (None, ""), name
+
+
+@needs_data
+@each_checkpoint
+def test_a_shipped_checkpoint_is_found_under_its_name(path: Path) -> None:
+    """Were the recipe, the revision or the data another, a run would train it again."""
+    from bench.cell import digest_of
+
+    card = read_json(path.with_suffix(".json"))
+    about = {key: card[key] for key in ("name", "revision", "recipe", "dataset", "data",
+                                        "classifier")}  # fmt: skip
+    assert path.stem == f"{card['name']}-{digest_of(about)[:8]}"
+    if card["dataset"] != "mnist":
+        return
+    data = load_train("mnist", root=ROOT)[2]
+    assert card["data"] == data
+    shipped = plugin("models" if card["name"] in catalogue("models") else "defenses",
+                     card["name"])  # fmt: skip
+    now = build_dataclass(shipped, shipped.recipe("mnist"), where="shipped")
+    assert (
+        identity(card["name"], now, dataset="mnist", data=data, classifier=None)
+        | {"classifier": card["classifier"]}
+        == about
+    )
+
+
+@needs_data
+@needs_classifier
+def test_the_classifier_is_right_on_99_percent_of_the_test_images(
+    classifier: nn.Module,
+) -> None:
+    test = load_test("mnist", root=ROOT)
+    with torch.no_grad():
+        right = sum(
+            int((classifier(block.x).argmax(1) == block.y).sum())
+            for block in (test.images(i, i + 500) for i in range(0, 10_000, 500))
+        )
+    assert right >= 9_900
+    assert right < 10_000, "nobody is right on all of them"
+
+
+@needs_data
+@needs_classifier
+@pytest.mark.slow
+def test_autoattack_takes_the_classifier_to_nothing(
+    classifier: nn.Module, tmp_path: Path
+) -> None:
+    from bench.defense import Defense
+
+    images = load_test("mnist", root=ROOT).images(0, 100)
+    threat = ThreatModel(Norm.LINF, Fraction(3, 10), Access.TRANSFER)
+    proposal = propose(
+        build("attacks", "autoattack", {}), TransferView(classifier), images, threat=threat,
+        seed=0, networks={"classifier": classifier}, path=tmp_path / "x.safetensors",
+    )  # fmt: skip
+    bare = Defense(build("defenses", "none", {}), classifier)
+    outcomes = judge(
+        bare, images.x, images.y, proposal.x_adv, threat=threat, draws=1,
+        rng=Rng.seeded(0, images.indices),
+    )  # fmt: skip
+    assert bool(outcomes.legal.all())
+    assert int(outcomes.clean.sum()) >= 97
+    assert int(outcomes.robust.sum()) <= 1
