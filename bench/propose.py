@@ -69,19 +69,16 @@ def propose(
 
 
 def _write(path: Path, proposal: Proposal) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     about = {
         "flags": list(proposal.flags),
         "passes": dict(proposal.passes),
         "seconds": proposal.seconds,
     }
+    packed = save({"x_adv": proposal.x_adv.cpu().contiguous()}, {"about": json.dumps(about)})
     with written(path) as temporary:
-        save_file(
-            {"x_adv": proposal.x_adv.cpu().contiguous()},
-            temporary,
-            {"about": json.dumps(about)},
-        )
+        temporary.write_bytes(packed)
 
 
 def _read(path: Path, device: torch.device) -> Proposal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import platform
+import re
 import resource
 import shlex
 import subprocess
@@ -32,8 +33,15 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 def _command() -> str:
     """Repeat the command line, absolute paths cut to their last part: results are shared."""
-    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
-    return shlex.join([Path(sys.argv[0]).name, *words])
+    words = [Path(sys.argv[0]).name]
+    for word in sys.argv[1:]:
+        # '/a/b', '--results=/a/b' and '-o/a/b', but not '8/255' or 'plans/mnist.yaml'
+        words.append(re.sub(r"^(-\w|--[\w-]+=|)(/.*)$", _cut, word, flags=re.DOTALL))
+    return shlex.join(words)
+
+
+def _cut(found: re.Match[str]) -> str:
+    return found[1] + Path(found[2]).name
 
 
 @functools.cache

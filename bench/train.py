@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import time
 from collections.abc import Mapping
@@ -120,9 +121,9 @@ def train(
                 else None
             ),
         )
-        run = plugin.start(task)
         state = space.store.training(digest_of(about))
-        seconds = yield from _advance(f"train {name} on {dataset}", run, state)
+        run, spent = _resumed(plugin, task, state)
+        seconds = yield from _advance(f"train {name} on {dataset}", run, state, spent)
         card = {
             **about,
             "images": len(found),
@@ -136,9 +137,8 @@ def train(
     return Trained(weights, found_digest)
 
 
-def _advance(what: str, run: Training, state: Path) -> Work[float]:
+def _advance(what: str, run: Training, state: Path, spent: float = 0.0) -> Work[float]:
     """Advance a training to its end, saving its state now and then; return the seconds."""
-    spent = _restore(run, state)
     begun = reported = saved = time.monotonic()
     yield Progress(what, run.step, run.total)
     while run.step < run.total:
@@ -148,22 +148,25 @@ def _advance(what: str, run: Training, state: Path) -> Work[float]:
             yield Progress(what, run.step, run.total, run.metrics())
             reported = now
         if now - saved > _SAVE_EVERY_S:
+            packed = io.BytesIO()
+            torch.save({"run": run.state(), "seconds": spent + now - begun}, packed)
             with written(state) as temporary:
-                torch.save({"run": run.state(), "seconds": spent + now - begun}, temporary)
+                temporary.write_bytes(packed.getvalue())
             saved = now
     return spent + time.monotonic() - begun
 
 
-def _restore(run: Training, state: Path) -> float:
-    if not state.is_file():
-        return 0.0
-    try:
-        kept = torch.load(state, weights_only=True)
-        run.restore(kept["run"])
-    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError):
-        state.unlink()  # damaged or of another version: begin again
-        return 0.0
-    return float(kept["seconds"])
+def _resumed(plugin: Trainable, task: Task, state: Path) -> tuple[Training, float]:
+    """Start a training where its state was saved, with the seconds spent until then."""
+    if state.is_file():
+        try:
+            kept = torch.load(state, weights_only=True)
+            run = plugin.start(task)
+            run.restore(kept["run"])
+            return run, float(kept["seconds"])
+        except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError):
+            state.unlink()  # damaged or of another version: begin anew, not in part
+    return plugin.start(task), 0.0
 
 
 def _attacked(

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.cell import Cell, Part, Request, digest_of, parse_settings
@@ -96,6 +96,13 @@ def test_equal_radii_are_one_cell() -> None:
     assert but(threat__eps=Fraction("0.3")).key() == but(threat__eps=Fraction(3, 10)).key()
 
 
+def test_near_radii_are_two_cells() -> None:
+    near = [
+        but(threat__norm=Norm.L2, threat__eps=Fraction(eps)) for eps in ("1.234567", "1.23457")
+    ]
+    assert near[0].key() != near[1].key()
+
+
 def test_the_order_of_parameters_is_no_part_of_the_key() -> None:
     params = dict(reversed(CELL.attack.params.items()))
     assert list(params) != list(CELL.attack.params)
@@ -157,6 +164,7 @@ def test_one_is_not_one_point_nought_nor_true() -> None:
     assert len(digests) == 6
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(), st.one_of(st.integers(), st.text(), st.booleans())))
 def test_a_digest_is_16_hexadecimal_digits(content: dict[str, Any]) -> None:
     digest = digest_of(content)
@@ -191,6 +199,7 @@ def test_everything_else_matters_to_the_images(name: str) -> None:
             assert but(cell, **CHANGES[name]).proposal_key() != cell.proposal_key()
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300))
 def test_shards_are_aligned_and_cover_every_image_once(n: int, shard: int) -> None:
     shards = but(n=n, shard=shard).shards()

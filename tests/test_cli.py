@@ -256,7 +256,6 @@ def test_an_interrupted_run_says_that_the_same_command_goes_on(
     assert said.code == 130
     assert "same command goes on" in said.err
     assert "Traceback" not in said.err
-    monkeypatch.undo()
 
 
 def test_version_and_help(bench: Bench) -> None:

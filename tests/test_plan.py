@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.errors import UsageError
@@ -31,6 +31,7 @@ def test_one_of_each_is_one_request_with_the_defaults_of_run() -> None:
     assert (request.n, request.seed, request.draws, request.shard) == (500, 0, 50, 100)
 
 
+@settings(deadline=None, max_examples=25)
 @given(*[st.integers(1, 3)] * 6)
 def test_the_product_counts(
     defenses: int, attacks: int, threats: int, datasets: int, classifiers: int, seeds: int

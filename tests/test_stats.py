@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
@@ -14,6 +14,7 @@ COUNTS = st.integers(1, 10_000).flatmap(
 )  # successes of n
 
 
+@settings(deadline=None)
 @given(COUNTS)
 def test_it_is_scipys(counts: tuple[int, int]) -> None:
     right, n = counts
@@ -21,6 +22,7 @@ def test_it_is_scipys(counts: tuple[int, int]) -> None:
     assert wilson(right, n) == pytest.approx((expected.low, expected.high), abs=1e-7)
 
 
+@settings(deadline=None)
 @given(COUNTS)
 def test_it_holds_the_share_and_stays_in_the_unit_interval(counts: tuple[int, int]) -> None:
     right, n = counts
@@ -30,6 +32,7 @@ def test_it_holds_the_share_and_stays_in_the_unit_interval(counts: tuple[int, in
     assert low < high
 
 
+@settings(deadline=None)
 @given(COUNTS)
 def test_it_is_symmetric(counts: tuple[int, int]) -> None:
     right, n = counts

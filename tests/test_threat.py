@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.errors import UsageError
@@ -23,11 +23,13 @@ from bench.threat import (
 RADII = st.fractions(min_value=0, max_value=1, max_denominator=10**7)
 
 
+@settings(deadline=None)
 @given(RADII)
 def test_what_is_written_is_read_back_exactly(eps: Fraction) -> None:
     assert parse_eps(format_eps(eps), Norm.LINF) == eps
 
 
+@settings(deadline=None)
 @given(st.integers(0, 255))
 def test_255ths_are_written_as_such_or_as_a_short_decimal(k: int) -> None:
     text = format_eps(Fraction(k, 255))
@@ -38,6 +40,7 @@ def test_255ths_are_written_as_such_or_as_a_short_decimal(k: int) -> None:
         assert text == f"{k}/255"
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6))
 def test_decimals_stay_decimals_and_exact(k: int) -> None:
     text = format_eps(Fraction(k, 10**6))
@@ -45,12 +48,20 @@ def test_decimals_stay_decimals_and_exact(k: int) -> None:
     assert parse_eps(text, Norm.LINF) == Fraction(k, 10**6)
 
 
+@settings(deadline=None)
 @given(st.fractions(min_value=0, max_value=1000, max_denominator=1000))
 def test_an_l2_radius_may_be_larger_than_one(eps: Fraction) -> None:
     assert parse_eps(str(eps), Norm.L2) == eps
     assert parse_eps(format_eps(eps), Norm.L2) == eps
 
 
+@pytest.mark.parametrize("text", ["1.234567", "1.0781250", "12.34567", "100.0001", "1234567"])
+def test_a_radius_of_many_digits_is_not_rounded(text: str) -> None:
+    """It is part of the key: two radii of one key would share one result."""
+    assert Fraction(format_eps(Fraction(text))) == Fraction(text)
+
+
+@settings(deadline=None)
 @given(RADII, RADII)
 def test_equal_texts_mean_equal_radii(one: Fraction, other: Fraction) -> None:
     assert (format_eps(one) == format_eps(other)) == (one == other)
