@@ -41,7 +41,8 @@ def collect(store: Store) -> pd.DataFrame:
     """Read every cell of a results folder to one row each; raises StoreError."""
     rows = [_row(store, folder) for folder in store.cells()]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    order = ["dataset", "classifier", "norm", "eps", "defense", "access", "attack", "n", "key"]
+    order = ["dataset", "classifier", "norm", "eps", "defense", "access", "attack"]
+    order += ["settings", "n", "key"]
     return frame.sort_values(order, kind="stable", ignore_index=True)
 
 

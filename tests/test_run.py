@@ -210,6 +210,24 @@ def test_shards_that_are_there_are_not_done_again(
     assert not (space.store.cell(made.cell.key()) / "shards").exists()
 
 
+OVERTAKEN = pytest.mark.xfail(
+    strict=True, reason="finish() misses shards that a quicker process joined and dropped"
+)
+
+
+@pytest.mark.parametrize("shards", [0, *(pytest.param(k, marks=OVERTAKEN) for k in (1, 2, 3))])
+def test_a_run_that_another_process_overtakes_ends_as_that_one(
+    shards: int, space: Workspace, tmp_path: Path
+) -> None:
+    slow = run_cell(prepared(), space=space)
+    for _ in range(shards + 1):
+        next(slow)
+    quick = rows(prepared(), at(space.store.root))
+    finish(slow)
+    assert_equal(rows(prepared(), space), quick)
+    assert not (space.store.cell(prepared().cell.key()) / "shards").exists()
+
+
 def test_images_that_are_there_are_judged_as_if_just_made(
     space: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -405,6 +423,9 @@ def test_warnings_of_an_attack_become_flags(space: Workspace) -> None:
     expected = [f"image {start} is odd" for start in (0, 4, 8)] + ["said by all"]
     assert about(made, space)["flags"] == expected
     assert collect(space.store)["note"][0] == "; ".join(expected)
+    space.store.outcomes(made.cell.key()).unlink()
+    finish(run_cell(made, space=space))
+    assert about(made, space)["flags"] == expected, "they are kept beside the images"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -498,7 +519,6 @@ def test_provenance_says_how_and_nothing_of_whom(
             assert not [word for word in hidden if word in text], path
 
 
-@pytest.mark.xfail(strict=True, reason="--results=/absolute/path is one word and is kept")
 @pytest.mark.parametrize("word", ["--results=/home/someone/results", "-o/home/someone/x.md"])
 def test_a_path_behind_an_equals_sign_is_cut_too(
     word: str, space: Workspace, monkeypatch: pytest.MonkeyPatch
@@ -517,6 +537,19 @@ def test_costs_are_those_of_all_shards(space: Workspace, tmp_path: Path) -> None
     for name in ("attack passes", "judge passes"):
         once = about(part, other)[name]
         assert about(whole, space)[name] == {key: 3 * count for key, count in once.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Guessing(Counting):
+    """Foresees all of the judge's noise, if their streams have a root in common."""
+
+    def __call__(
+        self, view: View, x: Tensor, y: Tensor, *, threat: ThreatModel, rng: Rng
+    ) -> Tensor:
+        for purpose in ("clean", "adversarial"):
+            rng.fork(purpose).repeat(5).normal_like(x.repeat_interleave(5, dim=0))
+            rng.fork("judge").fork(purpose).repeat(5).normal_like(x.repeat_interleave(5, dim=0))
+        return x
 
 
 @contextmanager
@@ -554,6 +587,17 @@ def test_the_judge_draws_on_streams_that_the_attack_never_saw(
     assert not used["attack"] & used["judge"]
     # Each of the judge's two votes with two steps of noise of its own.
     assert len({key for key, _ in used["judge"]}) == 4
+
+
+def test_an_attack_that_knows_the_names_of_the_judges_streams_cannot_open_them(
+    space: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = prepared(Gaussian(0.2), Guessing(), name="gaussian", access=Access.BPDA)
+    with recorded(monkeypatch) as used:
+        finish(run_cell(made, space=space))
+    assert len(used["judge"]) == 2 * 12
+    assert len(used["attack"]) == 4 * 12
+    assert not used["attack"] & used["judge"]
 
 
 def states() -> tuple[Any, ...]:

@@ -146,15 +146,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-FOREIGN = pytest.mark.xfail(
-    strict=True, reason="safetensors and torch.save raise errors of their own on a full disk"
-)
-
-
-@pytest.mark.parametrize(
-    "kind",
-    ["json", "rows", *(pytest.param(kind, marks=FOREIGN) for kind in list(WRITERS)[2:])],
-)
+@pytest.mark.parametrize("kind", WRITERS)
 def test_every_kind_of_file_tells_of_a_full_disk(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

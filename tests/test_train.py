@@ -306,19 +306,9 @@ def without_optimizer(kept: dict[str, Any]) -> None:
     kept["run"]["optimizer"]["param_groups"] = []
 
 
-PARTLY = pytest.mark.xfail(
-    strict=True,
-    reason="a state that fits in part leaves its step behind, or raises ValueError",
-)
-
-
 @pytest.mark.parametrize(
-    "damage",
-    [
-        "cut", "empty", "page", "pickle", "key",
-        pytest.param("net", marks=PARTLY), pytest.param("optimizer", marks=PARTLY),
-    ],
-)  # fmt: skip
+    "damage", ["cut", "empty", "page", "pickle", "key", "net", "optimizer"]
+)
 def test_a_state_that_is_damaged_is_begun_anew(
     damage: str, space: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
