@@ -34,6 +34,8 @@ def run_cell(prepared: Prepared, *, space: Workspace, settings: str = "") -> Wor
     what = f"{cell.defense.name} under {cell.attack.name}"
     for start, stop in cell.shards():
         yield Progress(what, start, cell.n)
+        if store.done(cell):  # by another process on the same folder
+            return
         if store.shard(cell.key(), start).is_file():
             continue
         images = prepared.pixels.images(start, stop).to(space.device)

@@ -156,6 +156,16 @@ class Store:
         self, cell: Cell, join: Callable[[list[dict[str, Any]]], dict[str, Any]]
     ) -> None:
         """Join all blocks of a cell to one file and drop them."""
+        key = cell.key()
+        try:
+            self._join(cell, join)
+        except StoreError:
+            # Another process on the same folder may have joined and dropped them first.
+            if not self.done(cell):
+                raise
+        shutil.rmtree(self.cell(key) / "shards", ignore_errors=True)
+
+    def _join(self, cell: Cell, join: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
         import pandas as pd
 
         key = cell.key()
@@ -165,7 +175,6 @@ class Store:
         write_json(self.cell(key) / "provenance.json", provenance)
         with written(self.outcomes(key)) as temporary:
             frame.to_parquet(temporary, index=False)
-        shutil.rmtree(self.cell(key) / "shards", ignore_errors=True)
 
     def proposal(self, key: str, start: int, stop: int) -> Path:
         """Name what an attack proposed for one block."""

@@ -91,8 +91,9 @@ def format_eps(eps: Fraction | None) -> str:
     """Write a radius the way the field does: '0.3', '8/255' or 'inf'."""
     if eps is None:
         return "inf"
-    if 10**6 % eps.denominator == 0:
-        return f"{float(eps):g}"
+    decimal = f"{float(eps):g}"
+    if Fraction(decimal) == eps:
+        return decimal
     if 255 % eps.denominator == 0:
         return f"{eps.numerator * (255 // eps.denominator)}/255"
     return str(eps)

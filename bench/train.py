@@ -160,7 +160,7 @@ def _resumed(plugin: Trainable, task: Task, state: Path) -> tuple[Training, floa
     """Start a training where its state was saved, with the seconds spent until then."""
     if state.is_file():
         try:
-            kept = torch.load(state, weights_only=True)
+            kept = torch.load(state, map_location=task.device, weights_only=True)
             run = plugin.start(task)
             run.restore(kept["run"])
             return run, float(kept["seconds"])

@@ -334,6 +334,25 @@ def test_a_failed_row_also_disappears_when_the_cell_is_run_alone(
     assert sorted(row["state"] for row in runs(tmp_path)) == ["done", "failed"]
 
 
+def test_cells_that_failed_before_they_had_a_key_are_tried_again(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """What a cell is called depends on its checkpoints: these never came so far."""
+    (tmp_path / "plan.yaml").write_text(PLAN.replace("none, shaky, jpeg", "none"))
+    assert bench("train", "small_cnn", TINY[0]).code == 0
+    (checkpoint,) = tmp_path.rglob("*.safetensors")
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(b"<html>")
+    said = bench("matrix", "plan.yaml")
+    assert said.code == 1
+    assert [row["state"] for row in runs(tmp_path)] == ["failed", "failed"]
+    assert "it is an HTML page" in runs(tmp_path)[0]["note"]
+    assert checkpoint.read_bytes() == b"<html>"
+    checkpoint.write_bytes(whole)
+    assert bench("matrix", "plan.yaml").code == 0
+    assert [row["state"] for row in runs(tmp_path)] == ["done", "done"]
+
+
 @pytest.mark.usefixtures("shaky")
 def test_a_matrix_goes_on_where_a_cell_cannot_even_be_written_down(
     bench: Bench, tmp_path: Path

@@ -210,12 +210,7 @@ def test_shards_that_are_there_are_not_done_again(
     assert not (space.store.cell(made.cell.key()) / "shards").exists()
 
 
-OVERTAKEN = pytest.mark.xfail(
-    strict=True, reason="finish() misses shards that a quicker process joined and dropped"
-)
-
-
-@pytest.mark.parametrize("shards", [0, *(pytest.param(k, marks=OVERTAKEN) for k in (1, 2, 3))])
+@pytest.mark.parametrize("shards", [0, 1, 2, 3])
 def test_a_run_that_another_process_overtakes_ends_as_that_one(
     shards: int, space: Workspace, tmp_path: Path
 ) -> None:

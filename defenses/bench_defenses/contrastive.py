@@ -35,7 +35,7 @@ class ContrastiveRecipe:
     fresh: Annotated[float, Field(ge=0, le=1)] = 0.05
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
     width: Positive = 16
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
 
 class ContrastiveDivergence:

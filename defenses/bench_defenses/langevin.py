@@ -43,6 +43,8 @@ class LangevinStep(torch.autograd.Function):
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             gradient = energy_gradient(ctx.energy, leaf, create_graph=True)
+            if not gradient.requires_grad:  # a linear energy does not bend
+                return inside, None, None, None
             (bent,) = torch.autograd.grad(gradient, leaf, inside)
         return inside - ctx.step * bent, None, None, None
 

@@ -26,7 +26,7 @@ class SupervisedRecipe:
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     shift: Annotated[int, Field(ge=0)] = 1  # pixels, each way
     flip: bool = False
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
 
 class Supervised:
