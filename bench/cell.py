@@ -50,19 +50,27 @@ class Request:
         **rest: Any,
     ) -> Request:
         """Check everything that needs no plugin; raises UsageError."""
-        known_norm = parse_norm(norm)
-        parse_eps(eps, known_norm)
-        for name in ("n", "draws", "shard"):
-            if rest.get(name, 1) < 1:
-                raise UsageError(f"{name} is {rest[name]}: it has to be 1 or more.")
-        if rest.get("seed", 0) < 0:
-            raise UsageError(f"seed is {rest['seed']}: it has to be 0 or more.")
+        faults = []
+        known_norm, known_access = Norm.LINF, None
+        try:
+            known_norm = parse_norm(norm)
+        except UsageError as error:
+            faults.append(str(error))
+        try:
+            parse_eps(eps, known_norm)
+        except UsageError as error:
+            faults.append(str(error))
+        try:
+            known_access = parse_access(access) if access else None
+        except UsageError as error:
+            faults.append(str(error))
+        for name, least in (("n", 1), ("draws", 1), ("shard", 1), ("seed", 0)):
+            if rest.get(name, least) < least:
+                faults.append(f"{name} is {rest[name]}: it has to be {least} or more.")
+        if faults:
+            raise UsageError("\n".join(faults))
         return cls(
-            norm=known_norm,
-            eps=eps,
-            access=parse_access(access) if access else None,
-            settings=settings or {},
-            **rest,
+            norm=known_norm, eps=eps, access=known_access, settings=settings or {}, **rest
         )
 
 

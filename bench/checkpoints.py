@@ -43,7 +43,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
     again = f"Delete it and its card and run the command again, or restore {path.name}."
     try:
         found = digest(path)
-        vouched = _card(path).get("sha256")
+        vouched = read_card(path).get("sha256")
         if found != vouched:
             raise CheckpointError(
                 f"{path} is damaged or not the file its card describes: {_kind(path)}, SHA-256 "
@@ -58,10 +58,12 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
         ) from error
 
 
-def _card(path: Path) -> dict[str, Any]:
+def read_card(path: Path) -> dict[str, Any]:
+    """Read the card of a checkpoint; raises CheckpointError where it cannot vouch."""
     try:
-        return read_json(path.with_suffix(".json"))
-    except StoreError as error:
+        card = read_json(path.with_suffix(".json"))
+        return card | {"sha256": card["sha256"], "metrics": card.get("metrics", {})}
+    except (StoreError, KeyError) as error:
         raise CheckpointError(
             f"the card of {path} is missing or damaged. Delete it and its card and run the "
             "command again, or restore both."

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from bench import __version__
-from bench.errors import BenchError, UsageError
+from bench.errors import BenchError, UsageError, unknown_name
 
 if TYPE_CHECKING:
     from bench.cell import Request
@@ -132,17 +132,22 @@ def matrix(
     """Evaluate every cell of a plan that is not done yet; the same command goes on."""
     from bench.plan import read_plan
 
-    requests = read_plan(plan).requests()
+    content = read_plan(plan)
     space = _workspace(results, data, models, device)
     from bench import matrix as work
     from bench.table import write_runs
 
-    pairs = work.resolve_all(requests)
+    pairs = work.resolve_plan(content)
     if dry_run:
-        for plugins in pairs:
+        outlines = [work.preview(plugins.request, space) for plugins in pairs]
+        if as_json:
+            _print_outline(outlines, as_json=True)
+            return
+        for plugins, outline in zip(pairs, outlines, strict=True):
             _say(work.title(plugins))
-            _print_outline(work.preview(plugins.request, space), as_json=as_json)
+            _print_outline(outline, as_json=False)
         return
+    space.store.probe()
     keys = []
     try:
         for number, plugins in enumerate(pairs, 1):
@@ -175,7 +180,12 @@ def train(
     from bench.cell import Request, parse_settings
     from bench.registry import catalogue
 
-    is_model = name in catalogue("models")
+    models_known, defenses_known = catalogue("models"), catalogue("defenses")
+    if name in catalogue("attacks"):
+        raise UsageError(f"{name} is an attack: it has nothing to train.")
+    if name not in models_known and name not in defenses_known:
+        raise unknown_name("classifier or defense", name, [*models_known, *defenses_known])
+    is_model = name in models_known
     request = Request.parse(
         defense="none" if is_model else name,
         attack="noise",
@@ -201,7 +211,6 @@ def list_(
 ) -> None:
     """List what can be combined."""
     from bench.datasets import DATASETS
-    from bench.errors import unknown_name
     from bench.registry import catalogue, summary
 
     tables: dict[str, dict[str, str]] = {
@@ -246,7 +255,6 @@ def table(
     results: Results = RESULTS,
 ) -> None:
     """Print the table of all results, from the stored outcomes of every image."""
-    from bench.errors import unknown_name
     from bench.store import Store, written
     from bench.table import collect, render, with_worst_case
 
@@ -254,7 +262,10 @@ def table(
         raise unknown_name("format", form, ("csv", "md", "latex"))
     store = Store(results)
     frame = collect(store)
-    if dataset is not None:
+    if dataset is not None and not frame.empty:
+        present = sorted(set(frame["dataset"]))
+        if dataset not in present:
+            raise unknown_name("data set with results", dataset, present)
         frame = frame[frame["dataset"] == dataset]
     if frame.empty:
         raise UsageError(
@@ -309,11 +320,15 @@ def _watch(work: Work[Result], *, quiet: bool) -> Result:
     """Run work to its end under a progress bar on stderr."""
     from bench.progress import finish
 
-    if quiet:
-        return finish(work)
-    from bench.bars import watch
+    try:
+        if quiet:
+            return finish(work)
+        from bench.bars import watch
 
-    return watch(work)
+        return watch(work)
+    except KeyboardInterrupt:  # Typer would end in silence
+        _complain("interrupted: what is finished is kept, and the same command goes on there.")
+        raise typer.Exit(130) from None
 
 
 def _print_outline(outline: Any, *, as_json: bool) -> None:
@@ -361,8 +376,5 @@ def main() -> None:
             raise
         _complain(f"error: {error}")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _complain("interrupted: what is finished is kept, and the same command goes on there.")
-        sys.exit(130)
     except BrokenPipeError:
         os._exit(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bench.errors import PluginError
 from bench.protocols import Purifier, SteppedPurifier
 from bench.rng import Rng
 
@@ -38,7 +39,13 @@ class Defense(nn.Module):
 
     def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Clean x (N, C, H, W) with one stream per row."""
-        return self.purifier.purify(x, rng=rng)
+        purified = self.purifier.purify(x, rng=rng)
+        if purified.shape != x.shape:
+            raise PluginError(
+                f"the purifier returned shape {tuple(purified.shape)} for images "
+                f"{tuple(x.shape)}. A purifier keeps the shape."
+            )
+        return purified
 
     def purification_step(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Take one step of a stepped purifier; another one's whole work is its step."""

@@ -18,6 +18,14 @@ class UsageError(BenchError):
     exit_code = 2
 
 
+class PlanError(UsageError):
+    """A plan has faults, all of them told together."""
+
+    def __init__(self, message: str, faults: Iterable[str]) -> None:
+        super().__init__(message)
+        self.faults = tuple(faults)
+
+
 class DataError(BenchError):
     """A data set is missing, incomplete or not what its checksum says."""
 

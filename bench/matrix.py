@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import torch
 
 from bench.cell import Part, Request, digest_of
 from bench.cost import estimate
-from bench.errors import BenchError, UsageError
-from bench.plan import all_faults
-from bench.prepare import Plugins, outline, prepare, prepare_classifier, resolve
+from bench.errors import BenchError, PlanError, UsageError
+from bench.plan import Plan, all_faults
+from bench.prepare import Plugins, Prepared, outline, prepare, prepare_classifier, resolve
 from bench.progress import Work
 from bench.protocols import DefensePlugin, Trainable
 from bench.registry import parameters
@@ -23,9 +23,13 @@ from bench.train import checkpoint_path, train
 from bench.workspace import Workspace
 
 
-def resolve_all(requests: Iterable[Request]) -> list[Plugins]:
-    """Resolve every request before anything runs; raises UsageError with all faults."""
-    found, faults = [], []
+def resolve_plan(plan: Plan) -> list[Plugins]:
+    """Resolve every request of a plan before anything runs; raises PlanError, all faults."""
+    faults, found = plan.faults(), []
+    try:
+        requests = plan.requests()
+    except PlanError as error:
+        raise all_faults([*faults, *error.faults]) from error
     for request in requests:
         try:
             found.append(resolve(request))
@@ -41,7 +45,9 @@ def evaluate(request: Request, *, space: Workspace) -> Work[str]:
     plugins = resolve(request)
     if plugins.impossible:
         raise UsageError(f"this pair cannot work: {plugins.impossible}.")
-    return (yield from _evaluate(plugins, space))
+    space.store.probe()
+    prepared = yield from prepare(plugins, space=space)
+    return (yield from _evaluate(plugins, prepared, space))
 
 
 def attempt(plugins: Plugins, *, space: Workspace, say: Callable[[str], None]) -> Work[str]:
@@ -52,19 +58,22 @@ def attempt(plugins: Plugins, *, space: Workspace, say: Callable[[str], None]) -
         key = digest_of(content)
         space.store.skip({**content, "settings": settings}, key, plugins.impossible)
         return key
+    prepared = None
     try:
-        return (yield from _evaluate(plugins, space))
+        prepared = yield from prepare(plugins, space=space)
+        return (yield from _evaluate(plugins, prepared, space))
     except Exception as error:  # one failing cell never stops the others
         reason = str(error) if isinstance(error, BenchError) else _unexpected(error)
-        content = _pending(plugins)
+        # A cell that failed while it ran has a key and a row already: the reason goes there.
+        content = prepared.cell.canonical() if prepared else _pending(plugins)
         key = digest_of(content)
         say(f"failed: {reason}")
         space.store.fail({**content, "settings": settings}, key, reason)
         return key
 
 
-def _evaluate(plugins: Plugins, space: Workspace) -> Work[str]:
-    prepared = yield from prepare(plugins, space=space)
+def _evaluate(plugins: Plugins, prepared: Prepared, space: Workspace) -> Work[str]:
+    space.store.forget(digest_of(_pending(plugins)))
     try:
         yield from run_cell(prepared, space=space, settings=settings_text(plugins.request))
     except torch.cuda.OutOfMemoryError as error:
@@ -72,7 +81,6 @@ def _evaluate(plugins: Plugins, space: Workspace) -> Work[str]:
             "the GPU ran out of memory. Use a smaller --shard (it is part of the cell), fewer "
             "eot draws, or --device cpu. Finished shards are kept."
         ) from error
-    space.store.forget(digest_of(_pending(plugins)))
     return prepared.cell.key()
 
 
@@ -165,6 +173,7 @@ def train_only(request: Request, *, space: Workspace, model_only: bool) -> Work[
         if plugin.needs_classifier:
             classifier = yield from prepare_classifier(plugins, space=space)
     assert isinstance(plugin, Trainable)  # a model of the zoo is in no catalogue
+    space.store.probe()
     yield from train(name, plugin, dataset=request.dataset, space=space, classifier=classifier)
     part = classifier[1] if classifier else None
     return checkpoint_path(name, plugin, dataset=request.dataset, space=space, classifier=part)

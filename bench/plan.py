@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
 import yaml
 
-from bench.cell import Request
-from bench.errors import UsageError
+from bench.cell import ZOO, Request
+from bench.datasets import DATASETS
+from bench.errors import BenchError, PlanError, UsageError, unknown_name
+from bench.registry import Kind, build
 
 NO_ACCESS: list[str | None] = [None]  # each attack takes its own default
 
@@ -62,9 +66,31 @@ class Plan(pydantic.BaseModel, extra="forbid"):
     draws: int = 50
     shard: int = 100
 
+    def faults(self) -> list[str]:
+        """Name every plugin, parameter and data set of the plan that does not exist."""
+        faults = []
+        chosen: dict[Kind, list[Choice]] = {
+            "defenses": self.defenses,
+            "attacks": self.attacks,
+            "models": self.classifiers,
+        }
+        for kind, choices in chosen.items():
+            for choice in choices:
+                if choice.name.startswith(ZOO):
+                    continue
+                try:
+                    build(kind, choice.name, choice.set)
+                except BenchError as error:
+                    faults.append(str(error))
+        for name in self.datasets:
+            if name not in DATASETS:
+                faults.append(str(unknown_name("data set", name, DATASETS)))
+        return faults
+
     def requests(self) -> list[Request]:
         """Multiply the lists out; raises UsageError with all faults together."""
-        found, faults = [], []
+        found: list[Request] = []
+        faults: list[str] = []
         for dataset, classifier, threat, defense, attack, access, seed in itertools.product(
             self.datasets, self.classifiers, self.threats, self.defenses, self.attacks,
             self.accesses or NO_ACCESS, self.seeds,
@@ -89,7 +115,7 @@ class Plan(pydantic.BaseModel, extra="forbid"):
                     },
                 )
             except UsageError as error:
-                faults.append(str(error))
+                faults += str(error).splitlines()
             else:
                 if request not in found:
                     found.append(request)
@@ -101,7 +127,7 @@ class Plan(pydantic.BaseModel, extra="forbid"):
 def read_plan(path: Path) -> Plan:
     """Read a plan; raises UsageError with every fault of the file."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), Loader=_OnceLoader)
     except OSError as error:
         raise UsageError(f"cannot read the plan {path}: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -115,15 +141,44 @@ def read_plan(path: Path) -> Plan:
         return Plan.model_validate(content)
     except pydantic.ValidationError as error:
         raise all_faults(
-            f"{path.name}: {'.'.join(str(step) for step in fault['loc'])}: {fault['msg']}."
-            for fault in error.errors()
+            f"{path.name}: {_in_words(fault)}" for fault in error.errors()
         ) from error
 
 
-def all_faults(faults: Any) -> UsageError:
+class _OnceLoader(yaml.SafeLoader):
+    """YAML keeps the last of two equal keys in silence: here that is a fault."""
+
+    def construct_mapping(
+        self, node: yaml.MappingNode, deep: bool = False
+    ) -> dict[Hashable, Any]:
+        """Refuse a key that is written twice."""
+        names = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"'{name}' is written twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep=deep)
+
+
+def _in_words(fault: Any) -> str:
+    """Say what pydantic found in the words of a plan."""
+    *where, name = [str(step) for step in fault["loc"]]
+    path = ".".join([*where, name])
+    if fault["type"] == "extra_forbidden":
+        known = [*Plan.model_fields, *Threat.model_fields, *Choice.model_fields]
+        near = difflib.get_close_matches(name, known, n=1)
+        meant = f" Did you mean '{near[0]}'?" if near else ""
+        return f"there is no key '{path}'.{meant}"
+    if fault["type"] == "model_type" and "threats" in where:
+        return f"{path}: write a threat as {{norm: Linf, eps: {fault['input']}}}."
+    return f"{path}: {fault['msg']}."
+
+
+def all_faults(faults: Iterable[str]) -> PlanError:
     """Put faults into one error, each said once."""
     unique = list(dict.fromkeys(faults))
     head = (
         "the plan has a fault:" if len(unique) == 1 else f"the plan has {len(unique)} faults:"
     )
-    return UsageError("\n  - ".join([head, *unique]))
+    return PlanError("\n  - ".join([head, *unique]), unique)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
-import importlib.util
+import math
+import sys
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
@@ -16,6 +18,12 @@ import pydantic
 from bench.errors import PluginError, UsageError, unknown_name
 
 Kind = Literal["attacks", "defenses", "models"]
+# What a plugin has to say of itself, beside its parameters.
+_SAYS: dict[Kind, tuple[str, ...]] = {
+    "attacks": ("revision", "norms", "accesses", "unbounded", "calls", "__call__"),
+    "defenses": ("revision", "stochastic", "differentiable"),
+    "models": ("revision", "needs_classifier", "negatives", "start", "load"),
+}
 KINDS: tuple[Kind, ...] = ("attacks", "defenses", "models")
 _SINGULAR = {"attacks": "attack", "defenses": "defense", "models": "classifier"}
 
@@ -36,7 +44,7 @@ def catalogue(kind: Kind) -> dict[str, EntryPoint]:
 def summary(point: EntryPoint) -> str:
     """Read the first line of a plugin's docstring from its source, without importing it."""
     try:
-        spec = importlib.util.find_spec(point.module)
+        spec = _find_spec(point.module)
         source = spec.loader.get_source(point.module)  # type: ignore[union-attr]
         tree = ast.parse(source or "")
     except Exception:  # a plugin that is broken in any way is still listed
@@ -47,6 +55,21 @@ def summary(point: EntryPoint) -> str:
     return ""
 
 
+def _find_spec(module: str) -> ModuleSpec | None:
+    """Find a module like importlib.util.find_spec, but without importing its packages."""
+    spec: ModuleSpec | None = None
+    path: Sequence[str] | None = None
+    parts = module.split(".")
+    for depth in range(len(parts)):
+        name = ".".join(parts[: depth + 1])
+        found = (finder.find_spec(name, path) for finder in sys.meta_path)
+        spec = next((candidate for candidate in found if candidate is not None), None)
+        if spec is None:
+            return None
+        path = spec.submodule_search_locations
+    return spec
+
+
 def plugin(kind: Kind, name: str) -> type[Any]:
     """Import a plugin's class; raises UsageError (unknown) or PluginError (broken)."""
     points = catalogue(kind)
@@ -55,11 +78,17 @@ def plugin(kind: Kind, name: str) -> type[Any]:
     point = points[name]
     try:
         found = point.load()
-    except Exception as error:  # whatever a stranger's module raises on import
+    except (Exception, SystemExit) as error:  # whatever a stranger's module raises on import
         raise PluginError(
             f"the {_SINGULAR[kind]} '{name}' of {_owner(point)} cannot be imported: "
             f"{type(error).__name__}: {error}. Repair or uninstall that distribution."
         ) from error
+    missing = [name for name in _SAYS[kind] if not hasattr(found, name)]
+    if isinstance(found, type) and dataclasses.is_dataclass(found) and missing:
+        raise PluginError(
+            f"the {_SINGULAR[kind]} '{name}' of {_owner(point)} does not say "
+            f"{', '.join(missing)}. See 'Add a defense' in the README."
+        )
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         raise PluginError(
             f"the {_SINGULAR[kind]} '{name}' of {_owner(point)} is not a dataclass of its "
@@ -78,11 +107,15 @@ def build_dataclass(cls: type[Any], params: Mapping[str, Any], *, where: str) ->
     faults = _unknown_fields(cls, params, where)
     if not faults:
         try:
-            return pydantic.TypeAdapter(cls).validate_python(dict(params))
+            made = pydantic.TypeAdapter(cls).validate_python(dict(params))
         except pydantic.ValidationError as error:
             for fault in error.errors():
                 path = ".".join(str(step) for step in (where, *fault["loc"]))
                 faults.append(f"{path} = {fault['input']!r}: {fault['msg']}.")
+        else:
+            faults = list(_not_finite(parameters(made), where))
+            if not faults:
+                return made
     raise UsageError(" ".join(faults))
 
 
@@ -101,6 +134,18 @@ def _unknown_fields(cls: type[Any], params: Mapping[str, Any], where: str) -> li
             if isinstance(nested, type) and dataclasses.is_dataclass(nested):
                 faults += _unknown_fields(nested, value, f"{where}.{name}")
     return faults
+
+
+def _not_finite(value: Any, path: str) -> Iterator[str]:
+    """Find the numbers that no key can hold."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{path} = {value}: a parameter has to be finite."
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _not_finite(inner, f"{path}.{name}")
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _not_finite(inner, f"{path}.{number}")
 
 
 def parameters(plugin: Any) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.checkpoints import complete
+from bench.checkpoints import complete, load_checkpoint, read_card
 from bench.datasets import dataset_info
 from bench.errors import unknown_name
 from bench.protocols import Trainable
 from bench.registry import Kind, build, catalogue, plugin
-from bench.store import Store, read_json
+from bench.store import Store
 
 _TARGETS: dict[Kind, str] = {"defenses": "defense", "attacks": "attack", "models": "classifier"}
 
@@ -81,6 +81,8 @@ def _checkpoints(name: str, results: Path) -> Iterator[str]:
     ]
     yield "  checkpoints:" if found else f"  no checkpoint in {results}: `bench train {name}`"
     for path in found:
-        card = read_json(path.with_suffix(".json"))
+        _, digest = load_checkpoint(path)
+        card = read_card(path)
         metrics = ", ".join(f"{key} {value:.4g}" for key, value in card["metrics"].items())
-        yield f"    {path} sha256 {card['sha256'][:16]} ({card['dataset']}; {metrics})"
+        about = f"{path.parent.name}; {metrics}" if metrics else path.parent.name
+        yield f"    {path} sha256 {digest[:16]} ({about})"

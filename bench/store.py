@@ -16,6 +16,7 @@ Every file is written under a temporary name and renamed: what exists is whole.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -53,9 +54,11 @@ def written(path: Path) -> Iterator[Path]:
 
 
 def _cannot_write(path: Path, error: OSError) -> StoreError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = "Free some space or name" if full else "Name"
     return StoreError(
-        f"cannot write {path}: {error.strerror or error}. Free some space or name another "
-        "folder with --results; what is finished is kept, and the same command goes on there."
+        f"cannot write {path}: {error.strerror or error}. {advice} another folder with "
+        "--results; what is finished is kept, and the same command goes on there."
     )
 
 
@@ -95,6 +98,13 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    def probe(self) -> None:
+        """Find out whether the folder can be written before any work; raises StoreError."""
+        probe = self.root / ".probe"
+        with written(probe) as temporary:
+            temporary.write_bytes(b"")
+        probe.unlink()
 
     @property
     def runs(self) -> Path:
@@ -164,6 +174,7 @@ class Store:
             if not self.done(cell):
                 raise
         shutil.rmtree(self.cell(key) / "shards", ignore_errors=True)
+        (self.cell(key) / "failed.json").unlink(missing_ok=True)
 
     def _join(self, cell: Cell, join: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
         import pandas as pd

@@ -67,7 +67,7 @@ class BpdaView(_WholeView):
     def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Return the logits (N, K) of x (N, C, H, W)."""
         with torch.no_grad():
-            purified = self.defense.purify(x, rng=rng)
+            purified = self.defense.purify(x, rng=rng).detach()  # the identity returns x itself
         # Adds exactly 0: the classifier sees what the judge's sees, the gradient flows to x.
         return self.defense.classify(purified + (x - x.detach()))
 

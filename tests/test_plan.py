@@ -114,11 +114,11 @@ def test_faults_are_counted_and_said_once_each() -> None:
 
 @pytest.mark.parametrize("path", PLANS, ids=[path.stem for path in PLANS])
 def test_a_shipped_plan_resolves_and_has_no_impossible_cell(path: Path) -> None:
-    from bench.matrix import resolve_all
+    from bench.matrix import resolve_plan
 
-    requests = read_plan(path).requests()
-    resolved = resolve_all(requests)
-    assert len(resolved) == len(requests) > 1
+    plan = read_plan(path)
+    resolved = resolve_plan(plan)
+    assert len(resolved) == len(plan.requests()) > 1
     wrong = {f"{p.request.defense}/{p.request.attack}": p.impossible for p in resolved}
     allowed = {"jpeg/pgd"}  # the smoke plan shows a skipped row on purpose
     assert {pair for pair, why in wrong.items() if why} <= allowed

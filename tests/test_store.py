@@ -31,7 +31,7 @@ CELL = Cell(
     defense=Part("none", {}, 1), attack=Part("pgd", {}, 1),
     threat=ThreatModel(Norm.LINF, Fraction(1, 10), Access.FULL), seed=0, draws=1,
 )  # fmt: skip
-TODO = r"Free some space or name another folder with --results"
+TODO = r"(Free some space or name|Name) another folder with --results"
 
 
 def rows(start: int) -> dict[str, Any]:
