@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from bench.api import Task, read_weights
+from bench.api import Task, ThreatModel, read_weights
 from bench_defenses.contrastive import (
     ContrastiveDivergence,
     ContrastiveRecipe,
@@ -42,8 +42,9 @@ class Ebm:
         """Return the shipped parameters for a data set."""
         return recipe("ebm", dataset)
 
-    def negatives(self) -> None:
+    def negatives(self) -> tuple[ThreatModel, int] | None:
         """Ask for no adversarial images."""
+        return None
 
     def passes(self) -> dict[str, int]:
         """Count the passes of one purification, per image."""
