@@ -263,7 +263,7 @@ def test_a_cell_can_die_at_every_single_commit(
         else:
             break
     # The cell, two shards of images, provenance and rows, the whole's provenance and rows.
-    assert deaths == 1 + 2 * 3 + 2
+    assert deaths == 1 + 1 + 2 * 3 + 2  # the probe, the cell, each block, what joins them
 
 
 def test_a_cell_that_died_while_dropping_its_shards_is_done(
