@@ -25,6 +25,7 @@ from bench.table import cells_as_text, shown
 
 Result = TypeVar("Result")
 _LOG_EVERY_S = 10.0
+_WIDE = 110  # columns of a terminal that takes every column with settings
 _TITLE = ("dataset", "norm", "eps", "n", "draws", "settings")  # said once where all rows agree
 
 
@@ -80,9 +81,13 @@ def print_table(frame: pd.DataFrame) -> None:
     shared = [name for name in _TITLE if name in page and page[name].nunique() == 1]
     title = ", ".join(f"{name} {page[name].iloc[0]}" for name in shared)
     page = page.drop(columns=shared)
+    console = Console()
+    if "settings" in page and console.width < _WIDE:
+        page = page.drop(columns=["robust_single", "passes"])
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in page.columns:
-        table.add_column(name.replace("_", "\n"), overflow="fold", min_width=5)
+        whole = name != "settings"  # what a user typed may be long: it alone is broken
+        table.add_column(name.replace("_", "\n"), overflow="fold", no_wrap=whole)
     for row in cells_as_text(page):
         table.add_row(*row)
-    Console().print(table)
+    console.print(table)

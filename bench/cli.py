@@ -92,12 +92,14 @@ def run(
 ) -> None:
     """Evaluate one defense under one attack, training what is missing."""
     from bench.cell import Request, parse_settings
+    from bench.datasets import dataset_info
 
     request = Request.parse(
         defense=defense, attack=attack, dataset=dataset, classifier=classifier, norm=norm,
         eps=eps, access=access, n=n, seed=seed, draws=draws, shard=shard,
         settings=parse_settings(settings),
     )  # fmt: skip
+    dataset_info(dataset)
     if not as_json:
         _say(_opening(request))
     space = _workspace(results, data, models, device)
@@ -309,10 +311,10 @@ def _workspace(results: Path, data: Path, models: Path, device: str) -> Workspac
 
 
 def _opening(request: Request) -> str:
-    other = " (choose another with --dataset)" if request.dataset == "digits" else ""
+    other = " (choose another: --dataset)" if request.dataset == "digits" else ""
     return (
-        f"data set {request.dataset}{other}: the first {request.n} test images, "
-        f"{request.norm.value} eps {request.eps}"
+        f"data set {request.dataset}{other}, first {request.n} test images, "
+        f"{request.norm.value} {request.eps}"
     )
 
 

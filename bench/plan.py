@@ -166,7 +166,8 @@ def _in_words(fault: Any) -> str:
     *where, name = [str(step) for step in fault["loc"]]
     path = ".".join([*where, name])
     if fault["type"] == "extra_forbidden":
-        known = [*Plan.model_fields, *Threat.model_fields, *Choice.model_fields]
+        inner = Threat if "threats" in where else Choice
+        known = list((inner if where else Plan).model_fields)
         near = difflib.get_close_matches(name, known, n=1)
         meant = f" Did you mean '{near[0]}'?" if near else ""
         return f"there is no key '{path}'.{meant}"

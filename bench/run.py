@@ -32,8 +32,14 @@ def run_cell(prepared: Prepared, *, space: Workspace, settings: str = "") -> Wor
     networks = defense.networks()
     seen = {"classifier": defense.classifier} if view.access is Access.TRANSFER else networks
     what = f"{cell.defense.name} under {cell.attack.name}"
-    for start, stop in cell.shards():
-        yield Progress(what, start, cell.n)
+    left = [
+        (start, stop)
+        for start, stop in cell.shards()
+        if not store.shard(cell.key(), start).is_file()
+    ]
+    finished = cell.n - sum(stop - start for start, stop in left)
+    for start, stop in left:
+        yield Progress(what, finished, cell.n)
         if store.done(cell):  # by another process on the same folder
             return
         if store.shard(cell.key(), start).is_file():
@@ -67,6 +73,7 @@ def run_cell(prepared: Prepared, *, space: Workspace, settings: str = "") -> Wor
             "flags": list(proposal.flags),
         }
         store.append(cell, start, _rows(images, outcomes), {**cost, **provenance(space.device)})
+        finished += stop - start
     yield Progress(what, cell.n, cell.n)
     store.finish(cell, _joined)
 

@@ -101,6 +101,10 @@ class Store:
 
     def probe(self) -> None:
         """Find out whether the folder can be written before any work; raises StoreError."""
+        if self.root.is_file():
+            raise StoreError(
+                f"{self.root} is a file, not a folder. Name another folder with --results."
+            )
         probe = self.root / ".probe"
         with written(probe) as temporary:
             temporary.write_bytes(b"")

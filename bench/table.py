@@ -43,6 +43,7 @@ def collect(store: Store) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     order = ["dataset", "classifier", "norm", "eps", "defense", "access", "attack"]
     order += ["settings", "n", "key"]
+    frame["passes"] = frame["passes"].astype("Int64")  # also beside rows that have none
     return frame.sort_values(order, kind="stable", ignore_index=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import shutil
@@ -71,6 +72,10 @@ def test_a_defense_is_a_module_from_images_to_logits() -> None:
     names: dict[str, object] = {}
     exec(compile(blocks("python")[1], "README.md", "exec", dont_inherit=True), names)
     assert names["logits"].shape == (5, 10)  # type: ignore[attr-defined]
+    if importlib.util.find_spec("robustbench") is None:
+        pytest.skip("robustbench is an extra")
+    exec(compile(blocks("python")[2], "README.md", "exec", dont_inherit=True), names)
+    assert 0 <= names["accuracy"] <= 1  # type: ignore[operator]
 
 
 def test_the_test_command_is_what_ci_runs() -> None:
