@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from attack_toys import (
     ATTACKS,
     Identity,
@@ -14,9 +15,10 @@ from attack_toys import (
     variants,
 )
 
-from bench.api import Access, Norm
+from bench.api import Access, Defense, Norm
 from bench.judge import judge
 from bench.views import view_of
+from bench_attacks.square import bump
 
 # In four dimensions a random direction is seldom near the right one: it takes more tries.
 PARAMS = {
@@ -69,3 +71,28 @@ def test_autoattack_with_few_classes(norm, classes):
     assert not any(robust(*case, **problem, factor=1.1))
     if norm is Norm.L2:  # Linf would spend seconds on 5,000 queries of Square
         assert all(robust(*case, **problem, factor=0.9))
+
+
+@pytest.mark.parametrize("access", [Access.QUERY, Access.TRANSFER])
+def test_square_in_l2_is_optimal_in_a_direction_that_its_patterns_form(access):
+    distance, pattern = 0.04, bump(3, torch.zeros(1)).flatten()
+    layer = torch.nn.Linear(9, 2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.stack((30 * pattern, -30 * pattern)))
+        layer.bias.copy_(30 * (distance - 0.5 * pattern.sum()) * torch.tensor([1.0, -1.0]))
+    defense = Defense(Identity(), torch.nn.Sequential(torch.nn.Flatten(), layer))
+    x, y = torch.full((16, 1, 3, 3), 0.5), torch.zeros(16, dtype=torch.int64)
+    for factor, stands in ((1.1, False), (0.9, True)):
+        threat = ball(Norm.L2, round(factor * distance, 6), access)
+        rng = streams(len(x))
+        x_adv = run(
+            ATTACKS["square"](queries=400),
+            view_of(defense, access),
+            x,
+            y,
+            threat,
+            rng.fork("attack"),
+        )
+        verdict = judge(defense, x, y, x_adv, threat=threat, draws=1, rng=rng.fork("judge"))
+        assert bool(verdict.legal.all())
+        assert verdict.robust.tolist() == [stands] * 16
