@@ -37,6 +37,7 @@ class Request:
     seed: int = 0
     draws: int = 50
     shard: int = 100
+    sequential: bool = False  # stop drawing for an image once its verdict is clear
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
@@ -126,7 +127,11 @@ class Cell:
     """One defense, attack, access and threat on one fixed list of images: the first n.
 
     ``data`` is the digest of the test set and ``shard`` the size of the aligned blocks in
-    which it is attacked, the unit of work, of resume and of bit-identity.
+    which it is attacked, the unit of work, of resume and of bit-identity. ``sequential``: the
+    judge stops drawing for an image once its verdict is clear. ``after``: keys of cheaper
+    cells; images that one of them broke are not attacked again. ``images``: the proposal key
+    of another cell whose stored images are judged here in place of an attack, rounded towards
+    the clean image to ``bits`` per pixel where that is set.
     """
 
     dataset: str
@@ -139,9 +144,19 @@ class Cell:
     threat: ThreatModel
     seed: int
     draws: int
+    sequential: bool = False
+    after: tuple[str, ...] = ()
+    images: str | None = None
+    bits: int | None = None
 
     def canonical(self) -> dict[str, Any]:
         """Write the cell as plain JSON values, the same for equal cells."""
+        rare = {
+            "sequential": self.sequential,
+            "after": list(self.after),
+            "images": self.images,
+            "bits": self.bits,
+        }
         return {
             "dataset": self.dataset,
             "data": self.data,
@@ -155,6 +170,7 @@ class Cell:
             "access": self.threat.access.value,
             "seed": self.seed,
             "draws": self.draws,
+            **{name: value for name, value in rare.items() if value},
         }
 
     def key(self) -> str:
@@ -167,8 +183,11 @@ class Cell:
         Neither the judge's draws nor the number of images matter to a shard; and a transfer
         attack does not see the purifier, so all purifiers share its images.
         """
+        if self.images:
+            return self.images
         content = self.canonical()
-        del content["draws"], content["n"]
+        for name in ("draws", "n", "sequential"):
+            content.pop(name, None)
         if self.threat.access is Access.TRANSFER:
             del content["defense"]
         return digest_of(content)

@@ -232,4 +232,5 @@ def _cell(plugins: Plugins, pixels: Pixels, classifier: Part, defense: str | Non
         threat=plugins.threat,
         seed=request.seed,
         draws=request.draws,
+        sequential=request.sequential,
     )

@@ -1,0 +1,169 @@
+"""bench run, matrix and train: measure what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.commands.shared import (
+    DATA,
+    MODELS,
+    RESULTS,
+    Data,
+    Device,
+    Models,
+    Results,
+    Settings,
+    complain,
+    exit_on_trouble,
+    opening,
+    print_outline,
+    print_rows,
+    say,
+    watch,
+    workspace,
+)
+from bench.errors import UsageError, unknown_name
+
+
+def run(
+    defense: Annotated[str, typer.Option(help="A defense: see `bench list defenses`.")],
+    attack: Annotated[str, typer.Option(help="An attack: see `bench list attacks`.")],
+    dataset: Annotated[
+        str, typer.Option(help="digits, mnist, fashion_mnist, cifar10 or cifar100.")
+    ] = "digits",
+    classifier: Annotated[
+        str, typer.Option(help="small_cnn, resnet18 or robustbench:NAME.")
+    ] = "small_cnn",
+    norm: Annotated[str, typer.Option(help="Linf or L2.")] = "Linf",
+    eps: Annotated[str, typer.Option(help="Radius: 8/255, 0.3 or inf; exact.")] = "8/255",
+    access: Annotated[
+        str | None,
+        typer.Option(help="transfer, bpda, full or query.", show_default="the attack's own"),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", help="Images: the first n of the test set.")] = 500,
+    seed: Annotated[int, typer.Option(help="Seed of attack and judge.")] = 0,
+    draws: Annotated[int, typer.Option(help="The judge's draws per image.")] = 50,
+    shard: Annotated[
+        int, typer.Option(help="Images attacked at a time; part of the cell.")
+    ] = 100,
+    settings: Settings = [],  # noqa: B006 - Typer copies it
+    device: Device = "auto",
+    results: Results = RESULTS,
+    data: Data = DATA,
+    models: Models = MODELS,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print cell, key and cost, and stop.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the row as JSON.")] = False,
+) -> None:
+    """Evaluate one defense under one attack, training what is missing."""
+    from bench.cell import Request, parse_settings
+    from bench.datasets import dataset_info
+
+    request = Request.parse(
+        defense=defense, attack=attack, dataset=dataset, classifier=classifier, norm=norm,
+        eps=eps, access=access, n=n, seed=seed, draws=draws, shard=shard,
+        settings=parse_settings(settings),
+    )  # fmt: skip
+    dataset_info(dataset)
+    if not as_json:
+        say(opening(request))
+    space = workspace(results, data, models, device)
+    from bench.matrix import evaluate, preview
+    from bench.table import write_runs
+
+    if dry_run:
+        print_outline(preview(request, space), as_json=as_json)
+        return
+    key = watch(evaluate(request, space=space), quiet=as_json)
+
+    frame = write_runs(space.store)
+    rows = frame[frame["key"] == key]
+    print_rows(rows, as_json=as_json)
+    if not as_json:
+        say(f"cell {key}, {space.store.runs}")
+    exit_on_trouble(rows)
+
+
+def matrix(
+    plan: Annotated[Path, typer.Argument(help="A plan such as plans/smoke.yaml.")],
+    device: Device = "auto",
+    results: Results = RESULTS,
+    data: Data = DATA,
+    models: Models = MODELS,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and list the cells.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
+) -> None:
+    """Evaluate every cell of a plan that is not done yet; the same command goes on."""
+    from bench.plan import read_plan
+
+    content = read_plan(plan)
+    space = workspace(results, data, models, device)
+    from bench import matrix as work
+    from bench.table import write_runs
+
+    pairs = work.resolve_plan(content)
+    if dry_run:
+        outlines = [work.preview(plugins.request, space) for plugins in pairs]
+        if as_json:
+            print_outline(outlines, as_json=True)
+            return
+        for plugins, outline in zip(pairs, outlines, strict=True):
+            say(work.title(plugins))
+            print_outline(outline, as_json=False)
+        return
+    space.store.probe()
+    keys = []
+    try:
+        for number, plugins in enumerate(pairs, 1):
+            if not as_json:
+                say(f"[{number}/{len(pairs)}] {work.title(plugins)}")
+            keys.append(watch(work.attempt(plugins, space=space, say=complain), quiet=as_json))
+    finally:
+        frame = write_runs(space.store)
+    rows = frame[frame["key"].isin(keys)]
+    print_rows(rows, as_json=as_json)
+    exit_on_trouble(rows)
+
+
+def train(
+    name: Annotated[str, typer.Argument(help="A classifier or a trainable defense.")],
+    dataset: Annotated[str, typer.Option(help="The data set.")] = "digits",
+    classifier: Annotated[
+        str, typer.Option(help="The classifier that an adversarial training attacks.")
+    ] = "small_cnn",
+    settings: Settings = [],  # noqa: B006
+    device: Device = "auto",
+    results: Results = RESULTS,
+    data: Data = DATA,
+    models: Models = MODELS,
+) -> None:
+    """Train a classifier or a defense, or find its checkpoint; resumes where it was killed."""
+    from bench.cell import Request, parse_settings
+    from bench.registry import catalogue
+
+    models_known, defenses_known = catalogue("models"), catalogue("defenses")
+    if name in catalogue("attacks"):
+        raise UsageError(f"{name} is an attack: it has nothing to train.")
+    if name not in models_known and name not in defenses_known:
+        raise unknown_name("classifier or defense", name, [*models_known, *defenses_known])
+    is_model = name in models_known
+    request = Request.parse(
+        defense="none" if is_model else name,
+        attack="noise",
+        dataset=dataset,
+        classifier=name if is_model else classifier,
+        n=1,
+        settings=parse_settings(settings),
+    )
+    space = workspace(results, data, models, device)
+    from bench.matrix import train_only
+
+    path = watch(train_only(request, space=space, model_only=is_model), quiet=False)
+    say(str(path))
+    say(path.with_suffix(".json").read_text().rstrip())

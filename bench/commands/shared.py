@@ -1,0 +1,104 @@
+"""What the commands share: options, the workspace, progress, and how they print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from bench.cell import Request
+    from bench.progress import Work
+    from bench.workspace import Workspace
+
+Result = TypeVar("Result")
+
+Results = Annotated[
+    Path, typer.Option("--results", help="Results folder.", envvar="BENCH_RESULTS")
+]
+Data = Annotated[
+    Path, typer.Option("--data", help="Folder of the data sets.", envvar="BENCH_DATA")
+]
+Models = Annotated[
+    Path,
+    typer.Option("--models", help="Folder of RobustBench's models.", envvar="BENCH_MODELS"),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+Settings = Annotated[
+    list[str],
+    typer.Option("--set", help="A parameter, such as defense.steps=50; may be repeated."),
+]
+RESULTS, DATA, MODELS = Path("results"), Path("data"), Path("models")
+
+
+def workspace(results: Path, data: Path, models: Path, device: str) -> Workspace:
+    """Open the folders and the device of a command; raises UsageError."""
+    from bench.store import Store
+    from bench.workspace import Workspace, open_device
+
+    return Workspace(Store(results), data, models, open_device(device))
+
+
+def opening(request: Request) -> str:
+    """Say in one line what a run is about."""
+    other = " (choose another: --dataset)" if request.dataset == "digits" else ""
+    return (
+        f"data set {request.dataset}{other}, first {request.n} test images, "
+        f"{request.norm.value} {request.eps}"
+    )
+
+
+def watch(work: Work[Result], *, quiet: bool) -> Result:
+    """Run work to its end under a progress bar on stderr."""
+    from bench.progress import finish
+
+    try:
+        if quiet:
+            return finish(work)
+        from bench.bars import watch
+
+        return watch(work)
+    except KeyboardInterrupt:  # Typer would end in silence
+        complain("interrupted: what is finished is kept, and the same command goes on there.")
+        raise typer.Exit(130) from None
+
+
+def print_outline(outline: Any, *, as_json: bool) -> None:
+    """Print what a dry run found."""
+    import json
+
+    if as_json:
+        typer.echo(json.dumps(outline, indent=2))
+        return
+    for name, value in outline.items():
+        shown = json.dumps(value) if isinstance(value, (dict, list)) else value
+        say(f"  {name}: {shown}")
+
+
+def print_rows(rows: Any, *, as_json: bool) -> None:
+    """Print result rows as a table or as JSON."""
+    if as_json:
+        typer.echo(rows.to_json(orient="records", indent=2))
+        return
+    from bench.bars import print_table
+
+    print_table(rows)
+
+
+def exit_on_trouble(rows: Any) -> None:
+    """Name rows without a result on stderr and exit with 1 where one failed or is void."""
+    for _, row in rows[rows["state"].isin(["failed", "void", "skipped"])].iterrows():
+        complain(f"{row['defense']} under {row['attack']}: {row['state']}: {row['note']}")
+    if rows["state"].isin(["failed", "void"]).any():
+        raise typer.Exit(1)
+
+
+def say(text: str) -> None:
+    """Print a line."""
+    typer.echo(text)
+
+
+def complain(text: str) -> None:
+    """Print a line to stderr."""
+    typer.echo(text, err=True)
