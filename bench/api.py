@@ -4,10 +4,11 @@ from bench.defense import Defense
 from bench.errors import AttackWarning, BenchError, CheckpointError, PluginError
 from bench.geometry import per_image, project, size, steepest
 from bench.gradient import Averaged, AveragedGradient, averaged_gradient, averaged_loss
-from bench.losses import LOSSES, Loss, LossName, cross_entropy, margin
+from bench.losses import LOSSES, Loss, LossName, cross_entropy, dlr, margin
 from bench.protocols import (
     Attack,
     Calls,
+    CoarsePurifier,
     Images,
     Purifier,
     SteppedPurifier,
@@ -17,6 +18,7 @@ from bench.protocols import (
     TrainablePurifier,
     Training,
     View,
+    WarmAttack,
 )
 from bench.rng import Rng
 from bench.threat import Access, Norm, ThreatModel, parse_eps
@@ -24,9 +26,9 @@ from bench.weights import read_weights
 
 __all__ = [
     "LOSSES", "Access", "Attack", "AttackWarning", "Averaged", "AveragedGradient", "BenchError",
-    "Calls", "CheckpointError", "Defense", "Images", "Loss", "LossName", "Norm", "PluginError",
-    "Purifier", "Rng", "SteppedPurifier", "Task", "ThreatModel", "Trainable",
-    "TrainableClassifier", "TrainablePurifier", "Training", "View", "averaged_gradient",
-    "averaged_loss", "cross_entropy", "margin", "parse_eps", "per_image", "project",
-    "read_weights", "size", "steepest",
+    "Calls", "CheckpointError", "CoarsePurifier", "Defense", "Images", "Loss", "LossName",
+    "Norm", "PluginError", "Purifier", "Rng", "SteppedPurifier", "Task", "ThreatModel",
+    "Trainable", "TrainableClassifier", "TrainablePurifier", "Training", "View", "WarmAttack",
+    "averaged_gradient", "averaged_loss", "cross_entropy", "dlr", "margin", "parse_eps",
+    "per_image", "project", "read_weights", "size", "steepest",
 ]  # fmt: skip

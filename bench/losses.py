@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.errors import UsageError
+
 Loss = Callable[[Tensor, Tensor], Tensor]
-LossName = Literal["ce", "margin"]
+LossName = Literal["ce", "margin", "dlr"]
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -25,4 +27,18 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return others.amax(1) - true
 
 
-LOSSES: dict[LossName, Loss] = {"ce": cross_entropy, "margin": margin}
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Margin over the gap of the first and third logit (Croce and Hein 2020); see ``margin``.
+
+    It does not change when the logits are scaled or shifted. Raises UsageError below 3 classes.
+    """
+    if logits.shape[1] < 3:
+        raise UsageError(
+            f"the loss 'dlr' ranks three classes and there are {logits.shape[1]}. Set "
+            "attack.loss to 'ce' or 'margin'."
+        )
+    top = logits.topk(3, dim=1).values
+    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+LOSSES: dict[LossName, Loss] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bench.errors import AttackWarning, PluginError, StoreError
 from bench.passes import count_passes
-from bench.protocols import Attack, Images, View
+from bench.protocols import Attack, Images, View, WarmAttack
 from bench.rng import Rng
 from bench.store import written
 from bench.threat import ThreatModel
@@ -39,15 +39,27 @@ def propose(
     seed: int,
     networks: Mapping[str, nn.Module],
     path: Path,
+    start: Tensor | None = None,
 ) -> Proposal:
-    """Attack a block, or read what an earlier run proposed; raises PluginError."""
+    """Attack a block, or read what an earlier run proposed; raises PluginError.
+
+    A ``WarmAttack`` begins at ``start`` (N, C, H, W), where it is given; others refuse it.
+    """
     if path.is_file():
         return _read(path, images.x.device)
+    if start is not None and not isinstance(attack, WarmAttack):
+        raise PluginError(
+            f"{type(attack).__name__} cannot begin at another attack's images. Give start to "
+            "attacks that have warm alone."
+        )
     rng = Rng.seeded(seed, images.indices).fork("attack")
     begun = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught, count_passes(networks) as passes:
         warnings.simplefilter("always", AttackWarning)
-        x_adv = attack(view, images.x, images.y, threat=threat, rng=rng)
+        if start is not None and isinstance(attack, WarmAttack):
+            x_adv = attack(view, images.x, images.y, threat=threat, rng=rng, start=start)
+        else:
+            x_adv = attack(view, images.x, images.y, threat=threat, rng=rng)
     seconds = time.perf_counter() - begun
     for warning in caught:
         if not issubclass(warning.category, AttackWarning):

@@ -57,6 +57,15 @@ class SteppedPurifier(Purifier, Protocol):
         ...
 
 
+@runtime_checkable
+class CoarsePurifier(Purifier, Protocol):
+    """A purifier with a cheaper process close to its own, for attacks to differentiate."""
+
+    def coarser(self, factor: int) -> Purifier:
+        """Build the purifier of about ``factor`` times fewer steps on the same networks."""
+        ...
+
+
 class View(Protocol):
     """What an attacker may see of a defense: made by ``bench.views``, one per access."""
 
@@ -76,6 +85,10 @@ class View(Protocol):
 
     def purification_step(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Take one step of the purifier; raises PluginError where the access hides it."""
+        ...
+
+    def surrogate(self, factor: int) -> View:
+        """Open the same access on a coarser purifier; raises PluginError where none is."""
         ...
 
 
@@ -109,6 +122,27 @@ class Attack(Protocol):
 
     def calls(self, *, stochastic: bool, classes: int) -> Calls:
         """Bound the cost of one image, with a stochastic view or a deterministic one."""
+        ...
+
+
+@runtime_checkable
+class WarmAttack(Attack, Protocol):
+    """An attack that can go on from the images of cheaper ones, and does where ``warm``."""
+
+    @property
+    def warm(self) -> bool: ...
+
+    def __call__(
+        self,
+        view: View,
+        x: Tensor,
+        y: Tensor,
+        *,
+        threat: ThreatModel,
+        rng: Rng,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """Propose images near x as every attack, beginning at ``start`` (N, C, H, W)."""
         ...
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from bench.defense import Defense
 from bench.errors import PluginError
-from bench.protocols import View
+from bench.protocols import CoarsePurifier, View
 from bench.rng import Rng
 from bench.threat import Access
 
@@ -39,6 +39,13 @@ class TransferView:
             "purifier. Leave 'transfer' out of the attack's accesses."
         )
 
+    def surrogate(self, factor: int) -> View:
+        """Refuse: a transfer attack does not know the purifier."""
+        raise PluginError(
+            "transfer access hides the purifier, so there is no cheaper process of it. Leave "
+            "attack.surrogate away, or use --access bpda or full."
+        )
+
 
 @dataclass(frozen=True)
 class _WholeView:
@@ -56,6 +63,19 @@ class _WholeView:
         """Take one step of the purifier, without a gradient."""
         with torch.no_grad():
             return self.defense.purification_step(x, rng=rng)
+
+    def surrogate(self, factor: int) -> Self:
+        """Open the same access on a coarser purifier; raises PluginError where none is."""
+        purifier = self.defense.purifier
+        if not isinstance(purifier, CoarsePurifier):
+            raise PluginError(
+                f"this defense has no cheaper process: {type(purifier).__name__} has no "
+                "'coarser'. Leave attack.surrogate away."
+            )
+        coarse = Defense(
+            purifier.coarser(factor), self.defense.classifier, seed=self.defense.seed
+        )
+        return replace(self, defense=coarse)
 
 
 @dataclass(frozen=True)

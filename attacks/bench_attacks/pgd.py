@@ -135,5 +135,10 @@ def random_point(x: Tensor, threat: ThreatModel, rng: Rng) -> Tensor:
 
 def default_step(x: Tensor, threat: ThreatModel, steps: int) -> float:
     """Choose the step size, in pixels of [0, 1]: 2.5 radii in all, as Madry et al. advise."""
+    return 2.5 * reach(x, threat) / steps
+
+
+def reach(x: Tensor, threat: ThreatModel) -> float:
+    """Return the radius, or that of a ball in which any image (N, C, H, W) can become gray."""
     gray = 0.5 if threat.norm is Norm.LINF else 0.5 * math.sqrt(x[0].numel())
-    return 2.5 * (threat.radius if threat.bounded else gray) / steps
+    return threat.radius if threat.bounded else gray

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -74,3 +75,18 @@ class LangevinPurifier(nn.Module):
         for k in range(self.steps):
             x = self.step(x, rng=rng.fork("langevin", k))
         return x
+
+    def coarser(self, factor: int) -> LangevinPurifier:
+        """Build the process of K' = ceil(K / factor) steps that goes as far on as much noise.
+
+        The steps are K / K' times longer and their noise sqrt(K / K') times larger, so that the
+        total drift and the total variance of the noise stay.
+        """
+        steps = -(-self.steps // factor)
+        longer = self.steps / steps
+        return LangevinPurifier(
+            self.energy,
+            steps=steps,
+            step_size=self.step_size * longer,
+            noise=self.noise * math.sqrt(longer),
+        )

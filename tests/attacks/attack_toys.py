@@ -19,6 +19,7 @@ ATTACKS: dict[str, type[Attack]] = {
 }
 FAST = {
     "adaptive": {"steps": 12, "eot": 2},
+    "apgd": {"steps": 12, "eot": 2},
     "bpda_eot": {"steps": 12, "eot": 2},
     "noise": {"tries": 12, "eot": 2},
     "pgd": {"steps": 12, "eot": 2},

@@ -110,6 +110,7 @@ def test_without_a_bound_every_image_falls(name, norm):
 
 OWN_COSTS = [
     ("pgd", {"steps": 12, "eot": 3, "restarts": 2}),
+    ("apgd", {"steps": 12, "eot": 3, "restarts": 2}),
     ("bpda_eot", {"steps": 12, "eot": 3}),
     ("adaptive", {"steps": 21, "eot": 3}),
     ("adaptive", {"steps": 20, "eot": 3, "through": "defense"}),
@@ -143,8 +144,9 @@ def test_an_image_that_never_falls_costs_what_calls_says(name, params, noise, cl
     ("name", "params"),
     [
         ("pgd", {"steps": 0}),
-        ("pgd", {"loss": "dlr"}),
+        ("pgd", {"loss": "hinge"}),
         ("pgd", {"step_size": 0.0}),
+        ("apgd", {"surrogate": 1}),
         ("bpda_eot", {"eot": 0}),
         ("adaptive", {"lam": -1.0}),
         ("adaptive", {"form": "other"}),
