@@ -53,11 +53,9 @@ def watch(work: Work[Result]) -> Result:
             if now.what not in tasks:
                 tasks[now.what] = bars.add_task(now.what, total=now.total, figures="")
             bars.update(tasks[now.what], completed=now.done)
-            if now.figures:
-                figures = "  ".join(
-                    f"{name} {value:.3g}" for name, value in now.figures.items()
-                )
-                bars.update(tasks[now.what], figures=figures)
+            if now.figures or now.note:
+                figures = [f"{name} {value:.3g}" for name, value in now.figures.items()]
+                bars.update(tasks[now.what], figures="  ".join([*figures, now.note]))
 
 
 def _log(work: Work[Result]) -> Result:
@@ -71,7 +69,8 @@ def _log(work: Work[Result]) -> Result:
             return result
         if now.what != stage or now.done == now.total or time.monotonic() - said > _LOG_EVERY_S:
             figures = "".join(f", {name} {value:.3g}" for name, value in now.figures.items())
-            sys.stderr.write(f"{now.what}: {now.done}/{now.total}{figures}\n")
+            note = f", {now.note}" if now.note else ""
+            sys.stderr.write(f"{now.what}: {now.done}/{now.total}{figures}{note}\n")
             stage, said = now.what, time.monotonic()
 
 

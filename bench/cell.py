@@ -112,6 +112,11 @@ class Part:
     revision: int
     checkpoint: str | None = None
 
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> Part:
+        """Read what ``canonical`` wrote."""
+        return cls(**content)
+
     def canonical(self) -> dict[str, Any]:
         """Write the part as plain JSON values."""
         return {
@@ -148,6 +153,28 @@ class Cell:
     after: tuple[str, ...] = ()
     images: str | None = None
     bits: int | None = None
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> Cell:
+        """Read what ``canonical`` wrote; raises KeyError where a field is missing."""
+        norm = parse_norm(content["norm"])
+        eps, access = parse_eps(content["eps"], norm), parse_access(content["access"])
+        return cls(
+            dataset=content["dataset"],
+            data=content["data"],
+            n=content["n"],
+            shard=content["shard"],
+            classifier=Part.read(content["classifier"]),
+            defense=Part.read(content["defense"]),
+            attack=Part.read(content["attack"]),
+            seed=content["seed"],
+            draws=content["draws"],
+            threat=ThreatModel(norm, eps, access),
+            sequential=content.get("sequential", False),
+            after=tuple(content.get("after", ())),
+            images=content.get("images"),
+            bits=content.get("bits"),
+        )
 
     def canonical(self) -> dict[str, Any]:
         """Write the cell as plain JSON values, the same for equal cells."""
@@ -197,6 +224,12 @@ class Cell:
         return [
             (start, min(start + self.shard, self.n)) for start in range(0, self.n, self.shard)
         ]
+
+
+def subject_of(content: Mapping[str, Any]) -> str:
+    """Hash what an audit is about: a defense, its data and the ball, of a cell's content."""
+    fields = ("dataset", "data", "classifier", "defense", "norm", "eps")
+    return digest_of({name: content.get(name) for name in fields})
 
 
 def digest_of(content: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from bench import __version__
 from bench.commands import evaluate, look
+from bench.commands.audit import audit
 from bench.commands.shared import complain
 from bench.errors import BenchError
 
@@ -39,6 +40,7 @@ def _options(
 app.command()(evaluate.run)
 app.command()(evaluate.matrix)
 app.command()(evaluate.train)
+app.command()(audit)
 app.command("list")(look.list_)
 app.command()(look.show)
 app.command()(look.table)

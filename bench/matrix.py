@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,17 @@ def evaluate(request: Request, *, space: Workspace) -> Work[str]:
     return (yield from _evaluate(plugins, prepared, space))
 
 
-def attempt(plugins: Plugins, *, space: Workspace, say: Callable[[str], None]) -> Work[str]:
-    """Run a cell of a matrix; one that cannot work or fails becomes a row with the reason."""
+def attempt(
+    plugins: Plugins,
+    *,
+    space: Workspace,
+    say: Callable[[str], None],
+    after: tuple[str, ...] = (),
+) -> Work[str]:
+    """Run a cell of a matrix; one that cannot work or fails becomes a row with the reason.
+
+    ``after``: keys of finished cells whose broken images are not attacked again.
+    """
     settings = settings_text(plugins.request)
     if plugins.impossible:
         content = _pending(plugins)
@@ -61,6 +71,7 @@ def attempt(plugins: Plugins, *, space: Workspace, say: Callable[[str], None]) -
     prepared = None
     try:
         prepared = yield from prepare(plugins, space=space)
+        prepared = replace(prepared, cell=replace(prepared.cell, after=after))
         return (yield from _evaluate(plugins, prepared, space))
     except Exception as error:  # one failing cell never stops the others
         reason = str(error) if isinstance(error, BenchError) else _unexpected(error)

@@ -53,7 +53,12 @@ Threats = Annotated[
 
 
 class Plan(pydantic.BaseModel, extra="forbid"):
-    """Every defense x attack x access x threat x data set x classifier x seed."""
+    """Every defense x attack x access x threat x data set x classifier x seed.
+
+    ``ladder``: a defense's cheap attacks first and the dear ones on survivors. ``sequential``:
+    the judge stops drawing for an image once its verdict is clear. ``audit``: audit every
+    defense under every threat.
+    """
 
     defenses: Choices
     attacks: Choices
@@ -65,6 +70,9 @@ class Plan(pydantic.BaseModel, extra="forbid"):
     n: int = 500
     draws: int = 50
     shard: int = 100
+    ladder: bool = False
+    sequential: bool = False
+    audit: bool = False
 
     def faults(self) -> list[str]:
         """Name every plugin, parameter and data set of the plan that does not exist."""
@@ -108,6 +116,7 @@ class Plan(pydantic.BaseModel, extra="forbid"):
                     seed=seed,
                     draws=self.draws,
                     shard=self.shard,
+                    sequential=self.sequential,
                     settings={
                         "defense": defense.set,
                         "attack": attack.set,

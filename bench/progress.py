@@ -11,12 +11,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Progress:
-    """``done`` of ``total`` pieces of ``what``, with the latest figures."""
+    """``done`` of ``total`` pieces of ``what``, with the latest figures and what comes next."""
 
     what: str
     done: int
     total: int
     figures: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
 
 
 Work = Generator[Progress, None, Result]

@@ -6,12 +6,15 @@ import time
 from collections import Counter
 from typing import Any
 
+import numpy as np
+
 from bench.judge import Outcomes, judge
+from bench.ladder import best_before, left_over, survivors_of
 from bench.passes import count_passes
 from bench.prepare import Prepared
 from bench.progress import Progress, Work
 from bench.propose import propose
-from bench.protocols import Images
+from bench.protocols import Images, WarmAttack
 from bench.provenance import provenance
 from bench.rng import Rng
 from bench.threat import Access
@@ -31,6 +34,9 @@ def run_cell(prepared: Prepared, *, space: Workspace, settings: str = "") -> Wor
     view = view_of(defense, cell.threat.access)
     networks = defense.networks()
     seen = {"classifier": defense.classifier} if view.access is Access.TRANSFER else networks
+    survivors = survivors_of(cell, store=store)
+    attack = prepared.attack
+    warm = bool(cell.after) and isinstance(attack, WarmAttack) and attack.warm
     what = f"{cell.defense.name} under {cell.attack.name}"
     left = [
         (start, stop)
@@ -44,15 +50,20 @@ def run_cell(prepared: Prepared, *, space: Workspace, settings: str = "") -> Wor
             return
         if store.shard(cell.key(), start).is_file():
             continue
-        images = prepared.pixels.images(start, stop).to(space.device)
+        images = left_over(prepared.pixels.images(start, stop), survivors).to(space.device)
+        if len(images) == 0:
+            store.append(cell, start, _NO_ROWS, {**_NO_COST, **provenance(space.device)})
+            finished += stop - start
+            continue
         proposal = propose(
-            prepared.attack,
+            attack,
             view,
             images,
             threat=cell.threat,
             seed=cell.seed,
             networks=seen,
             path=store.proposal(cell.proposal_key(), start, stop),
+            start=best_before(cell, images, start, stop, store=store) if warm else None,
         )
         begun = time.perf_counter()
         with count_passes(networks) as passes:
@@ -63,6 +74,7 @@ def run_cell(prepared: Prepared, *, space: Workspace, settings: str = "") -> Wor
                 proposal.x_adv,
                 threat=cell.threat,
                 draws=cell.draws,
+                sequential=cell.sequential,
                 rng=Rng.seeded(cell.seed, images.indices).fork("judge"),
             )
         cost = {
@@ -88,7 +100,23 @@ def _rows(images: Images, outcomes: Outcomes) -> dict[str, Any]:
         "robust": outcomes.robust.cpu().numpy(),
         "clean_votes": list(outcomes.clean_votes.cpu().numpy()),
         "votes": list(outcomes.votes.cpu().numpy()),
+        "clean_logits": list(outcomes.clean_logits.cpu().numpy()),
+        "logits": list(outcomes.logits.cpu().numpy()),
     }
+
+
+# A block of which cheaper attacks left no image.
+_NO_ROWS: dict[str, Any] = {
+    **{name: np.zeros(0, dtype=np.int64) for name in ("index", "label")},
+    "distance": np.zeros(0),
+    **{name: np.zeros(0, dtype=np.bool_) for name in ("legal", "clean", "robust")},
+    **{name: [] for name in ("clean_votes", "votes", "clean_logits", "logits")},
+}
+_NO_COST: dict[str, Any] = {
+    **{name: {} for name in ("attack passes", "judge passes")},
+    **dict.fromkeys(("attack seconds", "judge seconds"), 0.0),
+    "flags": [],
+}
 
 
 def _joined(shards: list[dict[str, Any]]) -> dict[str, Any]:

@@ -6,6 +6,8 @@
     cells/<key>/provenance.json      commit, versions, device, seconds, memory, passes, flags
     cells/<key>/skipped.json         why the pair cannot work
     cells/<key>/failed.json          the error of the latest try
+    audits/<subject>/audit.json      the report on a defense under a ball, beside it as .md
+    audits/<subject>/                a results folder of its own, with the audit's cells
     images/<key>/                    what the attacks proposed, stored before it is judged
     checkpoints/<data set>/          trained weights and their cards
     training/                        where an interrupted training goes on
@@ -185,7 +187,9 @@ class Store:
 
         key = cell.key()
         shards = [self.shard(key, start) for start, _ in cell.shards()]
-        frame = pd.concat([read_rows(path) for path in shards], ignore_index=True)
+        frames = [read_rows(path) for path in shards]
+        # Where no image was left to attack a block has no rows, and its columns no types.
+        frame = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
         provenance = join([read_json(path.with_suffix(".json")) for path in shards])
         write_json(self.cell(key) / "provenance.json", provenance)
         with written(self.outcomes(key)) as temporary:
@@ -194,6 +198,14 @@ class Store:
     def proposal(self, key: str, start: int, stop: int) -> Path:
         """Name what an attack proposed for one block."""
         return self.root / "images" / key / f"{start:06d}-{stop:06d}.safetensors"
+
+    def audit(self, subject: str) -> Path:
+        """Name the report on a defense and a ball; the folder has the audit's own cells."""
+        return self.root / "audits" / subject / "audit.json"
+
+    def audits(self) -> list[Path]:
+        """List all audit reports."""
+        return sorted((self.root / "audits").glob("*/audit.json"))
 
     def checkpoint(self, dataset: str, name: str, identity: str) -> Path:
         """Name a checkpoint; its card lies beside it."""

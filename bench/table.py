@@ -7,13 +7,14 @@ attacked images alone; ``single`` is the expected accuracy of one draw.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from bench.cell import subject_of
 from bench.errors import StoreError
 from bench.stats import wilson
 from bench.store import Store, read_json, read_rows, written
@@ -21,15 +22,17 @@ from bench.store import Store, read_json, read_rows, written
 Format = Literal["csv", "md", "latex"]
 
 COLUMNS = (
-    "defense", "attack", "access", "norm", "eps", "dataset", "classifier", "n", "seed", "draws",
+    "defense", "attack", "access", "norm", "eps", "dataset", "classifier", "n", "attacked",
+    "seed", "draws", "judging", "audit",
     "clean", "clean_low", "clean_high", "robust", "robust_low", "robust_high",
     "clean_single", "robust_single", "clean_vote", "robust_vote",
     "passes", "seconds", "state", "note", "settings", "key",
     "classifier_checkpoint", "checkpoint", "commit", "date",
 )  # fmt: skip
+NOT_AUDITED = "none"
 _SHOWN = (
     "defense", "attack", "access", "norm", "eps", "dataset", "n", "draws", "clean", "robust",
-    "interval", "robust_single", "passes", "state", "settings",
+    "interval", "robust_single", "attacked", "passes", "state", "audit", "settings",
 )  # fmt: skip
 _SAME_DEFENSE = [
     "dataset", "classifier", "classifier_checkpoint", "defense", "checkpoint", "norm", "eps",
@@ -39,11 +42,13 @@ _SAME_DEFENSE = [
 
 def collect(store: Store) -> pd.DataFrame:
     """Read every cell of a results folder to one row each; raises StoreError."""
-    rows = [_row(store, folder) for folder in store.cells()]
+    audits = {path.parent.name: str(read_json(path)["state"]) for path in store.audits()}
+    rows = [_row(store, folder, audits) for folder in store.cells()]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     order = ["dataset", "classifier", "norm", "eps", "defense", "access", "attack"]
     order += ["settings", "n", "key"]
-    frame["passes"] = frame["passes"].astype("Int64")  # also beside rows that have none
+    for name in ("passes", "attacked"):
+        frame[name] = frame[name].astype("Int64")  # also beside rows that have none
     return frame.sort_values(order, kind="stable", ignore_index=True)
 
 
@@ -55,9 +60,9 @@ def write_runs(store: Store) -> pd.DataFrame:
     return frame
 
 
-def _row(store: Store, folder: Path) -> dict[str, Any]:
+def _row(store: Store, folder: Path, audits: Mapping[str, str]) -> dict[str, Any]:
     try:
-        return _known_row(store, folder)
+        return _known_row(store, folder, audits)
     except KeyError as error:
         raise StoreError(
             f"{folder} was written by another version of bench: {error} is missing. Move the "
@@ -65,7 +70,7 @@ def _row(store: Store, folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def _known_row(store: Store, folder: Path) -> dict[str, Any]:
+def _known_row(store: Store, folder: Path, audits: Mapping[str, str]) -> dict[str, Any]:
     cell = read_json(folder / "cell.json")
     row: dict[str, Any] = {
         "defense": cell["defense"]["name"],
@@ -76,6 +81,8 @@ def _known_row(store: Store, folder: Path) -> dict[str, Any]:
         "classifier_checkpoint": (cell["classifier"]["checkpoint"] or "")[:16],
         "checkpoint": (cell["defense"]["checkpoint"] or "")[:16],
         "note": "",
+        "judging": "sequential" if cell.get("sequential") else "all draws",
+        "audit": audits.get(subject_of(cell), NOT_AUDITED),
         **{
             name: cell[name]
             for name in ("access", "norm", "eps", "dataset", "n", "seed", "draws")
@@ -88,8 +95,9 @@ def _known_row(store: Store, folder: Path) -> dict[str, Any]:
         passes = sum(provenance["attack passes"].values())
         passes += sum(provenance["judge passes"].values())
         row |= {
-            **accuracies(outcomes),
-            "passes": round(passes / len(outcomes)),
+            **(survival(outcomes, cell["n"]) if "after" in cell else accuracies(outcomes)),
+            "attacked": len(outcomes),
+            "passes": round(passes / cell["n"]),
             "seconds": round(provenance["attack seconds"] + provenance["judge seconds"], 1),
             "commit": (provenance["commit"] or "")[:12],
             "date": provenance["date"],
@@ -105,6 +113,17 @@ def _known_row(store: Store, folder: Path) -> dict[str, Any]:
     else:
         row["state"] = "unfinished"
     return row
+
+
+def survival(outcomes: pd.DataFrame, n: int) -> dict[str, float]:
+    """Say how many of all n images are robust after an attack on the survivors of others."""
+    left = int(outcomes["robust"].sum())
+    low, high = wilson(left, n)
+    return {
+        "robust": _percent(left / n),
+        "robust_low": _percent(low),
+        "robust_high": _percent(high),
+    }
 
 
 def accuracies(outcomes: pd.DataFrame) -> dict[str, float]:
@@ -125,7 +144,9 @@ def accuracies(outcomes: pd.DataFrame) -> dict[str, float]:
         true = votes[np.arange(n), labels].astype(float)
         others = votes.copy()
         others[np.arange(n), labels] = -1
-        found[f"{name}_single"] = _percent(float((true / votes.sum(1)).mean()))
+        # Draws that stopped at a clear verdict say too little of an image's share.
+        if len(set(votes.sum(1))) == 1:
+            found[f"{name}_single"] = _percent(float((true / votes.sum(1)).mean()))
         found[f"{name}_vote"] = _percent(float((true > others.max(1)).mean()))
     return found
 
@@ -149,13 +170,16 @@ def with_worst_case(frame: pd.DataFrame, store: Store) -> pd.DataFrame:
     added = []
     for _, group in done.groupby([*_SAME_DEFENSE, "_defense"], sort=False, dropna=False):
         first = group.iloc[0]
-        joined = join([read_rows(store.outcomes(key)) for key in group["key"]])
+        frames = [read_rows(store.outcomes(key)) for key in group["key"]]
+        joined = join([frame for frame in frames if len(frame)])
         low, high = wilson(int(joined["robust"].sum()), len(joined))
         clean_low, clean_high = wilson(int(joined["clean"].sum()), len(joined))
         added.append(
             {
                 **{name: first[name] for name in _SAME_DEFENSE},
                 "attack": "worst case",
+                "attacked": len(joined),
+                "audit": first["audit"],
                 "access": "/".join(sorted(set(group["access"]))),
                 "clean": _percent(joined["clean"].mean()),
                 "clean_low": _percent(clean_low),
@@ -186,12 +210,16 @@ def join(outcomes: Iterable[pd.DataFrame]) -> pd.DataFrame:
     for frame in outcomes:
         votes = np.stack(list(frame["votes"]))
         share = votes[np.arange(len(frame)), frame["label"].to_numpy()] / votes.sum(1)
+        if len(set(votes.sum(1))) > 1:
+            share = np.full(len(frame), np.nan)
         parts.append(
             pd.DataFrame(
                 {"clean": frame["clean"], "robust": frame["robust"], "single": share}
             ).set_index(frame["index"])
         )
-    return pd.concat(parts).groupby(level=0).min()
+    joined = pd.concat(parts).groupby(level=0)
+    # Attacks on survivors have no rows for the others; a share that is not known stays unknown.
+    return joined.min(skipna=False)
 
 
 def shown(frame: pd.DataFrame) -> pd.DataFrame:
@@ -204,6 +232,8 @@ def shown(frame: pd.DataFrame) -> pd.DataFrame:
     page = page[list(_SHOWN)]
     if not page["settings"].any():
         page = page.drop(columns="settings")
+    if (page["attacked"].isna() | (page["attacked"] == page["n"])).all():
+        page = page.drop(columns="attacked")  # no ladder among the rows
     return page
 
 

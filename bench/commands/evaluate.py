@@ -49,6 +49,9 @@ def run(
     shard: Annotated[
         int, typer.Option(help="Images attacked at a time; part of the cell.")
     ] = 100,
+    sequential: Annotated[
+        bool, typer.Option(help="Stop drawing for an image once its verdict is clear.")
+    ] = False,
     settings: Settings = [],  # noqa: B006 - Typer copies it
     device: Device = "auto",
     results: Results = RESULTS,
@@ -65,7 +68,7 @@ def run(
 
     request = Request.parse(
         defense=defense, attack=attack, dataset=dataset, classifier=classifier, norm=norm,
-        eps=eps, access=access, n=n, seed=seed, draws=draws, shard=shard,
+        eps=eps, access=access, n=n, seed=seed, draws=draws, shard=shard, sequential=sequential,
         settings=parse_settings(settings),
     )  # fmt: skip
     dataset_info(dataset)
@@ -105,9 +108,12 @@ def matrix(
     content = read_plan(plan)
     space = workspace(results, data, models, device)
     from bench import matrix as work
+    from bench.rungs import Ladder, cheap_first
     from bench.table import write_runs
 
     pairs = work.resolve_plan(content)
+    if content.ladder:
+        pairs = cheap_first(pairs)
     if dry_run:
         outlines = [work.preview(plugins.request, space) for plugins in pairs]
         if as_json:
@@ -118,12 +124,15 @@ def matrix(
             print_outline(outline, as_json=False)
         return
     space.store.probe()
-    keys = []
+    keys, ladder = [], Ladder(space.store)
     try:
         for number, plugins in enumerate(pairs, 1):
             if not as_json:
                 say(f"[{number}/{len(pairs)}] {work.title(plugins)}")
-            keys.append(watch(work.attempt(plugins, space=space, say=complain), quiet=as_json))
+            after = ladder.before(plugins) if content.ladder else ()
+            attempt = work.attempt(plugins, space=space, say=complain, after=after)
+            keys.append(watch(attempt, quiet=as_json))
+            ladder.add(plugins, keys[-1])
     finally:
         frame = write_runs(space.store)
     rows = frame[frame["key"].isin(keys)]

@@ -1,0 +1,68 @@
+"""What the checks found, and what it makes of the robust accuracy. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class State(StrEnum):
+    """How a check ended."""
+
+    PASS = "pass"
+    WARN = "warn"
+    FAIL = "fail"
+    NOT_APPLICABLE = "n/a"
+
+
+class Weight(StrEnum):
+    """What a failed check does to the robust accuracy.
+
+    ``void``: nothing was measured. ``bound``: a better attack may find less. ``remark``: the
+    number holds, and something else has to be known about the defense.
+    """
+
+    VOID = "void"
+    BOUND = "bound"
+    REMARK = "remark"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: ``figure`` measured against ``threshold``, and ``reason`` in words.
+
+    ``reason`` completes "because ..." where the check warns or fails, and says why where it
+    does not apply. ``values`` has the numbers behind the figure, for programs.
+    """
+
+    check: str
+    title: str
+    weight: Weight
+    state: State
+    figure: str = ""
+    threshold: str = ""
+    reason: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``state`` for tables (stands, upper bound or void), and the same in a sentence."""
+
+    state: str
+    words: str
+
+
+def verdict(findings: Iterable[Finding]) -> Verdict:
+    """Sum the findings up: a failed check of weight void outweighs one of weight bound."""
+    failed = [finding for finding in findings if finding.state is State.FAIL]
+    for weight, state, words in (
+        (Weight.VOID, "void", "is void"),
+        (Weight.BOUND, "upper bound", "is an upper bound"),
+    ):
+        reasons = [f"{f.reason} ({f.check})" for f in failed if f.weight is weight]
+        if reasons:
+            return Verdict(state, f"The robust accuracy {words} because {'; '.join(reasons)}.")
+    return Verdict("stands", "The robust accuracy stands: no check objects to it.")

@@ -1,0 +1,38 @@
+"""The audit's report as a page, from what was written as JSON. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+
+_PAGE = """\
+# Audit of `{{ of.defense.name }}` on {{ of.dataset }}, {{ of.norm }} {{ of.eps }}
+
+**{{ verdict }}**
+
+First {{ of.n }} test images, classifier `{{ of.classifier.name }}`
+({{ of.classifier.checkpoint | digest }}), defense checkpoint
+{{ of.defense.checkpoint | digest }}, seed {{ of.seed }}, {{ of.draws }} draws of the judge.
+Main attack: apgd with {{ access }} access, {{ attack.steps }} steps, {{ attack.eot }} draws a
+gradient, {{ attack.restarts }} restarts, loss {{ attack.loss }}.
+
+| check | state | figure | threshold | because |
+| --- | --- | --- | --- | --- |
+{% for found in findings -%}
+| {{ found.check }} {{ found.title }} | {{ found.state }} |
+{%- for text in (found.figure, found.threshold, found.reason) %} {{ text | cell }} |
+{%- endfor %}
+{% endfor %}
+Made by `{{ provenance.command }}` on {{ provenance.date }}, commit
+{{ provenance.commit | digest }}, {{ provenance.device }}.
+"""
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """Write a report as Markdown."""
+    pages = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    pages.filters["cell"] = lambda text: " ".join(str(text).replace("|", r"\|").split())
+    pages.filters["digest"] = lambda text: (text or "none")[:16]
+    return pages.from_string(_PAGE).render(**report, of=report["subject"])

@@ -1,0 +1,73 @@
+"""Run all checks on one defense and write the report beside the cells."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from bench.audit.checks import CHECKS
+from bench.audit.findings import Finding, Verdict, verdict
+from bench.audit.report import markdown
+from bench.audit.subject import Subject
+from bench.cell import Request, subject_of
+from bench.errors import UsageError
+from bench.prepare import prepare, resolve
+from bench.progress import Progress, Work
+from bench.provenance import provenance
+from bench.registry import build, parameters
+from bench.store import Store, write_json, written
+from bench.workspace import Workspace
+
+# Enough to see what is wrong with an evaluation; the ladder's attacks are the long ones.
+SETTINGS: dict[str, Any] = {"steps": 20, "eot": 5}
+
+
+def open_subject(request: Request, *, space: Workspace) -> Work[Subject]:
+    """Prepare the defense of a request, training what is missing; raises BenchError."""
+    settings = {**SETTINGS, **request.settings.get("attack", {})}
+    request = replace(
+        request,
+        attack="apgd",
+        access=None,
+        settings={**request.settings, "attack": settings},
+    )
+    plugins = resolve(request)
+    prepared = yield from prepare(plugins, space=space)
+    folder = space.store.audit(subject_of(prepared.cell.canonical())).parent
+    own = replace(space, store=Store(folder))
+    return Subject(prepared, own, space.store, settings)
+
+
+def audit(request: Request, *, space: Workspace) -> Work[dict[str, Any]]:
+    """Audit a request's defense under its ball; return the report, which is also written."""
+    if request.eps.strip().lower() in ("inf", "0"):
+        raise UsageError("an audit needs a ball: give --eps a finite radius above 0.")
+    space.store.probe()
+    subject = yield from open_subject(request, space=space)
+    findings: list[Finding] = []
+    for done, check in enumerate(CHECKS):
+        what = f"audit of {request.defense}"
+        yield Progress(what, done, len(CHECKS), note=check.__name__.replace("_", " "))
+        findings.append(check(subject))
+    yield Progress(what, len(CHECKS), len(CHECKS))
+    report = report_of(subject, findings, verdict(findings))
+    path = space.store.audit(subject_of(subject.base.cell.canonical()))
+    with written(path.with_suffix(".md")) as temporary:
+        temporary.write_text(markdown(report))
+    write_json(path, report)  # last: its presence says that the audit is complete
+    return report
+
+
+def report_of(subject: Subject, findings: list[Finding], found: Verdict) -> dict[str, Any]:
+    """Write all that a reader needs as plain JSON values."""
+    cell = subject.base.cell.canonical()
+    del cell["attack"], cell["access"]
+    return {
+        "subject": cell,
+        "attack": {"name": "apgd", **parameters(build("attacks", "apgd", subject.settings))},
+        "access": subject.access.value,
+        "findings": [asdict(finding) for finding in findings],
+        "state": found.state,
+        "verdict": found.words,
+        "provenance": provenance(subject.space.device),
+    }

@@ -1,0 +1,177 @@
+"""What is audited: a defense, its images, its ball, and the attacks run on it so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from bench.cell import Cell, Part
+from bench.defense import Defense
+from bench.prepare import Prepared
+from bench.progress import finish
+from bench.protocols import Attack, Images, Purifier, View
+from bench.registry import build, parameters
+from bench.rng import Rng
+from bench.run import run_cell
+from bench.store import Store, read_json, read_rows
+from bench.threat import Access, ThreatModel
+from bench.views import view_of
+from bench.workspace import Workspace
+
+LEVEL = 0.01  # of the paired tests that raise an alarm
+
+
+class Untouched:
+    """No purifier: the bare classifier as a defense."""
+
+    stochastic = False
+    differentiable = True
+
+    def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Return the images (N, C, H, W) themselves."""
+        return x
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Another defense that a check attacks beside the one under audit; ``label`` names it."""
+
+    label: str
+    defense: Defense
+
+
+@dataclass(frozen=True)
+class Run:
+    """One attack on all images: ``rows`` per image as in the store, ``x_adv``, its cost."""
+
+    rows: pd.DataFrame
+    x_adv: Tensor
+    cost: Mapping[str, Any]
+
+    @property
+    def robust(self) -> pd.Series[bool]:
+        """Whether each image stays right."""
+        return self.rows["robust"]
+
+    @property
+    def accuracy(self) -> float:
+        """Robust accuracy, a share."""
+        return float(self.rows["robust"].mean())
+
+
+@dataclass
+class Subject:
+    """A defense under audit on the first n test images, with a store of its own.
+
+    Attacks are run as cells of that store, so that a killed audit goes on where it was and
+    checks share what they need. ``settings`` are those of the main attack, ``apgd``.
+    """
+
+    base: Prepared
+    space: Workspace
+    results: Store  # of the user's own cells on the same defense
+    settings: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        cell = self.base.cell
+        self.images: Images = self.base.pixels.images(0, cell.n).to(self.space.device)
+        self.defense: Defense = self.base.defense
+        self.threat: ThreatModel = cell.threat
+        self.rng = Rng.seeded(cell.seed, self.images.indices).fork("audit")
+
+    @property
+    def access(self) -> Access:
+        """The most that an attacker can use: the full gradient where there is one."""
+        return Access.FULL if self.has_gradient(Access.FULL) else Access.BPDA
+
+    @property
+    def bare(self) -> Variant:
+        """The classifier without its purifier."""
+        return self.variant("no purifier", Untouched())
+
+    def variant(self, label: str, purifier: Purifier) -> Variant:
+        """Put another purifier before the same classifier."""
+        return Variant(label, Defense(purifier, self.defense.classifier))
+
+    def view(self, access: Access, variant: Variant | None = None) -> View:
+        """Open the defense, or a variant of it, to an attacker."""
+        return view_of(variant.defense if variant else self.defense, access)
+
+    def has_gradient(self, access: Access) -> bool:
+        """Say whether autograd reaches the images at all; FULL asks the defense first."""
+        if access is Access.FULL and not self.defense.purifier.differentiable:
+            return False
+        x = self.images.x[:2].detach().requires_grad_()
+        logits = self.view(access)(x, rng=self.rng[:2].fork("probe"))
+        if not logits.requires_grad:
+            return False
+        (gradient,) = torch.autograd.grad(logits.sum(), x, allow_unused=True)
+        return gradient is not None
+
+    def strong(self, **changes: Any) -> Run:
+        """Run the main attack with the widest access; ``changes`` go to ``run``."""
+        settings = {**self.settings, **changes.pop("settings", {})}
+        return self.run("apgd", changes.pop("access", self.access), settings, **changes)
+
+    def run(
+        self,
+        attack: str,
+        access: Access,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        eps: Fraction | str | None = "same",
+        variant: Variant | None = None,
+        sequential: bool = True,
+    ) -> Run:
+        """Attack the images, or read what was run before; ``eps`` None is no bound."""
+        made: Attack = build("attacks", attack, settings or {})
+        return self.run_with(
+            made, attack, access, eps=eps, variant=variant, sequential=sequential
+        )
+
+    def run_with(
+        self,
+        attack: Attack,
+        name: str,
+        access: Access,
+        *,
+        eps: Fraction | str | None = "same",
+        variant: Variant | None = None,
+        sequential: bool = True,
+    ) -> Run:
+        """Do as ``run`` does with an attack that is built already."""
+        radius = self.threat.eps if isinstance(eps, str) else eps
+        threat = ThreatModel(self.threat.norm, radius, access)
+        part = self.base.cell.defense
+        if variant is not None:
+            part = replace(part, name=f"{part.name}, {variant.label}")
+        cell = replace(
+            self.base.cell,
+            defense=part,
+            attack=Part(name, parameters(attack), attack.revision),
+            threat=threat,
+            sequential=sequential,
+        )
+        defense = variant.defense if variant else self.defense
+        prepared = replace(self.base, cell=cell, defense=defense, attack=attack)
+        finish(run_cell(prepared, space=self.space, settings="audit"))
+        return self.read(cell)
+
+    def read(self, cell: Cell) -> Run:
+        """Read a finished cell of the audit's own store."""
+        from safetensors.torch import load_file
+
+        store = self.space.store
+        key, proposals = cell.key(), cell.proposal_key()
+        blocks = [load_file(store.proposal(proposals, a, b))["x_adv"] for a, b in cell.shards()]
+        return Run(
+            rows=read_rows(store.outcomes(key)),
+            x_adv=torch.cat(blocks).to(self.space.device),
+            cost=read_json(store.cell(key) / "provenance.json"),
+        )

@@ -1,0 +1,86 @@
+"""bench audit: whether the robust accuracy of a defense is to be believed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from bench.commands.shared import (
+    DATA,
+    MODELS,
+    RESULTS,
+    Data,
+    Device,
+    Models,
+    Results,
+    Settings,
+    say,
+    watch,
+    workspace,
+)
+
+
+def audit(
+    defense: Annotated[str, typer.Option(help="A defense: see `bench list defenses`.")],
+    dataset: Annotated[
+        str, typer.Option(help="digits, mnist, fashion_mnist, cifar10 or cifar100.")
+    ] = "digits",
+    classifier: Annotated[
+        str, typer.Option(help="small_cnn, resnet18 or robustbench:NAME.")
+    ] = "small_cnn",
+    norm: Annotated[str, typer.Option(help="Linf or L2.")] = "Linf",
+    eps: Annotated[str, typer.Option(help="Radius: 8/255 or 0.3; exact.")] = "8/255",
+    n: Annotated[int, typer.Option("-n", help="Images: the first n of the test set.")] = 256,
+    seed: Annotated[int, typer.Option(help="Seed of attacks and judge.")] = 0,
+    draws: Annotated[int, typer.Option(help="The judge's draws per image.")] = 50,
+    shard: Annotated[int, typer.Option(help="Images attacked at a time.")] = 100,
+    settings: Settings = [],  # noqa: B006 - Typer copies it
+    device: Device = "auto",
+    results: Results = RESULTS,
+    data: Data = DATA,
+    models: Models = MODELS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Run the checks C1 to C27 on a defense and say whether its robust accuracy stands."""
+    import json
+
+    from bench.cell import Request, parse_settings
+    from bench.datasets import dataset_info
+
+    request = Request.parse(
+        defense=defense, attack="apgd", dataset=dataset, classifier=classifier, norm=norm,
+        eps=eps, n=n, seed=seed, draws=draws, shard=shard, settings=parse_settings(settings),
+    )  # fmt: skip
+    dataset_info(dataset)
+    space = workspace(results, data, models, device)
+    from bench.audit.run import audit as run_audit
+
+    report = watch(run_audit(request, space=space), quiet=as_json)
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+        return
+    _print(report)
+    say(report["verdict"])
+
+
+def _print(report: dict[str, Any]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    colours = {"pass": "green", "warn": "yellow", "fail": "red", "n/a": "dim"}
+    subject = report["subject"]
+    title = (
+        f"audit of {subject['defense']['name']}: {subject['dataset']}, {subject['norm']} "
+        f"{subject['eps']}, first {subject['n']} images"
+    )
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("check", "state", "figure", "threshold", "because"):
+        table.add_column(name, overflow="fold", no_wrap=name == "state")
+    for found in report["findings"]:
+        state = f"[{colours[found['state']]}]{found['state']}[/]"
+        name = f"{found['check']} {found['title']}"
+        cells = [found[part].replace("[", r"\[") for part in ("figure", "threshold", "reason")]
+        table.add_row(name, state, *cells)
+    Console().print(table)

@@ -1,0 +1,67 @@
+"""The order of a ladder: a defense's cheap attacks before its dear ones."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from bench.cell import digest_of
+from bench.cost import estimate
+from bench.prepare import Plugins
+from bench.registry import parameters
+from bench.store import Store
+from bench.threat import Access, format_eps
+
+
+def subject(plugins: Plugins) -> str:
+    """Hash what a ladder is about: a defense on its images, under a ball, with a seed."""
+    request = plugins.request
+    content = {
+        "dataset": request.dataset,
+        "n": request.n,
+        "shard": request.shard,
+        "classifier": request.classifier,
+        "trained": parameters(plugins.classifier) if plugins.classifier else {},
+        "defense": request.defense,
+        "params": parameters(plugins.defense),
+        "norm": plugins.threat.norm.value,
+        "eps": format_eps(plugins.threat.eps),
+        "seed": request.seed,
+    }
+    return digest_of(content)
+
+
+def cheap_first(pairs: Iterable[Plugins]) -> list[Plugins]:
+    """Order each defense's attacks by cost, those first whose images all purifiers share."""
+    groups: dict[str, list[Plugins]] = defaultdict(list)
+    for plugins in pairs:
+        groups[subject(plugins)].append(plugins)
+    return [plugins for group in groups.values() for plugins in sorted(group, key=_cost)]
+
+
+def _cost(plugins: Plugins) -> tuple[bool, int]:
+    shared = plugins.threat.access is Access.TRANSFER
+    return not shared, sum(estimate(plugins)["attack"].values())
+
+
+@dataclass
+class Ladder:
+    """The finished cells of each subject so far."""
+
+    store: Store
+    done: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def before(self, plugins: Plugins) -> tuple[str, ...]:
+        """Name the cells whose broken images a cell leaves out.
+
+        None for a transfer attack: all purifiers share its images, so it attacks all of them.
+        """
+        if plugins.threat.access is Access.TRANSFER:
+            return ()
+        return tuple(self.done[subject(plugins)])
+
+    def add(self, plugins: Plugins, key: str) -> None:
+        """Take note of a cell that was run, if it has outcomes."""
+        if self.store.outcomes(key).is_file():
+            self.done[subject(plugins)].append(key)
