@@ -232,7 +232,28 @@ def test_the_key_of_a_dry_run_is_the_key_of_the_run(bench: Bench, tmp_path: Path
 
 def test_a_dry_run_of_a_pair_that_cannot_work_says_why(bench: Bench) -> None:
     said = bench("run", "--defense=jpeg", "--attack=pgd", "--access=full", *TINY, "--dry-run")
-    assert "--access bpda" in said.out + said.err
+    assert "--access bpda" in said.out
+    assert said.code == 1
+    again = bench(*NOISE, "--access=full", "--defense=jpeg", "--dry-run", "--json")
+    assert again.code == 1
+    assert list(json.loads(again.out)) == ["impossible"]
+
+
+def test_a_dry_run_is_readable_in_80_columns(bench: Bench) -> None:
+    bench("train", "small_cnn", TINY[0])
+    lines = bench(*NOISE, "--dry-run").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    outline = json.loads(bench(*NOISE, "--dry-run", "--json").out)
+    digest = outline["cell"]["classifier"]["checkpoint"]
+    at = lines.index("    classifier:")
+    assert lines[at + 1 : at + 5] == [
+        "      name: small_cnn", "      params:", "        width: 16", "        training:",
+    ]  # fmt: skip
+    assert lines[lines.index("      checkpoint:") + 1] == f"        {digest}"
+    assert "          epochs: 1" in lines
+    assert "      params: {}" in lines, "what is empty is said to be empty"
+    assert f"  key: {outline['key']}" in lines
+    assert "  done: false" in lines
 
 
 def test_results_and_data_come_from_the_environment(
