@@ -36,11 +36,6 @@ ADV: AdvEbm = build(
 CNN: SmallCnn = build("models", "small_cnn", {"width": 4, "training": {"epochs": 6}})
 
 
-@pytest.fixture
-def space(tmp_path: Path) -> Workspace:
-    return Workspace(Store(tmp_path), tmp_path, tmp_path, torch.device("cpu"))
-
-
 def trained(name: str, plugin: Any, space: Workspace, **more: Any) -> Trained:
     return finish(train(name, plugin, dataset="digits", space=space, **more))
 
