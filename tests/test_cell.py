@@ -144,7 +144,9 @@ COMMITTED = sorted((Path(__file__).parents[1] / "results" / "cells").glob("*/cel
 def from_json(content: dict[str, Any]) -> Cell:
     """Read a cell back from what was written of it when it had fewer fields."""
     content = {name: value for name, value in content.items() if name != "settings"}
-    parts = {name: Part(**content.pop(name)) for name in ("classifier", "defense", "attack")}
+    parts: dict[str, Any] = {
+        name: Part(**content.pop(name)) for name in ("classifier", "defense", "attack")
+    }
     norm = Norm(content.pop("norm"))
     threat = ThreatModel(
         norm, parse_eps(content.pop("eps"), norm), Access(content.pop("access"))
