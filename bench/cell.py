@@ -213,7 +213,7 @@ class Cell:
         if self.images:
             return self.images
         content = self.canonical()
-        for name in ("draws", "n", "sequential"):
+        for name in ("draws", "n", "sequential", "bits"):
             content.pop(name, None)
         if self.threat.access is Access.TRANSFER:
             del content["defense"]

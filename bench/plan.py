@@ -149,9 +149,20 @@ def read_plan(path: Path) -> Plan:
     try:
         return Plan.model_validate(content)
     except pydantic.ValidationError as error:
-        raise all_faults(
-            f"{path.name}: {_in_words(fault)}" for fault in error.errors()
-        ) from error
+        faults = [f"{path.name}: {_in_words(fault)}" for fault in error.errors()]
+        raise all_faults([*faults, *_sound_part(content, error).faults()]) from error
+
+
+def _sound_part(content: dict[Any, Any], error: pydantic.ValidationError) -> Plan:
+    """Keep the fields without a fault, so that their names are checked all the same."""
+    faulty = {fault["loc"][0] for fault in error.errors()}
+    sound = {
+        name: content[name]
+        for name in Plan.model_fields
+        if name in content and name not in faulty
+    }
+    spare = {"defenses": "none", "attacks": "noise", "threats": {"eps": "inf"}}
+    return Plan.model_validate({**spare, **sound})
 
 
 class _OnceLoader(yaml.SafeLoader):

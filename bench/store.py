@@ -21,10 +21,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,9 @@ from bench.errors import StoreError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# The names that `written` gives: a dot, the name of the file, eight characters of mkstemp.
+_TEMPORARY = re.compile(r"\..+\.(json|parquet|safetensors|pt)\.[a-z0-9_]{8}")
 
 
 @contextmanager
@@ -111,6 +116,18 @@ class Store:
         with written(probe) as temporary:
             temporary.write_bytes(b"")
         probe.unlink()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left half written; younger files may be in work."""
+        yesterday = time.time() - 24 * 3600
+        for folder in ("cells", "images", "checkpoints", "training"):
+            for where, _, names in os.walk(self.root / folder):
+                for name in filter(_TEMPORARY.fullmatch, names):
+                    path = Path(where, name)
+                    with suppress(OSError):  # another process may sweep as well
+                        if path.stat().st_mtime < yesterday:
+                            path.unlink()
 
     @property
     def runs(self) -> Path:

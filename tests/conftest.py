@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+from bench import cli
+
+from .command import Bench, Said
+
+if TYPE_CHECKING:
+    from bench.workspace import Workspace
 
 # Real data where it is at hand: BENCH_DATA, or a folder shared/data beside the checkout.
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -18,3 +29,59 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Workspace:
+    """A workspace without any results, on the CPU."""
+    from .cells import at
+
+    return at(tmp_path / "results")
+
+
+@pytest.fixture
+def bench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Bench:
+    """The command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in ("BENCH_RESULTS", "BENCH_DATA", "BENCH_MODELS"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*words: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["bench", *words])
+        monkeypatch.setattr(cli, "_shown", [])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Said(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def install(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Path]:
+    """Install a distribution the way pip does: a module and a dist-info folder."""
+
+    def install(
+        distribution: str, module: str, source: str, points: str, *, version: str = "1.0"
+    ) -> Path:
+        site = tmp_path_factory.mktemp("site") / distribution
+        info = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
+        )
+        (info / "entry_points.txt").write_text(points)
+        (site / f"{module}.py").write_text(source)
+        monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        importlib.invalidate_caches()
+        return site
+
+    return install

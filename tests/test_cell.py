@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from bench.cell import Cell, Part, Request, digest_of, parse_settings
 from bench.errors import UsageError
-from bench.threat import Access, Norm, ThreatModel
+from bench.threat import Access, Norm, ThreatModel, parse_eps
 
 CELL = Cell(
     dataset="digits",
@@ -56,6 +56,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     "eps": {"threat__eps": Fraction(9, 255)},
     "no eps": {"threat__eps": None},
     "access": {"threat__access": Access.BPDA},
+    "sequential": {"sequential": True},
+    "after": {"after": ("a" * 16,)},
+    "images": {"images": "b" * 16},
+    "bits": {"bits": 8},
     **{
         f"{part} {field}": {f"{part}__{field}": value}
         for part in ("classifier", "defense", "attack")
@@ -134,9 +138,40 @@ def test_the_key_is_pinned() -> None:
     assert CELL.key() == "487938688978b475"
 
 
+COMMITTED = sorted((Path(__file__).parents[1] / "results" / "cells").glob("*/cell.json"))
+
+
+def from_json(content: dict[str, Any]) -> Cell:
+    """Read a cell back from what was written of it when it had fewer fields."""
+    content = {name: value for name, value in content.items() if name != "settings"}
+    parts: dict[str, Any] = {
+        name: Part(**content.pop(name)) for name in ("classifier", "defense", "attack")
+    }
+    norm = Norm(content.pop("norm"))
+    threat = ThreatModel(
+        norm, parse_eps(content.pop("eps"), norm), Access(content.pop("access"))
+    )
+    return Cell(**parts, threat=threat, **content)
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
+def test_committed_cells_are_found_under_their_keys(path: Path) -> None:
+    """Results from before a field came keep their keys: no field at its default is written."""
+    assert from_json(json.loads(path.read_text())).key() == path.parent.name
+
+
+def test_fields_at_their_defaults_are_not_written() -> None:
+    later = {"sequential", "after", "images", "bits"}
+    assert not later & CELL.canonical().keys()
+    for name in later:
+        assert name in but(**CHANGES[name]).canonical()
+    assert but(sequential=False, after=(), images=None, bits=None).key() == CELL.key()
+
+
 def test_the_canonical_form_is_plain_json() -> None:
-    content = CELL.canonical()
-    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    rare = but(sequential=True, after=("a" * 16, "b" * 16), images="c" * 16, bits=8)
+    for content in (CELL.canonical(), rare.canonical()):
+        assert json.loads(json.dumps(content, allow_nan=False)) == content
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -179,9 +214,24 @@ WHITE, GRAY = CELL, but(threat__access=Access.TRANSFER)
 
 
 @pytest.mark.parametrize("cell", [WHITE, GRAY], ids=["full", "transfer"])
-def test_neither_draws_nor_n_matter_to_the_images(cell: Cell) -> None:
-    assert but(cell, draws=99, n=7).proposal_key() == cell.proposal_key()
+def test_what_the_judge_does_and_n_do_not_matter_to_the_images(cell: Cell) -> None:
+    for change in ({"draws": 99}, {"n": 7}, {"sequential": True}, {"bits": 8}):
+        assert but(cell, **change).proposal_key() == cell.proposal_key()
     assert cell.proposal_key() != cell.key()
+
+
+@pytest.mark.parametrize("cell", [WHITE, GRAY], ids=["full", "transfer"])
+def test_images_of_another_cell_are_the_proposal_whatever_else_is_asked(cell: Cell) -> None:
+    taken = but(cell, images=CELL.proposal_key())
+    assert taken.proposal_key() == CELL.proposal_key()
+    for bits in (8, 4):  # they are rounded when they are judged, not where they are stored
+        assert but(taken, bits=bits).proposal_key() == CELL.proposal_key()
+    keys = {but(taken, bits=bits).key() for bits in (None, 4, 8)}
+    assert len(keys | {cell.key()}) == 4
+
+
+def test_the_order_of_cheaper_cells_is_part_of_the_cell() -> None:
+    assert but(after=("a", "b")).key() != but(after=("b", "a")).key()
 
 
 def test_a_transfer_attack_does_not_see_the_defense() -> None:
@@ -191,7 +241,12 @@ def test_a_transfer_attack_does_not_see_the_defense() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in CHANGES if name not in ("n", "draws") and "defense" not in name]
+    "name",
+    [
+        name
+        for name in CHANGES
+        if name not in ("n", "draws", "sequential", "bits") and "defense" not in name
+    ],
 )
 def test_everything_else_matters_to_the_images(name: str) -> None:
     for cell in (WHITE, GRAY):

@@ -201,17 +201,12 @@ def test_a_checkpoint_without_a_sound_card_is_a_failure(
 
 
 @pytest.fixture
-def site(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def site(install: Callable[..., Path]) -> Path:
     """A distribution called 'sad-fog' whose plugin is broken on import."""
-    site = tmp_path_factory.mktemp("site")
-    info = site / "sad_fog-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sad-fog\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[bench.defenses]\nsad = sad_fog_doctor:Sad\n")
-    (site / "sad_fog_doctor.py").write_text("raise RuntimeError('no fog')\n")
-    monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
-    importlib.invalidate_caches()
-    return site
+    broken = "raise RuntimeError('no fog')\n"
+    return install(
+        "sad-fog", "sad_fog_doctor", broken, "[bench.defenses]\nsad = sad_fog_doctor:Sad\n"
+    )
 
 
 def test_a_broken_plugin_is_a_failure_and_the_others_are_counted(

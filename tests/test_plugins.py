@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from bench import cli
 from bench.errors import PluginError
 from bench.registry import catalogue, summary
 
-TINY = ("--set=classifier.training.epochs=1", "-n", "4", "--draws=3")
-NOISE = ("--attack=noise", "--set=attack.tries=1", *TINY)
+from .command import NOISE, RUN, TINY, Bench
 
 # What the README asks of a stranger: a defense in twenty lines.
 FOGGY = '''
@@ -49,59 +45,6 @@ class Foggy:
 '''
 
 
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def bench(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Said]:
-    """The command line in this process, in an empty folder."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.delenv("BENCH_RESULTS", raising=False)
-
-    def run(*words: str) -> Said:
-        monkeypatch.setattr(sys, "argv", ["bench", *words])
-        monkeypatch.setattr(cli, "_shown", [])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return Said(code, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Install a distribution the way pip does: a module and a dist-info folder."""
-
-    def install(
-        distribution: str, module: str, source: str, points: str, *, version: str = "1.0"
-    ) -> Path:
-        site = tmp_path / distribution
-        info = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
-        info.mkdir(parents=True)
-        (info / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
-        )
-        (info / "entry_points.txt").write_text(points)
-        (site / f"{module}.py").write_text(source)
-        monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
-        monkeypatch.delitem(sys.modules, module, raising=False)
-        importlib.invalidate_caches()
-        return site
-
-    return install
-
-
 @pytest.fixture
 def foggy(install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     return install(
@@ -110,7 +53,7 @@ def foggy(install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def test_a_plugin_is_listed_by_its_first_line_and_not_imported(
-    bench: Callable[..., Said], foggy: Path
+    bench: Bench, foggy: Path
 ) -> None:
     said = bench("list", "defenses")
     assert said.code == 0
@@ -122,7 +65,7 @@ def test_a_plugin_is_listed_by_its_first_line_and_not_imported(
 
 
 def test_a_plugin_inside_a_package_is_listed_without_importing_the_package(
-    bench: Callable[..., Said], install: Callable[..., Path]
+    bench: Bench, install: Callable[..., Path]
 ) -> None:
     """Where a package's __init__ imports torch or fails, `bench list` must not wait or hide."""
     site = install(
@@ -140,14 +83,12 @@ def test_a_plugin_inside_a_package_is_listed_without_importing_the_package(
         sys.modules.pop(name, None)
 
 
-def test_another_plugin_is_run_without_importing_this_one(
-    bench: Callable[..., Said], foggy: Path
-) -> None:
-    assert bench("run", "--defense=none", *NOISE).code == 0
+def test_another_plugin_is_run_without_importing_this_one(bench: Bench, foggy: Path) -> None:
+    assert bench(*RUN).code == 0
     assert not (foggy / "imported").exists()
 
 
-def test_a_plugin_is_shown_with_its_parameters(bench: Callable[..., Said], foggy: Path) -> None:
+def test_a_plugin_is_shown_with_its_parameters(bench: Bench, foggy: Path) -> None:
     said = bench("show", "foggy")
     assert said.code == 0, said.err
     assert "foggy (defense, fog_bench.Foggy)" in said.out
@@ -159,9 +100,7 @@ def test_a_plugin_is_shown_with_its_parameters(bench: Callable[..., Said], foggy
 
 
 @pytest.mark.usefixtures("foggy")
-def test_a_plugin_is_run_with_parameters_under_every_access(
-    bench: Callable[..., Said],
-) -> None:
+def test_a_plugin_is_run_with_parameters_under_every_access(bench: Bench) -> None:
     for access in ("query", "transfer"):
         said = bench("run", "--defense=foggy", *NOISE, f"--access={access}", "--json",
                      "--set=defense.share=1.0")  # fmt: skip
@@ -177,7 +116,7 @@ def test_a_plugin_is_run_with_parameters_under_every_access(
 
 
 @pytest.mark.usefixtures("foggy")
-def test_parameters_are_part_of_the_cell(bench: Callable[..., Said]) -> None:
+def test_parameters_are_part_of_the_cell(bench: Bench) -> None:
     run = ("run", "--defense=foggy", *NOISE, "--dry-run", "--json")
     outlines = [
         json.loads(bench(*run, *more).out)
@@ -194,7 +133,7 @@ def test_parameters_are_part_of_the_cell(bench: Callable[..., Said]) -> None:
      ("shar=0.1", "Did you mean 'defense.share'?")],
 )  # fmt: skip
 @pytest.mark.usefixtures("foggy")
-def test_parameters_are_checked(bench: Callable[..., Said], setting: str, part: str) -> None:
+def test_parameters_are_checked(bench: Bench, setting: str, part: str) -> None:
     said = bench("run", "--defense=foggy", *NOISE, f"--set=defense.{setting}")
     assert said.code == 2
     assert part in said.err
@@ -202,7 +141,7 @@ def test_parameters_are_checked(bench: Callable[..., Said], setting: str, part: 
 
 @pytest.mark.parametrize("name", ["foggy", "jpeg"], ids=["two strangers", "one of ours"])
 def test_a_name_claimed_twice_names_both_owners(
-    bench: Callable[..., Said], install: Callable[..., Path], foggy: Path, name: str
+    bench: Bench, install: Callable[..., Path], foggy: Path, name: str
 ) -> None:
     install("smog", "smog", FOGGY, f"[bench.defenses]\n{name} = smog:Foggy\n", version="2.5")
     owner = "fog-bench 1.0" if name == "foggy" else "purifybench"
@@ -221,7 +160,7 @@ def test_a_name_claimed_twice_names_both_owners(
 
 
 def test_a_name_may_stand_for_an_attack_and_for_a_defense(
-    bench: Callable[..., Said], install: Callable[..., Path]
+    bench: Bench, install: Callable[..., Path]
 ) -> None:
     install("fog-noise", "fog_noise", FOGGY, "[bench.defenses]\nnoise = fog_noise:Foggy\n")
     said = bench("show", "noise")
@@ -250,14 +189,14 @@ BROKEN = {
 
 @pytest.mark.parametrize("source", BROKEN.values(), ids=list(BROKEN))
 def test_a_broken_plugin_breaks_only_itself_and_loudly(
-    bench: Callable[..., Said], install: Callable[..., Path], source: str
+    bench: Bench, install: Callable[..., Path], source: str
 ) -> None:
     install("sad-fog", "sad_fog", source, "[bench.defenses]\nsad = sad_fog:Foggy\n")
     listed = bench("list")
     assert listed.code == 0
     assert "  sad " in listed.out
     assert "jpeg" in listed.out
-    assert bench("run", "--defense=none", *NOISE).code == 0
+    assert bench(*RUN).code == 0
     assert bench("show", "jpeg").code == 0
     for words in (("run", "--defense=sad", *NOISE), ("show", "sad")):
         said = bench(*words)
@@ -277,7 +216,7 @@ def test_a_broken_plugin_is_marked_in_the_listing(install: Callable[..., Path]) 
 
 
 def test_a_plugin_that_exits_on_import_is_an_error_like_others(
-    bench: Callable[..., Said], install: Callable[..., Path]
+    bench: Bench, install: Callable[..., Path]
 ) -> None:
     """sys.exit at module level would end bench silently, with a code of the plugin's choice."""
     source = FOGGY + "\nraise SystemExit(0)\n"
@@ -288,7 +227,7 @@ def test_a_plugin_that_exits_on_import_is_an_error_like_others(
 
 
 def test_a_plugin_with_a_classifier_of_its_own_is_trained_once(
-    bench: Callable[..., Said], install: Callable[..., Path]
+    bench: Bench, install: Callable[..., Path]
 ) -> None:
     source = """
 from dataclasses import dataclass, field

@@ -6,6 +6,8 @@ import errno
 import os
 import resource
 import signal
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -227,3 +229,32 @@ def test_files_that_a_killed_writer_left_are_no_results(tmp_path: Path) -> None:
     assert not store.done(CELL)
     assert not store.shard(CELL.key(), 0).exists()
     assert collect(store).empty
+
+
+def test_what_killed_writers_left_is_removed_once_it_is_a_day_old(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    whole = [
+        store.outcomes("k"),
+        store.shard("k", 0),
+        store.proposal("k", 0, 4),
+        store.checkpoint("digits", "ebm", "1"),
+        store.training("1"),
+    ]
+    left, young, kept = [], [], []
+    for path in whole:
+        for found in (left, young):  # as a killed writer leaves them
+            path.parent.mkdir(parents=True, exist_ok=True)
+            number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            os.close(number)
+            found.append(Path(name))
+        kept += [path, path.with_name(".gitignore"), path.with_name(f".{path.name}")]
+    outside = tmp_path / ".cell.json.abcd1234"  # the folder may hold a user's other things
+    for path in (*kept, outside):
+        path.touch()
+    for path in (*left, *kept, outside):
+        os.utime(path, (time.time() - 25 * 3600,) * 2)
+    for path in young:
+        os.utime(path, (time.time() - 23 * 3600,) * 2)
+    store.probe()
+    assert not [path for path in left if path.exists()]
+    assert [path for path in (*young, *kept, outside) if not path.exists()] == []

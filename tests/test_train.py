@@ -36,11 +36,6 @@ ADV: AdvEbm = build(
 CNN: SmallCnn = build("models", "small_cnn", {"width": 4, "training": {"epochs": 6}})
 
 
-@pytest.fixture
-def space(tmp_path: Path) -> Workspace:
-    return Workspace(Store(tmp_path), tmp_path, tmp_path, torch.device("cpu"))
-
-
 def trained(name: str, plugin: Any, space: Workspace, **more: Any) -> Trained:
     return finish(train(name, plugin, dataset="digits", space=space, **more))
 
@@ -341,3 +336,19 @@ def test_weights_on_disk_are_those_that_are_used(space: Workspace) -> None:
     other = save_checkpoint(path, weights, read_json(path.with_suffix(".json")))
     assert trained("ebm", EBM, space).digest == other
     assert find_trained("ebm", EBM, dataset="digits", space=space) == other
+
+
+@pytest.mark.parametrize("plugin", [CNN, EBM], ids=["small_cnn", "ebm"])
+def test_a_training_leaves_the_generators_of_gpus_alone(
+    plugin: Any, space: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are shared with whoever calls, and torch.manual_seed seeds them too."""
+
+    def seeded(seed: int) -> None:
+        pytest.fail(f"the generators of all GPUs were seeded with {seed}")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded)
+    before = torch.get_rng_state()
+    images = load_train("digits", root=Path())[0]
+    plugin.start(Task(images, images, 10, torch.device("cpu")))
+    assert torch.equal(torch.get_rng_state(), before)

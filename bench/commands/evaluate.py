@@ -79,7 +79,10 @@ def run(
     from bench.table import write_runs
 
     if dry_run:
-        print_outline(preview(request, space), as_json=as_json)
+        outline = preview(request, space)
+        print_outline(outline, as_json=as_json)
+        if "impossible" in outline:
+            raise typer.Exit(1)
         return
     key = watch(evaluate(request, space=space), quiet=as_json)
 

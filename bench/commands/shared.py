@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -71,9 +72,25 @@ def print_outline(outline: Any, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(outline, indent=2))
         return
-    for name, value in outline.items():
-        shown = json.dumps(value) if isinstance(value, (dict, list)) else value
-        say(f"  {name}: {shown}")
+    say("\n".join(_listing(outline, "  ")))
+
+
+def _listing(content: dict[str, Any], indent: str) -> Iterator[str]:
+    """Write nested parameters line by line, in 80 columns."""
+    import json
+    import textwrap
+
+    for name, value in content.items():
+        if isinstance(value, dict) and value:
+            yield f"{indent}{name}:"
+            yield from _listing(value, indent + "  ")
+        else:
+            shown = value if isinstance(value, str) else json.dumps(value)
+            yield textwrap.fill(
+                f"{name}: {shown}", width=80, initial_indent=indent,
+                subsequent_indent=indent + "  ",
+                break_long_words=False, break_on_hyphens=False,
+            )  # fmt: skip
 
 
 def print_rows(rows: Any, *, as_json: bool) -> None:

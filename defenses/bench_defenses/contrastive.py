@@ -64,7 +64,7 @@ class ContrastiveDivergence:
         self.step = 0
         shape = tuple(task.train.x.shape[1:])
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
+            torch.default_generator.manual_seed(recipe.seed)  # the CPU's alone
             self.net = EnergyNet(shape, width=recipe.width).to(task.device)
             self.bank = torch.rand(recipe.bank, *shape).to(task.device)
         self.averaged = {name: value.clone() for name, value in self.net.state_dict().items()}

@@ -45,7 +45,7 @@ class Supervised:
         self.total = recipe.epochs * self.per_epoch
         self.step = 0
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
+            torch.default_generator.manual_seed(recipe.seed)  # the CPU's alone
             self.net = make().to(task.device)
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay

@@ -1,0 +1,68 @@
+"""Helpers of the tests of the command line. Imports no torch."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TINY = ("--set=classifier.training.epochs=1", "-n", "4", "--draws=3")
+NOISE = ("--attack=noise", "--set=attack.tries=1", *TINY)
+RUN = ("run", "--defense=none", *NOISE)
+
+
+@dataclass(frozen=True)
+class Said:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.out)
+        return found
+
+
+Bench = Callable[..., Said]
+
+
+def never(monkeypatch: pytest.MonkeyPatch, *targets: str) -> None:
+    def called(*args: object, **options: object) -> None:
+        pytest.fail("done again what was done already")
+
+    for target in targets:
+        monkeypatch.setattr(target, called)
+
+
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    never(
+        monkeypatch,
+        "bench_defenses.small_cnn.SmallCnn.start",
+        "bench_attacks.noise.Noise.__call__",
+        "bench_attacks.pgd.Pgd.__call__",
+        "bench.run.judge",
+    )
+
+
+def files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+def runs(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results" / "runs.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def is_one_clear_message(said: Said, *parts: str, code: int) -> None:
+    assert said.code == code, said
+    assert "Traceback" not in said.out + said.err, said
+    assert said.err.count("error: ") == 1, said
+    message = said.err.partition("error: ")[2]
+    for part in parts:
+        assert part in message, f"'{part}' is not in: {message}"
+    assert len(message) < 1200, "nobody reads a message of this length"
