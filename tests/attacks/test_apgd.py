@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pyautoattack.autopgd_base
@@ -22,12 +22,25 @@ from attack_toys import (
 )
 from torch import Tensor, nn
 
-from bench.api import LOSSES, Access, Defense, Images, Norm, Rng, WarmAttack, margin, size
+import bench_attacks.apgd
+from bench.api import (
+    LOSSES,
+    Access,
+    Defense,
+    Images,
+    Norm,
+    Rng,
+    WarmAttack,
+    averaged_loss,
+    margin,
+    project,
+    size,
+)
 from bench.errors import PluginError
 from bench.judge import judge
 from bench.propose import propose
 from bench.views import view_of
-from bench_attacks.apgd import Apgd, checkpoints
+from bench_attacks.apgd import Apgd, Climb, checkpoints
 from bench_attacks.pgd import Pgd, random_point
 
 NORMS = list(Norm)
@@ -192,6 +205,53 @@ def test_checkpoints_of_the_paper():
     assert checkpoints(1) == {1: 1}
 
 
+@pytest.mark.parametrize(
+    ("rose", "halved_before", "gained", "halves"),
+    [
+        (15, False, 1.0, True),  # of 20 steps three quarters rose: that is no more than rho
+        (16, False, 1.0, False),
+        (16, False, 0.0, True),  # many rises and nothing gained since the last checkpoint
+        (16, True, 0.0, False),  # but there it was halved, and has yet to show its worth
+        (15, True, 0.0, True),
+    ],
+)
+def test_when_a_step_is_halved(rose, halved_before, gained, halves):
+    x = torch.zeros(1, 1, 2, 2, dtype=torch.float64)
+    one = torch.ones(1, dtype=torch.float64)
+    climb = replace(
+        Climb.begin(x, step=0.4),
+        best=x + 1,
+        best_gradient=x + 2,
+        best_loss=5 * one,
+        best_then=(5 - gained) * one,
+        rose=rose * one,
+        halved=torch.tensor([halved_before]),
+    ).looked_back(20)
+    assert climb.halved.tolist() == [halves]
+    assert climb.step.tolist() == [0.2 if halves else 0.4]
+    assert torch.equal(climb.x, x + 1 if halves else x)
+    assert torch.equal(climb.gradient, x + 2 if halves else x)
+    assert (climb.rose.tolist(), climb.best_then.tolist()) == ([0.0], [5.0])
+
+
+def test_images_that_are_done_leave_and_change_nothing_for_the_others(monkeypatch):
+    defense, x, y = small_problem(Pull(), images=24)
+    threat = ball(Norm.LINF, 0.1, Access.BPDA)
+    results, rows = [], []
+    for leave in (1, 10, 10_000):
+        monkeypatch.setattr(bench_attacks.apgd, "_LEAVE", leave)
+        view = Recorder(view_of(defense, Access.BPDA))
+        results.append(Apgd(steps=30, eot=4)(view, x, y, threat=threat, rng=streams(24)))
+        rows.append(sum(len(seen) for seen in view.seen))
+    assert rows[0] < rows[1] < rows[2] == 24 * 4 * 31
+    view = view_of(defense, Access.BPDA)
+    seen = averaged_loss(view, results[1], y, loss=margin, draws=50, rng=streams(24, 5))
+    stay = seen.wrong < 0.5
+    assert 0 < int(stay.sum()) < 24
+    for result in results[:2]:
+        torch.testing.assert_close(result[stay], results[2][stay], rtol=0, atol=1e-12)
+
+
 def test_all_of_an_image_is_averaged_over_the_draws():
     defense, x, y = small_problem(Pull())
     view = Recorder(view_of(defense, Access.BPDA))
@@ -244,21 +304,21 @@ def test_what_the_start_breaks_comes_back_broken():
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_start_outside_is_projected_and_only_the_first_run_takes_it(norm):
-    defense, x, y = small_problem(Identity())
-    view, threat = Recorder(view_of(defense, Access.FULL)), ball(norm, 0.05, Access.FULL)
+def test_a_start_outside_is_projected_and_the_first_run_alone_takes_it(norm):
+    defense, x, y = firm_problem(Identity(), 8)
+    warm, cold = (Recorder(view_of(defense, Access.FULL)) for _ in range(2))
+    threat, attack = ball(norm, 0.03, Access.FULL), Apgd(steps=1, restarts=2)
     start = x + torch.linspace(-3, 3, 16, dtype=x.dtype).reshape(1, 4, 4)
-    x_adv = Apgd(steps=1, restarts=2)(view, x, y, threat=threat, rng=streams(8), start=start)
-    first = view.seen[0]
-    assert torch.allclose(size(first - x, norm), torch.tensor(0.05, dtype=x.dtype), atol=2e-2)
-    for images in [*view.seen, x_adv]:
-        assert float(images.min()) >= 0
-        assert float(images.max()) <= 1
-    assert all(float(size(seen - x, norm).max()) <= 0.05 + 1e-9 for seen in view.seen[:2])
-    assert float(size(x_adv - x, norm).max()) <= 0.05 + 1e-9
-    cold = Recorder(view_of(defense, Access.FULL))
-    Apgd(steps=1, restarts=2)(cold, x, y, threat=threat, rng=streams(8))
-    assert not torch.equal(view.seen[0], cold.seen[0])
+    x_adv = attack(warm, x, y, threat=threat, rng=streams(8), start=start)
+    attack(cold, x, y, threat=threat, rng=streams(8))
+    expected = project(start, x, norm, 0.03)
+    assert torch.equal(warm.seen[0], expected)
+    assert not torch.equal(cold.seen[0], expected)
+    assert torch.equal(warm.seen[2], cold.seen[2])
+    assert not torch.equal(cold.seen[2], cold.seen[0])
+    for images in (*warm.seen, x_adv):
+        assert float(size(images - x, norm).max()) <= 0.03 + 1e-9
+        assert 0 <= float(images.min()) < float(images.max()) <= 1
 
 
 def test_propose_hands_the_start_to_warm_attacks_alone(tmp_path):
