@@ -21,6 +21,7 @@ SETTINGS: dict[str, Any] = {
     "ebm": {"steps": 2, "training": {"iterations": 2, "bank": 8}},
     "noise": {"tries": 3, "eot": 2},
     "pgd": {"steps": 3, "eot": 2},
+    "apgd": {"steps": 3, "eot": 2, "surrogate": 2},
     "bpda_eot": {"steps": 3, "eot": 2},
     "adaptive": {"steps": 3, "eot": 2},
     "square": {"queries": 5, "eot": 2},
@@ -31,6 +32,7 @@ PAIRS = [
     ("ebm", "noise", "query"), ("ebm", "pgd", "transfer"), ("ebm", "pgd", "bpda"),
     ("ebm", "pgd", "full"), ("ebm", "bpda_eot", "bpda"), ("ebm", "adaptive", None),
     ("ebm", "square", "query"), ("jpeg", "pgd", "bpda"), ("none", "autoattack", "full"),
+    ("ebm", "apgd", "bpda"), ("ebm", "apgd", "full"),
 ]  # fmt: skip
 
 

@@ -12,7 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.api import Access, Attack, AttackWarning, Defense, Norm, Rng, ThreatModel, View
+from bench.api import (
+    Access,
+    Attack,
+    AttackWarning,
+    Defense,
+    Norm,
+    Rng,
+    ThreatModel,
+    View,
+    margin,
+)
 
 ATTACKS: dict[str, type[Attack]] = {
     entry.name: entry.load() for entry in entry_points(group="bench.attacks")
@@ -142,6 +152,19 @@ def small_problem(
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(images, 1, side, side, generator=generator, dtype=dtype)
     return Defense(purifier, net), x, net(x).argmax(1)
+
+
+def misses(defense: Defense, x: Tensor, y: Tensor) -> Tensor:
+    """Say which images the defense mistakes, (N,)."""
+    return defense.classify(defense.purify(x, rng=streams(len(x)))).argmax(1) != y
+
+
+def firm_problem(purifier: object, images: int) -> tuple[Defense, Tensor, Tensor]:
+    """Keep images far from every boundary, which small balls do not break."""
+    defense, x, _ = small_problem(purifier, images=200)
+    logits = defense.classify(defense.purify(x, rng=streams(200)))
+    kept = margin(logits, logits.argmax(1)).argsort()[:images]
+    return defense, x[kept], logits.argmax(1)[kept]
 
 
 def linear_problem(

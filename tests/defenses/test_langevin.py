@@ -257,3 +257,25 @@ def test_the_energy_gradient_is_each_images_own_and_leaves_no_graph() -> None:
     assert torch.allclose(slope, alone, rtol=0, atol=1e-10)
     with torch.no_grad():
         assert torch.equal(energy_gradient(energy, x), slope)
+
+
+@pytest.mark.parametrize(("factor", "steps"), [(2, 4), (3, 3), (7, 1), (50, 1)])
+def test_a_coarser_process_goes_as_far_on_as_much_noise(factor: int, steps: int) -> None:
+    fine = purifier(smooth(), steps=7, noise=0.05)
+    coarse = fine.coarser(factor)
+    assert coarse.energy is fine.energy
+    assert coarse.steps == steps
+    assert coarse.steps * coarse.step_size == pytest.approx(7 * 0.2)
+    assert coarse.steps * coarse.noise**2 == pytest.approx(7 * 0.05**2)
+
+
+def test_a_coarser_process_of_a_constant_drift_is_the_same() -> None:
+    class Slope(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 0.1 * x.flatten(1).sum(1)
+
+    fine = LangevinPurifier(Slope(), steps=7, step_size=0.2, noise=0.0)
+    x = images(0.3, 0.9)
+    coarse = fine.coarser(3)
+    assert not coarse.stochastic
+    torch.testing.assert_close(coarse.purify(x, rng=RNG), fine.purify(x, rng=RNG))
