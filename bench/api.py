@@ -9,6 +9,7 @@ from bench.protocols import (
     Attack,
     Calls,
     CoarsePurifier,
+    EnergyPurifier,
     Images,
     Purifier,
     SteppedPurifier,
@@ -26,7 +27,7 @@ from bench.weights import read_weights
 
 __all__ = [
     "LOSSES", "Access", "Attack", "AttackWarning", "Averaged", "AveragedGradient", "BenchError",
-    "Calls", "CheckpointError", "CoarsePurifier", "Defense", "Images", "Loss", "LossName",
+    "Calls", "CheckpointError", "CoarsePurifier", "Defense", "EnergyPurifier", "Images", "Loss", "LossName",
     "Norm", "PluginError", "Purifier", "Rng", "SteppedPurifier", "Task", "ThreatModel",
     "Trainable", "TrainableClassifier", "TrainablePurifier", "Training", "View", "WarmAttack",
     "averaged_gradient", "averaged_loss", "cross_entropy", "dlr", "margin", "parse_eps",

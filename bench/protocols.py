@@ -58,6 +58,14 @@ class SteppedPurifier(Purifier, Protocol):
 
 
 @runtime_checkable
+class EnergyPurifier(Purifier, Protocol):
+    """A purifier that goes down an energy: ``energy`` maps (N, C, H, W) to (N,)."""
+
+    @property
+    def energy(self) -> nn.Module: ...
+
+
+@runtime_checkable
 class CoarsePurifier(Purifier, Protocol):
     """A purifier with a cheaper process close to its own, for attacks to differentiate."""
 

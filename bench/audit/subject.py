@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -82,6 +83,8 @@ class Subject:
         cell = self.base.cell
         self.images: Images = self.base.pixels.images(0, cell.n).to(self.space.device)
         self.defense: Defense = self.base.defense
+        # Never called before the check that looks for a memory of calls.
+        self.pristine: Defense = copy.deepcopy(self.defense)
         self.threat: ThreatModel = cell.threat
         self.rng = Rng.seeded(cell.seed, self.images.indices).fork("audit")
 

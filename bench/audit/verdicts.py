@@ -1,0 +1,139 @@
+"""Checks of the judge's verdicts: resubmission C19, determinism C22, 8-bit images C23."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.audit.findings import Finding, State, Weight
+from bench.audit.paired import worsens
+from bench.audit.subject import LEVEL, Subject
+from bench.defense import Defense
+from bench.geometry import rounded
+from bench.judge import elected, vote
+from bench.rules import parse_rule, right
+
+_AGAIN = 10  # submissions of the same image
+_ROUNDING = 0.005  # share of verdicts that another batch size may change
+
+
+def resubmission(subject: Subject) -> Finding:
+    """C19: how much an attacker gains who submits the best image ten times, noise counted."""
+    about = ("C19", "resubmission", Weight.REMARK)
+    threshold = f"worst of {_AGAIN} costs the attacked image no more than the clean one + 5"
+    if not subject.defense.stochastic:
+        reason = "the defense is deterministic: ten submissions are one"
+        return Finding(*about, State.NOT_APPLICABLE, threshold=threshold, reason=reason)
+    rows = subject.strong(sequential=False).rows
+    rule, single = parse_rule(f"worst-of-{_AGAIN}"), parse_rule("vote")
+    found = {
+        f"{kind} {name}": 100 * float(np.mean(right(rows, chosen, attacked=kind == "attacked")))
+        for kind in ("clean", "attacked")
+        for name, chosen in (("vote", single), ("worst", rule))
+    }
+    lost = {kind: found[f"{kind} vote"] - found[f"{kind} worst"] for kind in ("clean", "attacked")}
+    gains = lost["attacked"] - lost["clean"] > 5
+    return Finding(
+        *about,
+        State.WARN if gains else State.PASS,
+        figure=f"clean {found['clean vote']:.1f} % by vote and {found['clean worst']:.1f} in "
+        f"the worst of {_AGAIN}; attacked {found['attacked vote']:.1f} and "
+        f"{found['attacked worst']:.1f}",
+        threshold=threshold,
+        reason="whoever may submit an image more than once breaks more than the vote shows"
+        if gains
+        else "",
+        values=found,
+    )
+
+
+def verdicts_repeat(subject: Subject) -> Finding:
+    """C22: votes depend on image, seed and draw alone.
+
+    The attacked images are judged by a copy of the defense that was never called, by the one
+    that was attacked, after reseeding torch's global generator, and in another batch size. A
+    defense that counts its calls or draws from the global generator gives itself away.
+    """
+    run = subject.strong()
+    x, y = run.x_adv, subject.images.y
+    draws = min(10, subject.base.cell.draws)
+    rng = subject.rng.fork("repeat")
+
+    def votes(defense: Defense, rows: Tensor) -> Tensor:
+        return vote(defense, x[rows], y[rows], draws=draws, rng=rng[rows]).votes
+
+    everything = torch.arange(len(x), device=x.device)
+    with torch.random.fork_rng(devices=_devices(x)):
+        torch.manual_seed(1)
+        first = votes(subject.pristine, everything)
+        torch.manual_seed(2)
+        second = votes(subject.defense, everything)
+        again = votes(subject.defense, everything)
+        halves = [votes(subject.defense, part) for part in everything.split(1 + len(x) // 3)]
+    same = torch.equal(first, second) and torch.equal(second, again)
+    moved = elected(torch.cat(halves), y) != elected(second, y)
+    share = float(moved.float().mean())
+    drifting = int((first != second).any(1).sum() | (second != again).any(1).sum())
+    if not same:
+        state = State.FAIL
+        reason = (
+            f"{drifting} images are voted otherwise when they are judged again with the same "
+            "streams: the defense depends on something beside image and stream, such as the "
+            "number of its calls or the global generator"
+        )
+    elif share > _ROUNDING and int(moved.sum()) > 1:
+        state = State.FAIL
+        reason = "the verdict depends on the batch an image is judged in"
+    else:
+        state, reason = State.PASS, ""
+    return Finding(
+        "C22",
+        "verdicts repeat",
+        Weight.VOID,
+        state,
+        figure=f"{drifting} images with other votes; another batch size moves {share:.1%}",
+        threshold=f"identical votes; another batch size moves at most {_ROUNDING:.1%}",
+        reason=reason,
+        values={"drifting": drifting, "batch": share},
+    )
+
+
+def _devices(x: Tensor) -> list[torch.device]:
+    return [x.device] if x.device.type == "cuda" else []
+
+
+def eight_bits_suffice(subject: Subject) -> Finding:
+    """C23: the attack survives when its images are stored with 8 bits per pixel."""
+    run = subject.strong()
+    x, y = subject.images.x, subject.images.y
+    stored = rounded(run.x_adv, x, 8)
+    ballot = vote(
+        subject.defense,
+        stored,
+        y,
+        draws=subject.base.cell.draws,
+        rng=subject.rng.fork("8 bits"),
+        sequential=True,
+    )
+    clean = run.rows["clean"].to_numpy()
+    after = clean & elected(ballot.votes, y).cpu().numpy()
+    before = run.robust.to_numpy()
+    points = 100 * (after.mean() - before.mean())
+    significant = min(worsens(before, after), worsens(after, before)) <= LEVEL
+    state = State.PASS
+    if abs(points) > 1:
+        state = State.FAIL if significant else State.WARN
+    return Finding(
+        "C23",
+        "8-bit images",
+        Weight.REMARK,
+        state,
+        figure=f"{points:+.1f} points",
+        threshold="at most 1 point",
+        reason=""
+        if state is State.PASS
+        else "the images that break it cannot be stored as ordinary pictures: `bench judge KEY "
+        "--bits 8` tells what is left of an attack",
+        values={"points": points},
+    )
