@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bench import __version__
-from bench.commands import evaluate, look
+from bench.commands import compare, evaluate, look
 from bench.commands.shared import complain
 from bench.errors import BenchError
 
@@ -42,6 +42,7 @@ app.command()(evaluate.train)
 app.command("list")(look.list_)
 app.command()(look.show)
 app.command()(look.table)
+app.command()(compare.compare)
 app.command()(look.doctor)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bench.errors import StoreError
+from bench.rules import Rule, read_outcomes
 from bench.stats import wilson
 from bench.store import Store, read_json, read_rows, written
 
@@ -107,12 +108,23 @@ def _known_row(store: Store, folder: Path) -> dict[str, Any]:
     return row
 
 
+def decided(frame: pd.DataFrame, store: Store, rule: Rule) -> pd.DataFrame:
+    """Return the rows with clean and robust by a rule; raises UsageError where it cannot be."""
+    frame = frame.assign(rule=str(rule))
+    for place, row in frame[frame["state"].isin(["done", "void"])].iterrows():
+        found = accuracies(read_outcomes(store, row["key"], rule))
+        frame.loc[[place], list(found)] = list(found.values())
+    return frame
+
+
 def accuracies(outcomes: pd.DataFrame) -> dict[str, float]:
     """Sum per-image outcomes up to accuracies in percent, with 95 % Wilson intervals."""
     n = len(outcomes)
     found: dict[str, float] = {}
     for name in ("clean", "robust"):
-        right = int(outcomes[name].sum())
+        # Of probabilities this is the expected number right, and Wilson is conservative:
+        # values within [0, 1] vary less than the coin flips that it assumes.
+        right = float(outcomes[name].sum())
         low, high = wilson(right, n)
         found |= {
             name: _percent(right / n),
@@ -134,7 +146,9 @@ def _percent(share: float) -> float:
     return round(100 * share, 2)
 
 
-def with_worst_case(frame: pd.DataFrame, store: Store) -> pd.DataFrame:
+def with_worst_case(
+    frame: pd.DataFrame, store: Store, rule: Rule | None = None
+) -> pd.DataFrame:
     """Add a row per defense and threat that joins all its attacks image by image.
 
     Cells are joined where they defend the same images in the same way: the row takes each
@@ -149,9 +163,9 @@ def with_worst_case(frame: pd.DataFrame, store: Store) -> pd.DataFrame:
     added = []
     for _, group in done.groupby([*_SAME_DEFENSE, "_defense"], sort=False, dropna=False):
         first = group.iloc[0]
-        joined = join([read_rows(store.outcomes(key)) for key in group["key"]])
-        low, high = wilson(int(joined["robust"].sum()), len(joined))
-        clean_low, clean_high = wilson(int(joined["clean"].sum()), len(joined))
+        joined = join([read_outcomes(store, key, rule) for key in group["key"]])
+        low, high = wilson(float(joined["robust"].sum()), len(joined))
+        clean_low, clean_high = wilson(float(joined["clean"].sum()), len(joined))
         added.append(
             {
                 **{name: first[name] for name in _SAME_DEFENSE},
@@ -169,6 +183,7 @@ def with_worst_case(frame: pd.DataFrame, store: Store) -> pd.DataFrame:
                 "state": "done",
                 "note": f"minimum per image over {', '.join(group['attack'])}",
                 "settings": _of_the_defense(first["settings"]),
+                "rule": str(rule),
                 "date": group["date"].max(),
                 "key": "",
             }
