@@ -68,11 +68,10 @@ def right(outcomes: pd.DataFrame, rule: Rule, *, attacked: bool) -> Shares:
     (clean_logits) for clean ones. A tie is a loss. One vote per image is a deterministic
     defense: any number of its draws is that vote. Raises UsageError.
     """
-    labels = outcomes["label"].to_numpy()
-    column = "votes" if attacked else "clean_votes"
     if outcomes.empty:
         return np.zeros(0)
-    votes = np.stack(list(outcomes[column]))
+    labels = outcomes["label"].to_numpy()
+    votes = np.stack(list(outcomes["votes" if attacked else "clean_votes"]))
     totals = votes.sum(1)
     true = votes[np.arange(len(votes)), labels]
     if rule.kind == "vote":
