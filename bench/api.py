@@ -26,10 +26,10 @@ from bench.threat import Access, Norm, ThreatModel, parse_eps
 from bench.weights import read_weights
 
 __all__ = [
-    "LOSSES", "Access", "Attack", "AttackWarning", "Averaged", "AveragedGradient", "BenchError",
-    "Calls", "CheckpointError", "CoarsePurifier", "Defense", "EnergyPurifier", "Images", "Loss", "LossName",
-    "Norm", "PluginError", "Purifier", "Rng", "SteppedPurifier", "Task", "ThreatModel",
-    "Trainable", "TrainableClassifier", "TrainablePurifier", "Training", "View", "WarmAttack",
-    "averaged_gradient", "averaged_loss", "cross_entropy", "dlr", "margin", "parse_eps",
-    "per_image", "project", "read_weights", "size", "steepest",
+    "LOSSES", "Access", "Attack", "AttackWarning", "Averaged", "AveragedGradient",
+    "BenchError", "Calls", "CheckpointError", "CoarsePurifier", "Defense", "EnergyPurifier",
+    "Images", "Loss", "LossName", "Norm", "PluginError", "Purifier", "Rng", "SteppedPurifier",
+    "Task", "ThreatModel", "Trainable", "TrainableClassifier", "TrainablePurifier",
+    "Training", "View", "WarmAttack", "averaged_gradient", "averaged_loss", "cross_entropy",
+    "dlr", "margin", "parse_eps", "per_image", "project", "read_weights", "size", "steepest",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bench import __version__
-from bench.commands import evaluate, look
+from bench.commands import compare, evaluate, look
 from bench.commands.audit import audit
 from bench.commands.shared import complain
 from bench.errors import BenchError
@@ -44,6 +44,7 @@ app.command()(audit)
 app.command("list")(look.list_)
 app.command()(look.show)
 app.command()(look.table)
+app.command()(compare.compare)
 app.command()(look.doctor)
 
 

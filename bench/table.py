@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from bench.cell import subject_of
-from bench.errors import StoreError
+from bench.errors import StoreError, UsageError
+from bench.rules import Rule, read_outcomes
 from bench.stats import wilson
 from bench.store import Store, read_json, read_rows, written
 
@@ -126,12 +127,37 @@ def survival(outcomes: pd.DataFrame, n: int) -> dict[str, float]:
     }
 
 
+def decided(frame: pd.DataFrame, store: Store, rule: Rule) -> pd.DataFrame:
+    """Return the rows with clean and robust by a rule, empty with a note where it cannot be.
+
+    Raises UsageError where it can be for no row.
+    """
+    frame = frame.assign(rule=str(rule))
+    shares = [name for name in COLUMNS if name.startswith(("clean", "robust"))]
+    objections = []
+    finished = frame[frame["state"].isin(["done", "void"])]
+    for place, row in finished.iterrows():
+        try:
+            found = accuracies(read_outcomes(store, row["key"], rule))
+        except UsageError as error:
+            objections.append(str(error))
+            frame.loc[[place], shares] = np.nan
+            frame.loc[[place], "note"] = str(error)
+        else:
+            frame.loc[[place], list(found)] = list(found.values())
+    if objections and len(objections) == len(finished):
+        raise UsageError(objections[0])
+    return frame
+
+
 def accuracies(outcomes: pd.DataFrame) -> dict[str, float]:
     """Sum per-image outcomes up to accuracies in percent, with 95 % Wilson intervals."""
     n = len(outcomes)
     found: dict[str, float] = {}
     for name in ("clean", "robust"):
-        right = int(outcomes[name].sum())
+        # Of probabilities this is the expected number right, and Wilson is conservative:
+        # values within [0, 1] vary less than the coin flips that it assumes.
+        right = float(outcomes[name].sum())
         low, high = wilson(right, n)
         found |= {
             name: _percent(right / n),
@@ -155,7 +181,9 @@ def _percent(share: float) -> float:
     return round(100 * share, 2)
 
 
-def with_worst_case(frame: pd.DataFrame, store: Store) -> pd.DataFrame:
+def with_worst_case(
+    frame: pd.DataFrame, store: Store, rule: Rule | None = None
+) -> pd.DataFrame:
     """Add a row per defense and threat that joins all its attacks image by image.
 
     Cells are joined where they defend the same images in the same way: the row takes each
@@ -170,10 +198,13 @@ def with_worst_case(frame: pd.DataFrame, store: Store) -> pd.DataFrame:
     added = []
     for _, group in done.groupby([*_SAME_DEFENSE, "_defense"], sort=False, dropna=False):
         first = group.iloc[0]
-        frames = [read_rows(store.outcomes(key)) for key in group["key"]]
+        try:
+            frames = [read_outcomes(store, key, rule) for key in group["key"]]
+        except UsageError:
+            continue  # its rows say why the rule cannot be used
         joined = join([frame for frame in frames if len(frame)])
-        low, high = wilson(int(joined["robust"].sum()), len(joined))
-        clean_low, clean_high = wilson(int(joined["clean"].sum()), len(joined))
+        low, high = wilson(float(joined["robust"].sum()), len(joined))
+        clean_low, clean_high = wilson(float(joined["clean"].sum()), len(joined))
         added.append(
             {
                 **{name: first[name] for name in _SAME_DEFENSE},
@@ -193,6 +224,7 @@ def with_worst_case(frame: pd.DataFrame, store: Store) -> pd.DataFrame:
                 "state": "done",
                 "note": f"minimum per image over {', '.join(group['attack'])}",
                 "settings": _of_the_defense(first["settings"]),
+                "rule": str(rule),
                 "date": group["date"].max(),
                 "key": "",
             }

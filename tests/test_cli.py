@@ -157,7 +157,7 @@ def test_version_and_help(bench: Bench) -> None:
     assert bench("--version").out == f"purifybench {__version__}\n"
     told = bench("--help")
     assert told.code == 0
-    for name in ("run", "matrix", "train", "list", "show", "table", "doctor"):
+    for name in ("run", "matrix", "train", "list", "show", "table", "compare", "doctor"):
         assert f" {name} " in told.out
         assert bench(name, "--help").code == 0
     run = bench("run", "-h").out

@@ -12,7 +12,7 @@ import pytest
 HEAVY = ("torch", "torchvision", "sklearn", "skimage", "robustbench", "pyautoattack",
          "safetensors.torch", "bench_attacks.pgd", "bench_defenses.ebm")  # fmt: skip
 LIGHT = ("cli", "plan", "cell", "store", "table", "threat", "datasets", "registry", "stats",
-         "errors", "progress", "doctor")  # fmt: skip
+         "rules", "paired", "compare", "errors", "progress", "doctor")  # fmt: skip
 REPORT = f"print('HEAVY', *(name for name in {HEAVY!r} if name in sys.modules))"
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import Subject
+from bench.gradient import blocks
 from bench.protocols import EnergyPurifier, SteppedPurifier
 
 
@@ -24,8 +27,10 @@ def energy_tells_attacks(subject: Subject) -> Finding:
     labels = [0] * len(clean) + [1] * len(attacked)
     auc = float(roc_auc_score(labels, torch.cat([clean, attacked]).cpu().numpy()))
     hidden = float((attacked <= clean.quantile(0.95)).float().mean())
-    values = {"auc": auc, "below the clean 95th percentile": hidden}
-    figure = f"AUC {auc:.2f}; {hidden:.0%} of the attacked images below the clean 95th percentile"
+    values: dict[str, Any] = {"auc": auc, "below the clean 95th percentile": hidden}
+    figure = (
+        f"AUC {auc:.2f}; {hidden:.0%} of the attacked images below the clean 95th percentile"
+    )
     rises = False
     if isinstance(purifier, SteppedPurifier):
         path = _along(subject, purifier, x_adv)
@@ -49,7 +54,7 @@ def energy_tells_attacks(subject: Subject) -> Finding:
 
 def _energy(purifier: EnergyPurifier, x: Tensor) -> Tensor:
     with torch.no_grad():
-        return torch.cat([purifier.energy(part) for part in x.split(256)]).flatten().float()
+        return torch.cat([purifier.energy(x[part]) for part in blocks(len(x), 256)]).float()
 
 
 def _along(subject: Subject, purifier: EnergyPurifier, x: Tensor) -> list[float]:

@@ -45,7 +45,9 @@ def cost_is_recorded(subject: Subject) -> Finding:
         total += 1
         folder = subject.space.store if where == "audit" else subject.results
         cost = read_json(folder.cell(cell["key"]) / "provenance.json")
-        asked = int(sum(map(np.sum, rows["votes"]))) + int(sum(map(np.sum, rows["clean_votes"])))
+        asked = int(sum(map(np.sum, rows["votes"]))) + int(
+            sum(map(np.sum, rows["clean_votes"]))
+        )
         # The judge cannot have seen its draws with fewer passes than draws.
         seen = cost["judge passes"].get("classifier forward", 0)
         if seen < asked or cost["attack seconds"] <= 0 or cost["peak memory MiB"] <= 0:

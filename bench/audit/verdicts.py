@@ -11,6 +11,7 @@ from bench.audit.paired import worsens
 from bench.audit.subject import LEVEL, Subject
 from bench.defense import Defense
 from bench.geometry import rounded
+from bench.gradient import blocks
 from bench.judge import elected, vote
 from bench.rules import parse_rule, right
 
@@ -32,7 +33,9 @@ def resubmission(subject: Subject) -> Finding:
         for kind in ("clean", "attacked")
         for name, chosen in (("vote", single), ("worst", rule))
     }
-    lost = {kind: found[f"{kind} vote"] - found[f"{kind} worst"] for kind in ("clean", "attacked")}
+    lost = {
+        kind: found[f"{kind} vote"] - found[f"{kind} worst"] for kind in ("clean", "attacked")
+    }
     gains = lost["attacked"] - lost["clean"] > 5
     return Finding(
         *about,
@@ -64,13 +67,14 @@ def verdicts_repeat(subject: Subject) -> Finding:
         return vote(defense, x[rows], y[rows], draws=draws, rng=rng[rows]).votes
 
     everything = torch.arange(len(x), device=x.device)
+    parts = [everything[part] for part in blocks(len(x), 1 + len(x) // 3)]
     with torch.random.fork_rng(devices=_devices(x)):
         torch.manual_seed(1)
         first = votes(subject.pristine, everything)
         torch.manual_seed(2)
         second = votes(subject.defense, everything)
         again = votes(subject.defense, everything)
-        halves = [votes(subject.defense, part) for part in everything.split(1 + len(x) // 3)]
+        halves = [votes(subject.defense, part) for part in parts]
     same = torch.equal(first, second) and torch.equal(second, again)
     moved = elected(torch.cat(halves), y) != elected(second, y)
     share = float(moved.float().mean())

@@ -60,6 +60,12 @@ def table(
     worst_case: Annotated[
         bool, typer.Option("--worst-case", help="Add the minimum per image over all attacks.")
     ] = False,
+    rule_name: Annotated[
+        str | None,
+        typer.Option(
+            "--rule", help="Decide by single, vote, vote@R, mean-logit or worst-of-N draws."
+        ),
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="Only this data set.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write to a file.")
@@ -67,11 +73,13 @@ def table(
     results: Results = RESULTS,
 ) -> None:
     """Print the table of all results, from the stored outcomes of every image."""
+    from bench.rules import headline, parse_rule
     from bench.store import Store, written
-    from bench.table import collect, render, with_worst_case
+    from bench.table import collect, decided, render, with_worst_case
 
     if form not in ("csv", "md", "latex"):
         raise unknown_name("format", form, ("csv", "md", "latex"))
+    rule = parse_rule(rule_name) if rule_name is not None else None
     store = Store(results)
     frame = collect(store)
     if dataset is not None and not frame.empty:
@@ -84,9 +92,13 @@ def table(
             f"there are no results in {results}. Make some with `bench run`, or name their "
             "folder with --results."
         )
+    if rule is not None:
+        frame = decided(frame, store, rule)
     if worst_case:
-        frame = with_worst_case(frame, store)
+        frame = with_worst_case(frame, store, rule)
     text = render(frame, form)  # type: ignore[arg-type]
+    if rule is not None:
+        text = headline(rule, form) + text
     if output is None:
         typer.echo(text, nl=False)
         return

@@ -1,0 +1,215 @@
+"""Two cells, or two defenses, compared on the same images. Imports no torch.
+
+Defenses are compared by their worst case per image over the attacks that both have, since
+whoever met one attack more would lose for that alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from bench.cell import digest_of
+from bench.errors import UsageError, unknown_name
+from bench.paired import Comparison, paired
+from bench.store import Store, read_json, read_rows
+from bench.table import join
+from bench.threat import Norm, format_eps, parse_eps, parse_norm
+
+_PREFIX = 4  # characters of a key that may stand for it
+_CONTEXT = ("dataset", "data", "classifier", "norm", "eps", "n", "seed", "draws")
+_ATTACK = ("attack", "access", "shard", "sequential", "after", "images", "bits")
+
+
+def compare(
+    store: Store, first: str, second: str, *,
+    dataset: str | None = None, norm: str | None = None, eps: str | None = None,
+    attack: str | None = None,
+) -> Comparison:  # fmt: skip
+    """Compare two cells by (prefixes of) their keys, or two defenses by name.
+
+    The filters choose among the cells of defenses. Raises UsageError where the sides cannot
+    be told or share no images, and StoreError.
+    """
+    cells = {folder.name: read_json(folder / "cell.json") for folder in store.cells()}
+    if not cells:
+        raise UsageError(
+            f"there are no results in {store.root}. Make some with `bench run`, or name their "
+            "folder with --results."
+        )
+    if first == second:
+        raise UsageError(f"'{first}' is compared with itself: name two cells or two defenses.")
+    names = sorted({content["defense"]["name"] for content in cells.values()})
+    by_name = [side in names for side in (first, second)]
+    if all(by_name):
+        chosen = _filtered(cells, dataset=dataset, norm=norm, eps=eps, attack=attack)
+        return _defenses(store, chosen, first, second)
+    one, two = (
+        side if named else _key(cells, side, names)
+        for side, named in zip((first, second), by_name, strict=True)
+    )
+    if any(by_name):
+        raise UsageError(
+            f"'{first}' and '{second}' are a defense and a cell: name two of one sort."
+        )
+    if any((dataset, norm, eps, attack)):
+        raise UsageError("--dataset, --norm, --eps and --attack choose among the cells of a "
+                         "defense; a key names its cell. Leave them out.")  # fmt: skip
+    return _cells(store, cells, one, two)
+
+
+def _key(cells: Mapping[str, Any], text: str, names: list[str]) -> str:
+    found = [key for key in cells if key.startswith(text)]
+    if len(text) < _PREFIX or not found:
+        short = f" (a key is named by {_PREFIX} or more of its characters)"
+        raise UsageError(
+            f"no cell's key starts with '{text}'{short if len(text) < _PREFIX else ''}, and no "
+            f"defense with results is called so. Defenses: {', '.join(names)}. Keys are in the "
+            "last columns of `bench table --format csv`."
+        )
+    if len(found) > 1:
+        raise UsageError(
+            f"'{text}' is ambiguous: {', '.join(found)}. Write more characters of the key."
+        )
+    return found[0]
+
+
+def _cells(store: Store, cells: Mapping[str, Any], one: str, two: str) -> Comparison:
+    if one == two:
+        raise UsageError(f"both sides are the cell {one}: name two cells.")
+    for key in (one, two):
+        if fault := _fault(store, key):
+            raise UsageError(
+                f"cell {key} {fault}: its accuracy cannot be compared. Run it again or name "
+                "another."
+            )
+    if cells[one]["data"] != cells[two]["data"]:
+        raise UsageError(
+            f"cells {one} ({cells[one]['dataset']}) and {two} ({cells[two]['dataset']}) were "
+            "measured on different data: their images cannot be paired. Compare cells of one "
+            "data set."
+        )
+    labels = [f"{cells[key]['defense']['name']} under {_attack(cells[key])} [{key}]"
+              for key in (one, two)]  # fmt: skip
+    return paired(labels, [_verdicts(store, [key]) for key in (one, two)])
+
+
+def _filtered(
+    cells: Mapping[str, Any],
+    *,
+    dataset: str | None,
+    norm: str | None,
+    eps: str | None,
+    attack: str | None,
+) -> dict[str, Any]:
+    # The radius alone: a radius above 1 is only wrong in Linf, where no cell has it.
+    radius = None if eps is None else format_eps(parse_eps(eps, Norm.L2))
+    wanted = {
+        "dataset": dataset,
+        "norm": parse_norm(norm).value if norm else None,
+        "eps": radius,
+        "attack": attack,
+    }
+    left = dict(cells)
+    for name, value in wanted.items():
+        if value is None:
+            continue
+        present = {_plain(content, name) for content in left.values()}
+        if value not in present:
+            raise unknown_name(f"{name} with results", value, present)
+        left = {key: cell for key, cell in left.items() if _plain(cell, name) == value}
+    return left
+
+
+def _plain(content: Mapping[str, Any], name: str) -> str:
+    value = content[name]
+    return str(value["name"] if isinstance(value, dict) else value)
+
+
+def _defenses(store: Store, cells: Mapping[str, Any], first: str, second: str) -> Comparison:
+    sound: list[dict[str, str]] = []  # of each side: pairing digest -> key
+    left_out: list[str] = []
+    for name in (first, second):
+        own = {key: cell for key, cell in cells.items() if cell["defense"]["name"] == name}
+        faults = {key: _fault(store, key) for key in own}
+        left_out += [
+            f"{_label(own[key], key)}: {fault}" for key, fault in faults.items() if fault
+        ]
+        own = {key: cell for key, cell in own.items() if not faults[key]}
+        if not own:
+            raise UsageError(f"defense {name} has no finished cell among those asked for.")
+        if len({digest_of(cell["defense"]) for cell in own.values()}) > 1:
+            raise UsageError(
+                f"several defenses with other parameters or checkpoints are called {name}: "
+                f"{_listed(own)}. Compare cells by their keys, or narrow the choice with "
+                "--dataset, --norm, --eps or --attack."
+            )
+        sound.append({_pairing(cell, cells): key for key, cell in own.items()})
+    one, two = sound
+    common = sorted(one.keys() & two.keys())
+    if not common:
+        raise UsageError(
+            f"{first} and {second} share no attack: cells are joined where data, classifier, "
+            "norm, eps, attack, access, settings, seed, draws and n agree. "
+            f"{first} has {_listed({key: cells[key] for key in one.values()})}; "
+            f"{second} has {_listed({key: cells[key] for key in two.values()})}."
+        )
+    if len({digest_of(_context(cells[one[pairing]])) for pairing in common}) > 1:
+        raise UsageError(
+            f"{first} and {second} share cells of several threats, data sets, classifiers, "
+            f"seeds, draws or n: {_listed({one[p]: cells[one[p]] for p in common})}. Choose "
+            "with --dataset, --norm or --eps, or compare cells by their keys."
+        )
+    for side in sound:
+        alone = [key for pairing, key in side.items() if pairing not in common]
+        left_out += [f"{_label(cells[key], key)} has no match" for key in alone]
+    return paired(
+        [f"{name}, worst case per image" for name in (first, second)],
+        [_verdicts(store, [side[pairing] for pairing in common]) for side in sound],
+        joined=tuple(sorted(_attack(cells[one[pairing]]) for pairing in common)),
+        left_out=tuple(left_out),
+    )
+
+
+def _context(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: content[name] for name in _CONTEXT}
+
+
+def _pairing(content: Mapping[str, Any], cells: Mapping[str, Any]) -> str:
+    """Hash everything in a cell but its defense: equal where the same was asked of another."""
+    asked = {name: content[name] for name in _ATTACK if name in content}
+    # Keys of earlier cells contain the defense: what counts is what those cells asked.
+    asked["after"] = sorted(
+        _pairing(cells[key], cells) if key in cells else key for key in asked.get("after", ())
+    )
+    return digest_of({**_context(content), **asked})
+
+
+def _fault(store: Store, key: str) -> str | None:
+    if not store.outcomes(key).is_file():
+        return "is not finished"
+    outside = int((~read_rows(store.outcomes(key))["legal"]).sum())
+    return f"is void: {outside} images outside the ball" if outside else None
+
+
+def _attack(content: Mapping[str, Any]) -> str:
+    chosen = [word for word in content["settings"].split() if word.startswith("attack.")]
+    return " ".join([f"{content['attack']['name']} {content['access']}", *chosen])
+
+
+def _label(content: Mapping[str, Any], key: str) -> str:
+    return (
+        f"{content['defense']['name']} under {_attack(content)}, {content['dataset']} "
+        f"{content['norm']} {content['eps']}, n {content['n']}, draws {content['draws']}, seed "
+        f"{content['seed']} [{key}]"
+    )
+
+
+def _listed(cells: Mapping[str, Any]) -> str:
+    return "; ".join(_label(content, key) for key, content in cells.items())
+
+
+def _verdicts(store: Store, keys: list[str]) -> pd.Series[bool]:
+    return join(read_rows(store.outcomes(key)) for key in keys)["robust"].astype(bool)
