@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bench import __version__
-from bench.commands import evaluate, look
+from bench.commands import evaluate, judge, look, verify
 from bench.commands.shared import complain
 from bench.errors import BenchError
 
@@ -39,9 +39,11 @@ def _options(
 app.command()(evaluate.run)
 app.command()(evaluate.matrix)
 app.command()(evaluate.train)
+app.command()(judge.judge)
 app.command("list")(look.list_)
 app.command()(look.show)
 app.command()(look.table)
+app.command()(verify.verify)
 app.command()(look.doctor)
 
 

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from typing import Any
 
+from bench.geometry import rounded
 from bench.judge import Outcomes, judge
 from bench.passes import count_passes
 from bench.prepare import Prepared
@@ -54,13 +55,16 @@ def run_cell(prepared: Prepared, *, space: Workspace, settings: str = "") -> Wor
             networks=seen,
             path=store.proposal(cell.proposal_key(), start, stop),
         )
+        x_adv = proposal.x_adv
+        if cell.bits:
+            x_adv = rounded(x_adv, images.x, cell.bits)
         begun = time.perf_counter()
         with count_passes(networks) as passes:
             outcomes = judge(
                 defense,
                 images.x,
                 images.y,
-                proposal.x_adv,
+                x_adv,
                 threat=cell.threat,
                 draws=cell.draws,
                 rng=Rng.seeded(cell.seed, images.indices).fork("judge"),
