@@ -123,7 +123,7 @@ def test_a_clean_folder_passes(bench: Bench, folder: Path) -> None:
 
 
 def test_other_kinds_of_cells_pass(bench: Bench) -> None:
-    """L2, transfer with shared images, a deterministic defense, no bound, rounded, survivors."""
+    """L2, transfer with shared images, a deterministic defense, rounded, judged on another."""
     pgd = ("--attack=pgd", "--set=attack.steps=2", *TINY)
     for words in (
         ("--defense=none", *pgd, "--norm=L2", "--eps=0.7"),
