@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bench import __version__
-from bench.commands import compare, evaluate, look
+from bench.commands import compare, evaluate, judge, look, verify
 from bench.commands.audit import audit
 from bench.commands.shared import complain
 from bench.errors import BenchError
@@ -41,10 +41,12 @@ app.command()(evaluate.run)
 app.command()(evaluate.matrix)
 app.command()(evaluate.train)
 app.command()(audit)
+app.command()(judge.judge)
 app.command("list")(look.list_)
 app.command()(look.show)
 app.command()(look.table)
 app.command()(compare.compare)
+app.command()(verify.verify)
 app.command()(look.doctor)
 
 

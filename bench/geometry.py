@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from bench.threat import Norm
+
+_ROUNDING = 2.0**-23  # by which float32 may miss the level that a pixel stands for
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
@@ -43,3 +46,25 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
     if norm is Norm.LINF:
         return gradient.sign()
     return gradient / per_image(size(gradient, norm).clamp_min(1e-12), gradient)
+
+
+def rounded(x_adv: Tensor, x: Tensor, bits: int) -> Tensor:
+    """Round x_adv to multiples of 1/(2**bits - 1), towards x (N, C, H, W): legal stays legal.
+
+    Per pixel it is the level nearest to x_adv among those not farther from x than x_adv; where
+    there is none (both lie within one level) it is the level nearest to x_adv.
+    """
+    top = 2**bits - 1
+    seen, clean = x_adv.to(x.dtype).double(), x.double()
+
+    def level(step: Tensor) -> Tensor:
+        return torch.div(step, top).to(x.dtype)
+
+    nearest = level((seen * top).round())
+    inner = level(torch.where(seen > clean, (seen * top).floor(), (seen * top).ceil()))
+    reach = (seen - clean).abs() + _ROUNDING
+
+    def as_near(found: Tensor) -> Tensor:
+        return torch.le((found.double() - clean).abs(), reach)
+
+    return torch.where(as_near(nearest) | ~as_near(inner), nearest, inner)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.geometry import rounded
 from bench.judge import Outcomes, judge
 from bench.ladder import best_before, left_over, survivors_of
 from bench.passes import count_passes
@@ -65,13 +66,16 @@ def run_cell(prepared: Prepared, *, space: Workspace, settings: str = "") -> Wor
             path=store.proposal(cell.proposal_key(), start, stop),
             start=best_before(cell, images, start, stop, store=store) if warm else None,
         )
+        x_adv = proposal.x_adv
+        if cell.bits:
+            x_adv = rounded(x_adv, images.x, cell.bits)
         begun = time.perf_counter()
         with count_passes(networks) as passes:
             outcomes = judge(
                 defense,
                 images.x,
                 images.y,
-                proposal.x_adv,
+                x_adv,
                 threat=cell.threat,
                 draws=cell.draws,
                 sequential=cell.sequential,

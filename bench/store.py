@@ -142,6 +142,11 @@ class Store:
         """List the folders of all cells, by key."""
         return sorted(path.parent for path in (self.root / "cells").glob("*/cell.json"))
 
+    def finished(self) -> list[str]:
+        """List the keys of all cells that have outcomes, whatever else they lack."""
+        found = (self.root / "cells").glob("*/outcomes.parquet")
+        return sorted(path.parent.name for path in found)
+
     def outcomes(self, key: str) -> Path:
         """Name the per-image outcomes of a finished cell."""
         return self.cell(key) / "outcomes.parquet"

@@ -1,0 +1,81 @@
+"""bench judge: judge stored adversarial images again."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bench.commands.shared import (
+    DATA,
+    MODELS,
+    RESULTS,
+    Data,
+    Device,
+    Models,
+    Results,
+    Settings,
+    exit_on_trouble,
+    print_rows,
+    say,
+    watch,
+    workspace,
+)
+from bench.errors import UsageError
+
+
+def judge(
+    key: Annotated[str, typer.Argument(help="A cell's key, or 4 or more of its characters.")],
+    draws: Annotated[
+        int | None, typer.Option(help="Judge with so many draws per image.")
+    ] = None,
+    bits: Annotated[
+        int | None,
+        typer.Option(help="Round the images to so many bits per pixel."),
+    ] = None,
+    defense: Annotated[
+        str | None, typer.Option(help="Judge on another defense: see `bench list defenses`.")
+    ] = None,
+    settings: Settings = [],  # noqa: B006 - Typer copies it
+    device: Device = "auto",
+    results: Results = RESULTS,
+    data: Data = DATA,
+    models: Models = MODELS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print both rows as JSON.")] = False,
+) -> None:
+    """Judge a finished cell's images again: more draws, rounded, or on another defense."""
+    import json
+    from dataclasses import asdict
+
+    from bench.cell import parse_settings
+
+    chosen = parse_settings(settings)
+    if set(chosen) - {"defense"} or (chosen and defense is None):
+        raise UsageError("--set belongs to --defense here: --set defense.NAME=VALUE.")
+    space = workspace(results, data, models, device)
+    from bench import rejudge as work
+    from bench.store import read_rows
+    from bench.table import write_runs
+
+    store = space.store
+    old = work.find_key(store, key)
+    new = watch(
+        work.rejudge(
+            old, space=space, draws=draws, bits=bits, defense=defense,
+            params=chosen.get("defense"),
+        ),
+        quiet=as_json,
+    )  # fmt: skip
+    rows = write_runs(store).set_index("key", drop=False).loc[[old, new]]
+    change = work.compare(read_rows(store.outcomes(old)), read_rows(store.outcomes(new)))
+    if as_json:
+        found = json.loads(rows.to_json(orient="records"))
+        typer.echo(json.dumps({"rows": found, **asdict(change)}, indent=2))
+    else:
+        print_rows(rows, as_json=False)
+        say(
+            f"of {change.images} images {change.lost} were robust and are broken now, "
+            f"{change.gained} the other way (McNemar's exact p {change.p:.3g})"
+        )
+        say(f"cell {new}, {store.runs}")
+    exit_on_trouble(rows[rows["key"] == new])

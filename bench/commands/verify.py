@@ -1,0 +1,102 @@
+"""bench verify: recompute a results folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.commands.shared import (
+    DATA,
+    MODELS,
+    RESULTS,
+    Data,
+    Device,
+    Models,
+    say,
+    watch,
+    workspace,
+)
+from bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from bench.verify import Report, Verdict
+
+
+def verify(
+    results: Annotated[
+        Path, typer.Argument(help="Results folder.", envvar="BENCH_RESULTS")
+    ] = RESULTS,
+    votes: Annotated[
+        bool, typer.Option("--votes", help="Judge every stored image again, too.")
+    ] = False,
+    device: Device = "auto",
+    data: Data = DATA,
+    models: Models = MODELS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found.")] = False,
+) -> None:
+    """Recompute distances, verdicts and digests from the stored images; 1 if any is wrong."""
+    import json
+
+    from bench.store import Store
+
+    if not Store(results).finished():
+        raise UsageError(
+            f"there are no finished cells in {results}. Make some with `bench run`, or name "
+            "another folder: bench verify FOLDER."
+        )
+    from bench import verify as work
+
+    report = watch(work.verify(Store(results), data=data), quiet=as_json)
+    if votes:
+        from bench.revote import revote
+
+        space = workspace(results, data, models, device)
+        report = watch(revote(report, space=space), quiet=as_json)
+    if as_json:
+        typer.echo(json.dumps({**asdict(report), **_counts(report)}, indent=2))
+    else:
+        _print(report, results)
+    if report.contradicted:
+        raise typer.Exit(1)
+
+
+def _print(report: Report, results: Path) -> None:
+    for cell in report.cells:
+        say(_line(cell))
+    for finding in report.folder:
+        say(f"{'WRONG' if finding.wrong else 'NOT CHECKED'} {finding.text}")
+    counts = _counts(report)
+    say(
+        f"{counts['finished']} finished cells in {results}: {counts['ok']} ok, "
+        f"{counts['not_checked']} not checked in full, {counts['wrong']} wrong, "
+        f"{counts['void']} void"
+    )
+    if counts["without_images"]:
+        say(
+            f"images of {counts['without_images']} of {counts['finished']} cells are not all "
+            "there (git does not track them): their distances and legality are not checked"
+        )
+
+
+def _line(cell: Verdict) -> str:
+    said = [f"WRONG {text}" for text in cell.wrong]
+    said += [f"NOT CHECKED {text}" for text in cell.unchecked]
+    void = f" (void: {cell.void} images outside the ball)" if cell.void else ""
+    return f"{cell.key} {cell.title}{void}: {'; '.join(said) or 'ok'}"
+
+
+def _counts(report: Report) -> dict[str, int]:
+    cells = report.cells
+    wrong = sum(bool(cell.wrong) for cell in cells)
+    unchecked = sum(bool(cell.unchecked) and not cell.wrong for cell in cells)
+    return {
+        "finished": len(cells),
+        "ok": len(cells) - wrong - unchecked,
+        "not_checked": unchecked,
+        "wrong": wrong,
+        "void": sum(bool(cell.void) for cell in cells),
+        "without_images": sum(not cell.images for cell in cells),
+    }
