@@ -209,8 +209,8 @@ def test_more_power_and_stricter_levels_need_more_images() -> None:
     assert images_needed_unpaired(0.05, 0.9) < images_needed_unpaired(0.05, 0.5)
 
 
-def test_where_all_discordant_pairs_go_one_way_nothing_varies_under_the_difference() -> None:
-    assert images_needed(0.1, discordant=0.1) == math.ceil(1.959964**2 / 0.1)
+def test_where_every_pair_changes_alike_nothing_varies_under_the_difference() -> None:
+    assert images_needed(1.0, discordant=1.0) == math.ceil(1.959964**2)
 
 
 def test_sizes_that_cannot_be() -> None:
