@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
-from scipy.stats import binomtest
 from torch import Tensor
 
 from bench.cell import Cell, Part, Request
@@ -18,8 +17,9 @@ from bench.prepare import Prepared, outline, prepare, resolve
 from bench.progress import Work
 from bench.protocols import Calls, View
 from bench.run import run_cell
+from bench.stats import mcnemar
 from bench.store import Store, read_json, read_rows
-from bench.threat import Access, Norm, ThreatModel, format_eps, parse_eps
+from bench.threat import Access, Norm, ThreatModel, format_eps
 from bench.workspace import Workspace
 
 
@@ -81,14 +81,8 @@ def read_cell(store: Store, key: str) -> Cell:
     """Read a cell back; raises StoreError where it is not what its key says."""
     path = store.cell(key) / "cell.json"
     content = read_json(path)
-    content.pop("settings", None)
     try:
-        for name in ("classifier", "defense", "attack"):
-            content[name] = Part(**content[name])
-        norm, access = Norm(content.pop("norm")), Access(content.pop("access"))
-        threat = ThreatModel(norm, parse_eps(content.pop("eps"), norm), access)
-        after = tuple(content.pop("after", ()))
-        cell = Cell(threat=threat, after=after, **content)
+        cell = Cell.read(content)
         found = cell.key()
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise StoreError(f"{path} is not what bench wrote ({error}).") from error
@@ -274,5 +268,4 @@ def compare(old: pd.DataFrame, new: pd.DataFrame) -> Change:
     both = pd.DataFrame({"before": before, "after": after.reindex(before.index)}).dropna()
     was, now = both["before"].astype(bool), both["after"].astype(bool)
     lost, gained = int((was & ~now).sum()), int((~was & now).sum())
-    p = float(binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
-    return Change(len(both), lost, gained, p)
+    return Change(len(both), lost, gained, mcnemar(lost, gained))
