@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pandas as pd
-import torch
 from torch import Tensor, nn
 
 from bench.audit.energies import energy_tells_attacks
