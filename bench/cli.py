@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bench import __version__
-from bench.commands import evaluate, look
+from bench.commands import calibrate, evaluate, look
 from bench.commands.audit import audit
 from bench.commands.shared import complain
 from bench.errors import BenchError
@@ -45,6 +45,7 @@ app.command("list")(look.list_)
 app.command()(look.show)
 app.command()(look.table)
 app.command()(look.doctor)
+app.command()(calibrate.calibrate)
 
 
 def main() -> None:
