@@ -40,7 +40,7 @@ NOISE_BUDGETS: dict[str, dict[str, Any]] = {
 }
 WHAT = "attacks against known answers"
 _DEAR = 3000  # passes an image from which on an attack is measured on few defenses
-_SLACK = 1e-4  # of a margin: float32 images and logits, and the judge's tolerance of the ball
+_SLACK = 1e-3  # of a margin: float32 images and logits, and the judge's tolerance of the ball
 _UNLIKELY = 4.5  # standard errors between the judge's count and its expectation
 
 
