@@ -35,8 +35,8 @@ BUDGETS: dict[str, dict[str, Any]] = {
 # iterates (too few draws), and in L2 a path of 2.5 radii leaves exp(-2.5) of the random start.
 NOISE_BUDGETS: dict[str, dict[str, Any]] = {
     **BUDGETS,
-    "pgd": {"steps": 20, "eot": 40, "step_size": 0.05},
-    "bpda_eot": {"steps": 20, "eot": 40, "step_size": 0.05},
+    "pgd": {"steps": 20, "eot": 40, "step_size": 0.1},
+    "bpda_eot": {"steps": 20, "eot": 40, "step_size": 0.1},
 }
 WHAT = "attacks against known answers"
 _DEAR = 3000  # passes an image from which on an attack is measured on few defenses

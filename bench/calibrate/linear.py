@@ -56,7 +56,7 @@ class Problem:
         return smallest_radius(v, x, norm, self.margins(self.x)).amin(1)
 
     def clear(self) -> Tensor:
-        """Say which images (N,) have a runner-up by some logits that is also the nearest class."""
+        """Say which images (N,) have a runner-up by some logits, also the nearest class."""
         v, x = self._directions()
         margins = self.margins(self.x)
         two = margins.topk(2, dim=1, largest=False)
@@ -158,7 +158,7 @@ def _length(a: Tensor, room: Tensor, norm: Norm, t: Tensor) -> Tensor:
 
 
 def _bisect(rises: Callable[[Tensor], Tensor], target: Tensor, high: Tensor) -> Tensor:
-    """Find where a rising function of t in [0, high] meets its target, high where it does not."""
+    """Find where a rising function of t in [0, high] meets its target, else high."""
     low = torch.zeros_like(high)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2

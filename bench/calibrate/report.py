@@ -13,14 +13,15 @@ _HEADS = (
     "gap", "gap of one draw", "budget", "holds",
 )  # fmt: skip
 _KNOWN = f"""\
-{IMAGES} images of 8 x 8 pixels, a third of them black or white, before a linear classifier; the
-best attack on it within ball and box is known in closed form. The purifiers are undone by the
-classifier, so they change no answer; `noise` adds Gaussian noise, and the judge votes over
-{DRAWS} draws. `exact`: robust accuracy in percent under the optimum, `reached`: expected of
-the attack's images, from their true margins, `judged`: counted by the judge, at each eps.
-`gap`: the largest of reached - exact, in points; more than {LARGEST_GAP:g} fails unless a
-reason says why an attack need not get there. On `1 - x` and `mirror` BPDA's gradient is wrong: that gap is
-BPDA's own. With alike rivals no single ascent has to find the nearest class."""
+{IMAGES} images of 8 x 8 pixels, a third of them black or white, before a linear classifier;
+the best attack on it within ball and box is known in closed form. The purifiers are undone
+by the classifier, so they change no answer; `noise` adds Gaussian noise, and the judge
+votes over {DRAWS} draws. `exact`: robust accuracy in percent under the optimum, `reached`:
+expected of the attack's images, from their true margins, `judged`: counted by the judge, at
+each eps. `gap`: the largest of reached - exact, in points; more than {LARGEST_GAP:g} fails
+unless a reason says why an attack need not get there. On `1 - x` and `mirror` BPDA's
+gradient is wrong: that gap is BPDA's own. With alike rivals no single ascent has to find
+the nearest class."""
 
 
 @dataclass(frozen=True)
