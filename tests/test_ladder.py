@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from bench.errors import StoreError
 from bench.ladder import best_before, survivors_of
 from bench.prepare import Prepared
+from bench.protocols import View
+from bench.rng import Rng
 from bench.table import collect, join, with_worst_case
-from bench.threat import Access
+from bench.threat import Access, ThreatModel
 from bench.workspace import Workspace
 from bench_attacks.apgd import Apgd
 from bench_attacks.noise import Noise
@@ -115,20 +118,33 @@ def test_a_warm_start_is_the_image_that_fewest_draws_saw_right(tmp_path: Path) -
         assert torch.equal(start[row], seen[best].to(start))
 
 
-def test_a_warm_start_helps_where_steps_are_few(tmp_path: Path) -> None:
-    """With one step, the attack keeps at least what the strong one before it nearly broke."""
+@dataclass(frozen=True)
+class Echo(Apgd):
+    """Proposes its start, the clean image where it gets none."""
+
+    def __call__(
+        self,
+        view: View,
+        x: Tensor,
+        y: Tensor,
+        *,
+        threat: ThreatModel,
+        rng: Rng,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        return x if start is None else start
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_an_attack_begins_warm_where_it_wants_to(warm: bool, tmp_path: Path) -> None:
     space = at(tmp_path)
-    before = made(Pgd(steps=20, eot=4), Access.FULL)
-    rows(before, space)
-    keys = (before.cell.key(),)
-    shares = {}
-    for warm in (False, True):
-        frame = rows(made(Apgd(steps=1, eot=2, warm=warm), Access.FULL, keys), space)
-        shares[warm] = sum(
-            votes[label] / votes.sum()
-            for votes, label in zip(frame["votes"], frame["label"], strict=True)
-        )
-    assert shares[True] < shares[False]
+    before = climb(space)[1]
+    echo = made(Echo(warm=warm), Access.FULL, (before.cell.key(),))
+    found = rows(echo, space).set_index("index")["distance"]
+    start = outcomes([before], space)[0].set_index("index")["distance"]
+    expected = start.loc[found.index] if warm else 0 * found
+    assert found.tolist() == expected.tolist()
+    assert start.min() > 0
 
 
 def test_a_warm_start_without_images_says_how_to_get_them(tmp_path: Path) -> None:

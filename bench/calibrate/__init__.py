@@ -1,0 +1,1 @@
+"""Measure the attacks themselves, against defenses whose robust accuracy is known exactly."""
