@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bench import __version__
-from bench.commands import calibrate, compare, evaluate, judge, look, verify
+from bench.commands import calibrate, compare, evaluate, judge, look, report, verify
 from bench.commands.audit import audit
 from bench.commands.shared import complain
 from bench.errors import BenchError
@@ -46,6 +46,7 @@ app.command("list")(look.list_)
 app.command()(look.show)
 app.command()(look.table)
 app.command()(compare.compare)
+app.command()(report.report)
 app.command()(verify.verify)
 app.command()(look.doctor)
 app.command()(calibrate.calibrate)

@@ -1,0 +1,41 @@
+"""bench report: a page on one defense, as a reviewer wants to read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.commands.shared import RESULTS, Results, say
+
+
+def report(
+    defense: Annotated[str, typer.Option(help="The defense to report on.")],
+    dataset: Annotated[str, typer.Option(help="The data set.")] = "digits",
+    norm: Annotated[str, typer.Option(help="Linf or L2.")] = "Linf",
+    eps: Annotated[str, typer.Option(help="Radius, as it was run.")] = "8/255",
+    n: Annotated[int | None, typer.Option("-n", help="Only cells on so many images.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write to a file.")
+    ] = None,
+    results: Results = RESULTS,
+) -> None:
+    """Write what was tried on a defense, with which budget, what broke, and what it cost."""
+    from bench.datasets import dataset_info
+    from bench.report import find, page
+    from bench.store import Store, written
+    from bench.threat import format_eps, parse_eps, parse_norm
+
+    dataset_info(dataset)
+    ball = parse_norm(norm)
+    radius = format_eps(parse_eps(eps, ball))
+    store = Store(results)
+    cells = find(store, defense=defense, dataset=dataset, norm=ball, eps=radius, n=n)
+    text = page(store, cells)
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    with written(output) as temporary:
+        temporary.write_text(text)
+    say(f"wrote {output}")
