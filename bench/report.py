@@ -220,7 +220,7 @@ attack are made once and shared by all purifiers.
 - purifier `{{ cell.defense.name }}`, checkpoint {{ cell.defense.checkpoint | digest }}: {% for k, v in cell.defense.params.items() %}{{ k }} {{ v }}{{ ", " if not loop.last }}{% endfor %}
 - classifier `{{ cell.classifier.name }}`, checkpoint {{ cell.classifier.checkpoint | digest }}
 - data: {{ cell.dataset }}, first {{ n }} test images, SHA-256 {{ cell.data | digest }}
-- judged by {{ cell.draws }} draws of fresh noise{{ ", fewer where the verdict is clear (same verdict at the 1 % level)" if cell.sequential }}, seed {{ cell.seed }}
+- judged by {{ cell.draws }} draws of fresh noise{{ ", fewer where the verdict is clear (same verdict at the 1 % level)" if cell.get("sequential") }}, seed {{ cell.seed }}
 
 ## How to repeat it
 
