@@ -213,7 +213,9 @@ def in_float64(defense: Defense) -> Defense:
         purifier.double()
     else:
         for name, value in list(getattr(purifier, "__dict__", {}).items()):
-            if isinstance(value, nn.Module | Tensor):
+            if isinstance(value, nn.Module) or (
+                isinstance(value, Tensor) and value.is_floating_point()
+            ):
                 object.__setattr__(purifier, name, value.double())  # also where it is frozen
     return Defense(purifier, copy.deepcopy(defense.classifier).double())
 

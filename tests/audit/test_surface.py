@@ -169,7 +169,7 @@ def test_nudged(make_subject: Callable[..., Subject], norm: Norm) -> None:
 def test_loss_is_not_saturated(
     make_subject: Callable[..., Subject], classifier: nn.Module
 ) -> None:
-    gentle = make_subject(None, Scaled(classifier, 0.1))
+    gentle = make_subject(None, Scaled(classifier, 0.4))  # sure, and short of 1
     found = loss_is_not_saturated(gentle)
     assert (found.state, found.values["saturated"]) == (State.PASS, 0)
     assert gentle.settings.get("loss", "ce") == "ce"
