@@ -94,7 +94,7 @@ def no_silent_success(subject: Subject) -> Finding:
     """C7: no image that the main attack passed on its way is adversarial and not returned."""
     blank = Finding(
         "C7", "no silent success", Weight.BOUND, State.NOT_APPLICABLE,
-        threshold="none; at most 1 % of the images", reason=NO_GRADIENT,
+        threshold="none (fails above 1 % of the images)", reason=NO_GRADIENT,
     )  # fmt: skip
     if not attackable(subject):
         return blank
