@@ -10,6 +10,7 @@ from bench.protocols import (
     Calls,
     CoarsePurifier,
     Images,
+    NoisyPurifier,
     Purifier,
     SteppedPurifier,
     Task,
@@ -27,8 +28,8 @@ from bench.weights import read_weights
 __all__ = [
     "LOSSES", "Access", "Attack", "AttackWarning", "Averaged", "AveragedGradient", "BenchError",
     "Calls", "CheckpointError", "CoarsePurifier", "Defense", "Images", "Loss", "LossName",
-    "Norm", "PluginError", "Purifier", "Rng", "SteppedPurifier", "Task", "ThreatModel",
-    "Trainable", "TrainableClassifier", "TrainablePurifier", "Training", "View", "WarmAttack",
-    "averaged_gradient", "averaged_loss", "cross_entropy", "dlr", "margin", "parse_eps",
-    "per_image", "project", "read_weights", "size", "steepest",
+    "NoisyPurifier", "Norm", "PluginError", "Purifier", "Rng", "SteppedPurifier", "Task",
+    "ThreatModel", "Trainable", "TrainableClassifier", "TrainablePurifier", "Training", "View",
+    "WarmAttack", "averaged_gradient", "averaged_loss", "cross_entropy", "dlr", "margin",
+    "parse_eps", "per_image", "project", "read_weights", "size", "steepest",
 ]  # fmt: skip
