@@ -190,14 +190,15 @@ def better_than_bare(subject: Subject) -> Finding:
     """C18: the purifier costs its own classifier neither robust nor clean accuracy."""
     about = ("C18", "better than bare", Weight.REMARK)
     threshold = f"not below the bare classifier (paired, {LEVEL:.0%})"
-    if _changes_nothing(subject):
+    main = subject.strong()
+    if _changes_nothing(subject, main.x_adv):
         return Finding(
             *about,
             State.NOT_APPLICABLE,
             threshold=threshold,
             reason="the purifier changes no image: the defense is the bare classifier",
         )
-    main, bare = subject.strong(), subject.strong(variant=subject.bare)
+    bare = subject.strong(variant=subject.bare)
     clean, bare_clean = main.rows["clean"], bare.rows["clean"]
     state, reason = State.PASS, ""
     if significantly_below(main, bare):
@@ -229,7 +230,9 @@ def significantly_below(run: Run, other: Run) -> bool:
     return worsens(other.robust, run.robust) <= LEVEL
 
 
-def _changes_nothing(subject: Subject) -> bool:
-    x = subject.images.x
+def _changes_nothing(subject: Subject, x_adv: Tensor) -> bool:
+    """Try clean, attacked and random images: a purifier may act on some of them alone."""
+    rng = subject.rng.fork("identity")
+    tried = (subject.images.x, x_adv, rng.fork("images").uniform_like(x_adv))
     with torch.no_grad():
-        return torch.equal(subject.defense.purify(x, rng=subject.rng.fork("identity")), x)
+        return all(torch.equal(subject.defense.purify(x, rng=rng), x) for x in tried)
