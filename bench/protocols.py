@@ -74,6 +74,15 @@ class CoarsePurifier(Purifier, Protocol):
         ...
 
 
+@runtime_checkable
+class NoisyPurifier(Purifier, Protocol):
+    """A purifier that can add its noise and do nothing else, as a control of what it adds."""
+
+    def noise_alone(self) -> Purifier:
+        """Build the purifier of the same noise with the identity in place of the rest."""
+        ...
+
+
 class View(Protocol):
     """What an attacker may see of a defense: made by ``bench.views``, one per access."""
 

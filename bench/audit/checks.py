@@ -1,13 +1,54 @@
-"""The catalogue of checks, in order: an audit runs them all."""
+"""The catalogue of checks, in the order in which an audit runs them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from bench.audit import gradients
+from bench.audit import (
+    controls,
+    energies,
+    fitted,
+    gradients,
+    records,
+    silent,
+    strength,
+    surface,
+    sweeps,
+    verdicts,
+)
 from bench.audit.findings import Finding
 from bench.audit.subject import Subject
 
 Check = Callable[[Subject], Finding]
 
-CHECKS: tuple[Check, ...] = (gradients.gradient_exists,)
+# First what the attacks climb, since C21 and C5 choose the main attack's loss and draws; last
+# what looks at all cells that the others made.
+CHECKS: tuple[Check, ...] = (
+    gradients.gradient_exists,  # C2
+    gradients.bpda_is_not_full,  # C3
+    gradients.gradient_is_right,  # C4
+    surface.loss_is_not_saturated,  # C21
+    surface.eot_is_stable,  # C5
+    sweeps.converged,  # C6
+    silent.no_silent_success,  # C7
+    sweeps.monotone_in_eps,  # C8
+    sweeps.unbounded_breaks,  # C9
+    strength.iterative_beats_one_step,  # C10
+    strength.transfer_is_weaker,  # C11
+    strength.square_is_weaker,  # C12
+    strength.noise_is_weaker,  # C13
+    controls.not_only_randomness,  # C14
+    controls.bare_classifier_falls,  # C15
+    controls.planted_controls,  # C16
+    controls.purifier_adds_to_its_noise,  # C17
+    controls.better_than_bare,  # C18
+    verdicts.resubmission,  # C19
+    surface.surface_is_smooth,  # C20
+    verdicts.verdicts_repeat,  # C22
+    verdicts.eight_bits_suffice,  # C23
+    fitted.not_fitted_to_one_attack,  # C24
+    energies.energy_tells_attacks,  # C25
+    records.images_are_legal,  # C1
+    records.cost_is_recorded,  # C26
+    records.settings_take_effect,  # C27
+)

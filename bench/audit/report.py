@@ -12,6 +12,10 @@ _PAGE = """\
 
 **{{ verdict }}**
 
+{{ accuracy.clean }} % are right when nobody attacks, and {{ accuracy.robust }} %
+({{ accuracy.robust_low }}-{{ accuracy.robust_high }}) survive the attacks of this audit, image
+by image. They are short: the ladder has the long ones.
+
 First {{ of.n }} test images, classifier `{{ of.classifier.name }}`
 ({{ of.classifier.checkpoint | digest }}), defense checkpoint
 {{ of.defense.checkpoint | digest }}, seed {{ of.seed }}, {{ of.draws }} draws of the judge.

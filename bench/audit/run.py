@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
-from bench.audit.checks import CHECKS
-from bench.audit.findings import Finding, Verdict, verdict
+from bench.audit.checks import CHECKS, Check
+from bench.audit.efforts import clean, square, worst
+from bench.audit.findings import Finding, State, Verdict, Weight, verdict
 from bench.audit.report import markdown
 from bench.audit.subject import Subject
 from bench.cell import Request, subject_of
-from bench.errors import UsageError
+from bench.errors import StoreError, UsageError
 from bench.prepare import prepare, resolve
 from bench.progress import Progress, Work
 from bench.provenance import provenance
 from bench.registry import build, parameters
+from bench.stats import wilson
 from bench.store import Store, write_json, written
 from bench.workspace import Workspace
 
@@ -48,8 +52,9 @@ def audit(request: Request, *, space: Workspace) -> Work[dict[str, Any]]:
     for done, check in enumerate(CHECKS):
         what = f"audit of {request.defense}"
         yield Progress(what, done, len(CHECKS), note=check.__name__.replace("_", " "))
-        findings.append(check(subject))
+        findings.append(_run(check, subject))
     yield Progress(what, len(CHECKS), len(CHECKS))
+    findings.sort(key=lambda finding: int(finding.check[1:]))
     report = report_of(subject, findings, verdict(findings))
     path = space.store.audit(subject_of(subject.base.cell.canonical()))
     with written(path.with_suffix(".md")) as temporary:
@@ -58,12 +63,48 @@ def audit(request: Request, *, space: Workspace) -> Work[dict[str, Any]]:
     return report
 
 
+def _run(check: Check, subject: Subject) -> Finding:
+    """Run a check; what a strange defense breaks in it is a finding, and the others go on."""
+    try:
+        return check(subject)
+    except StoreError:  # nothing can be kept: that is no fault of the defense
+        raise
+    except Exception as error:
+        number = (check.__doc__ or "C0").partition(":")[0]
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return Finding(
+            number,
+            check.__name__.replace("_", " "),
+            Weight.VOID,
+            State.FAIL,
+            reason=f"the check could not be run: {type(error).__name__}: {error} "
+            f"({Path(place.filename).name}:{place.lineno})",
+        )
+
+
+def accuracy(subject: Subject, findings: list[Finding]) -> dict[str, float]:
+    """Return the audit's own figures in percent: clean, and robust to all that it tried."""
+    robust = worst(subject)
+    for found in findings:
+        if found.check == "C7":  # an iterate that the attack saw and did not return
+            robust[list(found.values.get("indices", []))] = False
+    n = len(robust)
+    low, high = wilson(int(robust.sum()), n)
+    return {
+        "clean": round(100 * float(clean(square(subject)).mean()), 2),
+        "robust": round(100 * float(robust.mean()), 2),
+        "robust_low": round(100 * low, 2),
+        "robust_high": round(100 * high, 2),
+    }
+
+
 def report_of(subject: Subject, findings: list[Finding], found: Verdict) -> dict[str, Any]:
     """Write all that a reader needs as plain JSON values."""
     cell = subject.base.cell.canonical()
     del cell["attack"], cell["access"]
     return {
         "subject": cell,
+        "accuracy": accuracy(subject, findings),
         "attack": {"name": "apgd", **parameters(build("attacks", "apgd", subject.settings))},
         "access": subject.access.value,
         "findings": [asdict(finding) for finding in findings],

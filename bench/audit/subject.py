@@ -21,7 +21,7 @@ from bench.registry import build, parameters
 from bench.rng import Rng
 from bench.run import run_cell
 from bench.store import Store, read_json, read_rows
-from bench.threat import Access, ThreatModel
+from bench.threat import Access, Norm, ThreatModel
 from bench.views import view_of
 from bench.workspace import Workspace
 
@@ -102,6 +102,19 @@ class Subject:
         """Put another purifier before the same classifier."""
         return Variant(label, Defense(purifier, self.defense.classifier))
 
+    def of(self, variant: Variant, n: int | None = None) -> Subject:
+        """Audit a variant with the same settings and store, on the first n images if given."""
+        n = self.base.cell.n if n is None else min(n, self.base.cell.n)
+        cell = replace(
+            self.base.cell, n=n, shard=min(n, self.base.cell.shard), defense=self._part(variant)
+        )
+        base = replace(self.base, cell=cell, defense=variant.defense)
+        return Subject(base, self.space, self.results, self.settings)
+
+    def _part(self, variant: Variant | None) -> Part:
+        part = self.base.cell.defense
+        return replace(part, name=f"{part.name}, {variant.label}") if variant else part
+
     def view(self, access: Access, variant: Variant | None = None) -> View:
         """Open the defense, or a variant of it, to an attacker."""
         return view_of(variant.defense if variant else self.defense, access)
@@ -128,6 +141,7 @@ class Subject:
         access: Access,
         settings: Mapping[str, Any] | None = None,
         *,
+        norm: Norm | None = None,
         eps: Fraction | str | None = "same",
         variant: Variant | None = None,
         sequential: bool = True,
@@ -135,7 +149,13 @@ class Subject:
         """Attack the images, or read what was run before; ``eps`` None is no bound."""
         made: Attack = build("attacks", attack, settings or {})
         return self.run_with(
-            made, attack, access, eps=eps, variant=variant, sequential=sequential
+            made,
+            attack,
+            access,
+            norm=norm,
+            eps=eps,
+            variant=variant,
+            sequential=sequential,
         )
 
     def run_with(
@@ -144,19 +164,17 @@ class Subject:
         name: str,
         access: Access,
         *,
+        norm: Norm | None = None,
         eps: Fraction | str | None = "same",
         variant: Variant | None = None,
         sequential: bool = True,
     ) -> Run:
         """Do as ``run`` does with an attack that is built already."""
         radius = self.threat.eps if isinstance(eps, str) else eps
-        threat = ThreatModel(self.threat.norm, radius, access)
-        part = self.base.cell.defense
-        if variant is not None:
-            part = replace(part, name=f"{part.name}, {variant.label}")
+        threat = ThreatModel(norm or self.threat.norm, radius, access)
         cell = replace(
             self.base.cell,
-            defense=part,
+            defense=self._part(variant),
             attack=Part(name, parameters(attack), attack.revision),
             threat=threat,
             sequential=sequential,

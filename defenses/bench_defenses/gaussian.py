@@ -32,3 +32,7 @@ class Gaussian:
         about half of all black and white pixels.
         """
         return x + self.sigma * rng.normal_like(x)
+
+    def noise_alone(self) -> Gaussian:
+        """Return itself: there is nothing but noise."""
+        return self

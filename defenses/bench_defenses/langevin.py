@@ -50,6 +50,14 @@ class LangevinStep(torch.autograd.Function):
         return inside - ctx.step * bent, None, None, None
 
 
+class Flat(nn.Module):
+    """The energy that is 0 everywhere, and moves no image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return zeros (N,) for x (N, C, H, W)."""
+        return (0 * x).flatten(1).sum(1)
+
+
 class LangevinPurifier(nn.Module):
     """Purify by K steps x <- clamp(x - s grad E(x) + e normal)."""
 
@@ -90,3 +98,7 @@ class LangevinPurifier(nn.Module):
             step_size=self.step_size * longer,
             noise=self.noise * math.sqrt(longer),
         )
+
+    def noise_alone(self) -> LangevinPurifier:
+        """Build K steps x <- clamp(x + e normal) of the same noise, without the energy."""
+        return LangevinPurifier(Flat(), steps=self.steps, step_size=0.0, noise=self.noise)
