@@ -57,7 +57,7 @@ class Plan(pydantic.BaseModel, extra="forbid"):
 
     ``ladder``: a defense's cheap attacks first and the dear ones on survivors. ``sequential``:
     the judge stops drawing for an image once its verdict is clear. ``audit``: audit every
-    defense under every threat.
+    defense under every threat, on the first 256 images or as many as it says.
     """
 
     defenses: Choices
@@ -72,7 +72,7 @@ class Plan(pydantic.BaseModel, extra="forbid"):
     shard: int = 100
     ladder: bool = False
     sequential: bool = False
-    audit: bool = False
+    audit: bool | Annotated[int, pydantic.Field(ge=1)] = False
 
     def faults(self) -> list[str]:
         """Name every plugin, parameter and data set of the plan that does not exist."""

@@ -14,7 +14,7 @@ from bench.store import Store
 from bench.threat import Access, format_eps
 
 
-def subject(plugins: Plugins) -> str:
+def target_of(plugins: Plugins) -> str:
     """Hash what a ladder is about: a defense on its images, under a ball, with a seed."""
     request = plugins.request
     content = {
@@ -36,7 +36,7 @@ def cheap_first(pairs: Iterable[Plugins]) -> list[Plugins]:
     """Order each defense's attacks by cost, those first whose images all purifiers share."""
     groups: dict[str, list[Plugins]] = defaultdict(list)
     for plugins in pairs:
-        groups[subject(plugins)].append(plugins)
+        groups[target_of(plugins)].append(plugins)
     return [plugins for group in groups.values() for plugins in sorted(group, key=_cost)]
 
 
@@ -59,9 +59,9 @@ class Ladder:
         """
         if plugins.threat.access is Access.TRANSFER:
             return ()
-        return tuple(self.done[subject(plugins)])
+        return tuple(self.done[target_of(plugins)])
 
     def add(self, plugins: Plugins, key: str) -> None:
         """Take note of a cell that was run, if it has outcomes."""
         if self.store.outcomes(key).is_file():
-            self.done[subject(plugins)].append(key)
+            self.done[target_of(plugins)].append(key)

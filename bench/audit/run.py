@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from bench import __version__
 from bench.audit.checks import CHECKS, Check
 from bench.audit.efforts import clean, square, worst
 from bench.audit.findings import Finding, State, Verdict, Weight, verdict
@@ -14,12 +16,13 @@ from bench.audit.report import markdown
 from bench.audit.subject import Subject
 from bench.cell import Request, subject_of
 from bench.errors import StoreError, UsageError
-from bench.prepare import prepare, resolve
+from bench.prepare import Plugins, prepare, resolve
 from bench.progress import Progress, Work
 from bench.provenance import provenance
 from bench.registry import build, parameters
+from bench.rungs import target_of
 from bench.stats import wilson
-from bench.store import Store, write_json, written
+from bench.store import Store, read_json, write_json, written
 from bench.workspace import Workspace
 
 # Enough to see what is wrong with an evaluation; the ladder's attacks are the long ones.
@@ -42,12 +45,32 @@ def open_subject(request: Request, *, space: Workspace) -> Work[Subject]:
     return Subject(prepared, own, space.store, settings)
 
 
+def audits_of(pairs: Iterable[Plugins], images: int) -> list[Request]:
+    """List the audits of a plan: every defense under every ball once, on the first images."""
+    found: dict[str, Request] = {}
+    for plugins in pairs:
+        request = plugins.request
+        if plugins.threat.bounded and plugins.threat.radius > 0:
+            settings = {k: v for k, v in request.settings.items() if k != "attack"}
+            n = min(images, request.n)
+            asked = replace(request, attack="apgd", access=None, n=n, settings=settings)
+            found.setdefault(target_of(plugins), asked)
+    return list(found.values())
+
+
 def audit(request: Request, *, space: Workspace) -> Work[dict[str, Any]]:
-    """Audit a request's defense under its ball; return the report, which is also written."""
+    """Audit a request's defense under its ball; return the report, which is also written.
+
+    What was asked before on the same images is read, not done again.
+    """
     if request.eps.strip().lower() in ("inf", "0"):
         raise UsageError("an audit needs a ball: give --eps a finite radius above 0.")
     space.store.probe()
     subject = yield from open_subject(request, space=space)
+    path = space.store.audit(subject_of(subject.base.cell.canonical()))
+    asked = asked_of(subject)
+    if path.is_file() and (known := read_json(path))["asked"] == asked:
+        return known
     findings: list[Finding] = []
     for done, check in enumerate(CHECKS):
         what = f"audit of {request.defense}"
@@ -55,12 +78,16 @@ def audit(request: Request, *, space: Workspace) -> Work[dict[str, Any]]:
         findings.append(_run(check, subject))
     yield Progress(what, len(CHECKS), len(CHECKS))
     findings.sort(key=lambda finding: int(finding.check[1:]))
-    report = report_of(subject, findings, verdict(findings))
-    path = space.store.audit(subject_of(subject.base.cell.canonical()))
+    report = {"asked": asked, **report_of(subject, findings, verdict(findings))}
     with written(path.with_suffix(".md")) as temporary:
         temporary.write_text(markdown(report))
     write_json(path, report)  # last: its presence says that the audit is complete
     return report
+
+
+def asked_of(subject: Subject) -> dict[str, Any]:
+    """Write what decides the outcome of an audit, before any check changes the attack."""
+    return {"cell": subject.base.cell.canonical(), "version": __version__}
 
 
 def _run(check: Check, subject: Subject) -> Finding:

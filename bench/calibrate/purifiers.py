@@ -26,7 +26,7 @@ class Affine:
         """Whether the identity is the purifier's gradient, up to a positive factor."""
         return self.scale > 0
 
-    def purify(self, x: Tensor, *, rng: Rng) -> Tensor:  # noqa: ARG002 - the contract
+    def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Return the affine image of x (N, C, H, W)."""
         return x if (self.scale, self.offset) == (1, 0) else self.offset + self.scale * x
 
@@ -44,7 +44,7 @@ class Mirror:
     differentiable: ClassVar[bool] = True
     bpda_holds: ClassVar[bool] = False
 
-    def purify(self, x: Tensor, *, rng: Rng) -> Tensor:  # noqa: ARG002 - the contract
+    def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Return the mirrored x (N, C, H, W)."""
         return x.flip(3)
 

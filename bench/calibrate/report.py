@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.calibrate.gaps import DRAWS, IMAGES, LARGEST_GAP, SEED, Gap
+from bench.calibrate.traps import Named
 
 _HEADS = (
     "attack", "access", "norm", "defense", "classes", "eps", "exact", "reached", "judged",
@@ -21,7 +22,16 @@ expected of the attack's images, from their true margins, `judged`: counted by t
 each eps. `gap`: the largest of reached - exact, in points; more than {LARGEST_GAP:g} fails
 unless a reason says why an attack need not get there. On `1 - x` and `mirror` BPDA's
 gradient is wrong: that gap is BPDA's own. With alike rivals no single ascent has to find
-the nearest class."""
+the nearest class. By default PGD and BPDA+EOT average few draws and keep lucky iterates: those
+rows show it, and the gated ones have 100 draws."""
+
+
+_TRAP_HEADS = ("trap", "check", "said of the trap", "said of its honest twin", "named")
+_TRAPS = """\
+Each trap looks robust to some attack and is not; it stands before the classifier of `digits`
+(Linf 0.15). `named`: the audit's check objects to the trap, and not to an honest defense of
+the same kind: a purifier with a gradient, unscaled logits, a hundredth of noise, a smooth
+energy."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,21 @@ class Section:
 def known_answers(gaps: Sequence[Gap]) -> Section:
     """Lay out the optimality gaps."""
     return Section("Optimality gaps", _KNOWN, _HEADS, [_row(gap) for gap in gaps])
+
+
+def traps(named: Sequence[Named]) -> Section:
+    """Lay out what the audit said of the planted traps."""
+    rows = [
+        [
+            row.trap,
+            f"{row.found.check} {row.found.title}",
+            f"{row.found.state}: {row.found.figure or row.found.reason}",
+            f"{row.honest.state}: {row.honest.figure or row.honest.reason}",
+            "yes" if row.passes else "NO",
+        ]
+        for row in named
+    ]
+    return Section("Planted traps", _TRAPS, _TRAP_HEADS, rows)
 
 
 def document(sections: Sequence[Section], origin: Mapping[str, Any]) -> str:

@@ -7,29 +7,43 @@ from typing import Annotated
 
 import typer
 
-from bench.commands.shared import complain, say, watch
+from bench.commands.shared import (
+    DATA,
+    MODELS,
+    RESULTS,
+    Data,
+    Models,
+    Results,
+    complain,
+    say,
+    watch,
+    workspace,
+)
 
 
 def calibrate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write Markdown to a file.")
     ] = None,
+    results: Results = RESULTS,
+    data: Data = DATA,
+    models: Models = MODELS,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure how far every attack stays from the optimum of defenses with known answers."""
+    """Measure the attacks against known answers, and the audit against planted traps."""
     import dataclasses
     import json
 
-    from bench.calibrate import gaps
-    from bench.calibrate.report import document, known_answers
+    from bench.calibrate import gaps, traps
+    from bench.calibrate import report as pages
     from bench.provenance import provenance
     from bench.store import written
-    from bench.workspace import open_device
 
-    device = open_device("cpu")
+    space = workspace(results, data, models, "cpu")
+    named = watch(traps.spring(space=space), quiet=as_json)
     rows = watch(gaps.calibrate(), quiet=as_json)
-    origin = provenance(device)
-    text = document([known_answers(rows)], origin)
+    origin = provenance(space.device)
+    text = pages.document([pages.known_answers(rows), pages.traps(named)], origin)
     if output is not None:
         with written(output) as temporary:
             temporary.write_text(text)
@@ -40,6 +54,7 @@ def calibrate(
             "known_answers": [
                 {**dataclasses.asdict(row), "passes": row.passes} for row in rows
             ],
+            "traps": [{**dataclasses.asdict(row), "passes": row.passes} for row in named],
         }
         typer.echo(json.dumps(found, indent=2))
     elif output is None:
@@ -47,6 +62,7 @@ def calibrate(
     else:
         say(f"wrote {output}")
     failed = gaps.failures(rows)
+    failed += [f"trap '{row.trap}': {row.found.state}" for row in named if not row.passes]
     for line in failed:
         complain(line)
     if failed:

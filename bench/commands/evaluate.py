@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,7 +25,11 @@ from bench.commands.shared import (
     watch,
     workspace,
 )
-from bench.errors import UsageError, unknown_name
+from bench.errors import BenchError, UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from bench.prepare import Plugins
+    from bench.workspace import Workspace
 
 
 def run(
@@ -136,11 +140,26 @@ def matrix(
             attempt = work.attempt(plugins, space=space, say=complain, after=after)
             keys.append(watch(attempt, quiet=as_json))
             ladder.add(plugins, keys[-1])
+        if content.audit:
+            _audit(pairs, 256 if content.audit is True else content.audit, space, as_json)
     finally:
         frame = write_runs(space.store)
     rows = frame[frame["key"].isin(keys)]
     print_rows(rows, as_json=as_json)
     exit_on_trouble(rows)
+
+
+def _audit(pairs: list[Plugins], images: int, space: Workspace, as_json: bool) -> None:
+    """Audit every defense of a plan; one that cannot be audited does not stop the others."""
+    from bench.audit.run import audit, audits_of
+
+    for request in audits_of(pairs, images):
+        try:
+            report = watch(audit(request, space=space), quiet=as_json)
+        except BenchError as error:
+            complain(f"no audit of {request.defense}: {error}")
+        else:
+            complain(f"audit of {request.defense}: {report['verdict']}")
 
 
 def train(

@@ -1,0 +1,133 @@
+"""Whether the audit names what is wrong: planted traps, each beside an honest twin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from bench.audit.controls import not_only_randomness
+from bench.audit.findings import Finding, State
+from bench.audit.gradients import bpda_is_not_full, gradient_exists
+from bench.audit.planted import LeakyEnergy, NoGradient, Quantizer, RandomShift, Saturated
+from bench.audit.run import open_subject
+from bench.audit.subject import Subject, Untouched
+from bench.audit.surface import loss_is_not_saturated
+from bench.cell import Part, Request
+from bench.defense import Defense
+from bench.progress import Progress, Work
+from bench.protocols import Purifier
+from bench.rng import Rng
+from bench.workspace import Workspace
+
+Shape = tuple[int, int, int]
+IMAGES = 64
+WHAT = "planted traps"
+_SETTINGS = {"steps": 8, "eot": 5}
+
+
+class Smooth(LeakyEnergy):
+    """The honest twin of a Langevin purifier on a piecewise linear energy."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__(shape)
+        for name, layer in list(self.energy.named_children()):
+            if isinstance(layer, nn.LeakyReLU):
+                setattr(self.energy, name, nn.SiLU())
+
+
+class Averaging:
+    """The honest twin of a staircase: pixels drawn to gray, with a gradient."""
+
+    stochastic = False
+    differentiable = True
+
+    def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Return images (N, C, H, W) of less contrast."""
+        return 0.1 + 0.8 * x
+
+
+class LittleNoise:
+    """The honest twin of randomness: noise that no attack has to know."""
+
+    stochastic = True
+    differentiable = True
+
+    def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Return images (N, C, H, W) with noise of a hundredth."""
+        return x + 0.01 * rng.normal_like(x)
+
+
+@dataclass(frozen=True)
+class Trap:
+    """A planted ``trap`` and its honest ``twin`` before a classifier, and the check for it."""
+
+    name: str
+    check: Callable[[Subject], Finding]
+    trap: Callable[[Shape], Purifier]
+    twin: Callable[[Shape], Purifier]
+    saturated: bool = False
+
+
+TRAPS = (
+    Trap("purifier without a gradient", gradient_exists, lambda _: NoGradient(),
+         lambda _: Averaging()),
+    Trap("quantizer of 3 bits", gradient_exists, lambda _: Quantizer(3), lambda _: Averaging()),
+    Trap("saturated loss", loss_is_not_saturated, lambda _: Untouched(), lambda _: Untouched(),
+         saturated=True),
+    Trap("randomness as defense", not_only_randomness, lambda _: RandomShift(1),
+         lambda _: LittleNoise()),
+    Trap("LeakyReLU energy", bpda_is_not_full, LeakyEnergy, Smooth),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a check said of a trap (``found``) and of its honest twin (``honest``)."""
+
+    trap: str
+    found: Finding
+    honest: Finding
+
+    @property
+    def passes(self) -> bool:
+        """Whether the trap is named and its twin is not."""
+        objected = (State.FAIL, State.WARN)
+        return self.found.state in objected and self.honest.state not in objected
+
+
+def spring(*, space: Workspace) -> Work[list[Named]]:
+    """Set every trap before the classifier of digits, trained where it is missing."""
+    request = Request(
+        defense="none", attack="apgd", eps="0.15", n=IMAGES, shard=IMAGES, draws=20,
+        settings={"attack": _SETTINGS},
+    )  # fmt: skip
+    subject = yield from open_subject(request, space=space)
+    results = []
+    for done, trap in enumerate(TRAPS):
+        yield Progress(WHAT, done, len(TRAPS), note=trap.name)
+        channels, height, width = subject.images.x.shape[1:]
+        shape = (channels, height, width)
+        planted, honest = trap.trap(shape), trap.twin(shape)
+        classifier = subject.defense.classifier
+        caught = Saturated(classifier) if trap.saturated else classifier
+        results.append(
+            Named(
+                trap.name,
+                trap.check(_behind(subject, trap.name, planted, caught)),
+                trap.check(_behind(subject, f"honest: {trap.name}", honest, classifier)),
+            )
+        )
+    yield Progress(WHAT, len(TRAPS), len(TRAPS))
+    return results
+
+
+def _behind(subject: Subject, name: str, purifier: Purifier, classifier: nn.Module) -> Subject:
+    """Audit another defense on the same images."""
+    defense = Defense(purifier, classifier).to(subject.space.device)
+    cell = replace(subject.base.cell, defense=Part(name, {}, 1))
+    base = replace(subject.base, cell=cell, defense=defense)
+    settings: dict[str, Any] = dict(subject.settings)
+    return Subject(base, subject.space, subject.results, settings)
