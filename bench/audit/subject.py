@@ -39,6 +39,13 @@ class Untouched:
         return x
 
 
+def _copied(defense: Defense) -> Defense:
+    try:
+        return copy.deepcopy(defense)
+    except Exception:  # a stranger's purifier may hold a lock, a file or a server
+        return defense
+
+
 @dataclass(frozen=True)
 class Variant:
     """Another defense that a check attacks beside the one under audit; ``label`` names it."""
@@ -84,7 +91,7 @@ class Subject:
         self.images: Images = self.base.pixels.images(0, cell.n).to(self.space.device)
         self.defense: Defense = self.base.defense
         # Never called before the check that looks for a memory of calls.
-        self.pristine: Defense = copy.deepcopy(self.defense)
+        self.pristine: Defense = _copied(self.defense)
         self.threat: ThreatModel = cell.threat
         self.rng = Rng.seeded(cell.seed, self.images.indices).fork("audit")
 

@@ -177,7 +177,7 @@ def test_loss_is_not_saturated(
     subject = make_subject(None, Scaled(classifier, 1e4))
     blocked = subject.strong().accuracy
     found = loss_is_not_saturated(subject)
-    assert found.state is State.FAIL
+    assert found.state is State.WARN
     clean = subject.defense.classify(subject.images.x).argmax(1) == subject.images.y
     assert found.values["saturated"] == pytest.approx(clean.double().mean().item(), abs=0.05)
     assert "attack.loss=margin or dlr" in found.reason
