@@ -26,7 +26,8 @@ from bench.table import cells_as_text, shown
 Result = TypeVar("Result")
 _LOG_EVERY_S = 10.0
 _WIDE = 110  # columns of a terminal that takes every column with settings
-_TITLE = ("dataset", "norm", "eps", "n", "draws", "settings")  # said once where all rows agree
+# Said once where all rows agree.
+_TITLE = ("dataset", "norm", "eps", "n", "draws", "audit", "settings")
 
 
 def watch(work: Work[Result]) -> Result:
@@ -81,8 +82,10 @@ def print_table(frame: pd.DataFrame) -> None:
     title = ", ".join(f"{name} {page[name].iloc[0]}" for name in shared)
     page = page.drop(columns=shared)
     console = Console()
-    if "settings" in page and console.width < _WIDE:
+    if console.width < _WIDE and ("settings" in page or "attacked" in page):
         page = page.drop(columns=["robust_single", "passes"])
+        if (page["state"] == "done").all():
+            page = page.drop(columns="state")
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in page.columns:
         whole = name != "settings"  # what a user typed may be long: it alone is broken
