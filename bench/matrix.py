@@ -154,12 +154,15 @@ def title(plugins: Plugins) -> str:
     )
 
 
-def preview(request: Request, space: Workspace) -> dict[str, Any]:
+def preview(
+    request: Request, space: Workspace, *, after: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Describe a cell without running it: content, key, and cost in network passes."""
     plugins = resolve(request)
     if plugins.impossible:
         return {"impossible": plugins.impossible}
     cell, untrained = outline(plugins, space)
+    cell = replace(cell, after=after)
     return {
         "cell": cell.canonical(),
         "key": cell.key(),

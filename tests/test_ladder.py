@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -192,6 +193,8 @@ def test_a_plan_climbs_cheap_attacks_first(bench: Bench) -> None:
     Path("plan.yaml").write_text(PLAN)
     said = bench("matrix", "plan.yaml")
     assert said.code == 0, said
+    planned = json.loads(bench("matrix", "plan.yaml", "--dry-run", "--json").out)
+    assert all(cell["done"] for cell in planned), "the keys of a dry run are those of the run"
     order = [line.split() for line in said.out.splitlines() if line.startswith("[")]
     assert [(words[2], words[4]) for words in order] == [
         ("gaussian", "autoattack"), ("gaussian", "noise"), ("gaussian", "pgd"),

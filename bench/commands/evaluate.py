@@ -121,8 +121,14 @@ def matrix(
     pairs = work.resolve_plan(content)
     if content.ladder:
         pairs = cheap_first(pairs)
+    ladder = Ladder()
     if dry_run:
-        outlines = [work.preview(plugins.request, space) for plugins in pairs]
+        outlines = []
+        for plugins in pairs:
+            after = ladder.before(plugins) if content.ladder else ()
+            outlines.append(work.preview(plugins.request, space, after=after))
+            if "key" in outlines[-1]:
+                ladder.add(plugins, outlines[-1]["key"])
         if as_json:
             print_outline(outlines, as_json=True)
             return
@@ -131,7 +137,7 @@ def matrix(
             print_outline(outline, as_json=False)
         return
     space.store.probe()
-    keys, ladder = [], Ladder(space.store)
+    keys = []
     try:
         for number, plugins in enumerate(pairs, 1):
             if not as_json:
@@ -139,7 +145,8 @@ def matrix(
             after = ladder.before(plugins) if content.ladder else ()
             attempt = work.attempt(plugins, space=space, say=complain, after=after)
             keys.append(watch(attempt, quiet=as_json))
-            ladder.add(plugins, keys[-1])
+            if space.store.outcomes(keys[-1]).is_file():
+                ladder.add(plugins, keys[-1])
         if content.audit:
             _audit(pairs, 256 if content.audit is True else content.audit, space, as_json)
     finally:
