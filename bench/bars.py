@@ -60,19 +60,20 @@ def watch(work: Work[Result]) -> Result:
 
 
 def _log(work: Work[Result]) -> Result:
-    """Report to a log file: a line a stage, and one every ten seconds within it."""
-    stage, said = "", 0.0
+    """Report to a log file: a line a stage or note, and one every ten seconds within it."""
+    stage, said = ("", ""), 0.0
     while True:
         try:
             now = next(work)
         except StopIteration as stop:
             result: Result = stop.value
             return result
-        if now.what != stage or now.done == now.total or time.monotonic() - said > _LOG_EVERY_S:
+        here = (now.what, now.note)
+        if here != stage or now.done == now.total or time.monotonic() - said > _LOG_EVERY_S:
             figures = "".join(f", {name} {value:.3g}" for name, value in now.figures.items())
             note = f", {now.note}" if now.note else ""
             sys.stderr.write(f"{now.what}: {now.done}/{now.total}{figures}{note}\n")
-            stage, said = now.what, time.monotonic()
+            stage, said = here, time.monotonic()
 
 
 def print_table(frame: pd.DataFrame) -> None:
