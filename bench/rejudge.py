@@ -17,7 +17,7 @@ from bench.prepare import Prepared, outline, prepare, resolve
 from bench.progress import Work
 from bench.protocols import Calls, View
 from bench.run import run_cell
-from bench.stats import mcnemar
+from bench.stats import mcnemar, paired_interval
 from bench.store import Store, read_json, read_rows
 from bench.threat import Access, Norm, ThreatModel, format_eps
 from bench.workspace import Workspace
@@ -27,12 +27,15 @@ from bench.workspace import Workspace
 class Change:
     """How verdicts on the same images changed: robust to broken, broken to robust, and p.
 
-    ``p`` is McNemar's exact one: that changes in both directions are equally likely.
+    ``low`` and ``high`` bound the change of robust accuracy in points (95 %); ``p`` is McNemar's
+    exact one: that changes in both directions are equally likely.
     """
 
     images: int
     lost: int
     gained: int
+    low: float
+    high: float
     p: float
 
 
@@ -268,4 +271,5 @@ def compare(old: pd.DataFrame, new: pd.DataFrame) -> Change:
     both = pd.DataFrame({"before": before, "after": after.reindex(before.index)}).dropna()
     was, now = both["before"].astype(bool), both["after"].astype(bool)
     lost, gained = int((was & ~now).sum()), int((~was & now).sum())
-    return Change(len(both), lost, gained, mcnemar(lost, gained))
+    low, high = (100 * side for side in paired_interval(gained, lost, len(both)))
+    return Change(len(both), lost, gained, low, high, mcnemar(lost, gained))

@@ -14,6 +14,7 @@ from bench.geometry import rounded
 from bench.gradient import blocks
 from bench.judge import elected, vote
 from bench.rules import parse_rule, right
+from bench.stats import paired_interval
 
 _AGAIN = 10  # submissions of the same image
 _ROUNDING = 0.005  # share of verdicts that another batch size may change
@@ -125,6 +126,8 @@ def eight_bits_suffice(subject: Subject) -> Finding:
     before = run.robust.to_numpy()
     points = 100 * (after.mean() - before.mean())
     significant = min(worsens(before, after), worsens(after, before)) <= LEVEL
+    gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
+    low, high = paired_interval(gained, lost, len(before))
     state = State.PASS
     if abs(points) > 1:
         state = State.FAIL if significant else State.WARN
@@ -133,7 +136,7 @@ def eight_bits_suffice(subject: Subject) -> Finding:
         "8-bit images",
         Weight.REMARK,
         state,
-        figure=f"{points:+.1f} points",
+        figure=f"{points:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})",
         threshold="at most 1 point",
         reason=""
         if state is State.PASS
