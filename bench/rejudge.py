@@ -27,7 +27,7 @@ from bench.workspace import Workspace
 class Change:
     """How verdicts on the same images changed: robust to broken, broken to robust, and p.
 
-    ``low`` and ``high`` bound the change of robust accuracy in points (95 %); ``p`` is McNemar's
+    ``low`` and ``high`` bound the change of accuracy in points (95 %); ``p`` is McNemar's
     exact one: that changes in both directions are equally likely.
     """
 

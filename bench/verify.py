@@ -223,7 +223,7 @@ def _proposal_key(asked: Mapping[str, Any]) -> str:
     """Hash what the attack's images depend on."""
     if asked.get("images"):
         return str(asked["images"])
-    blind = {"draws", "n", "sequential"}
+    blind = {"draws", "n", "sequential", "bits"}
     if asked["access"] == "transfer":
         blind.add("defense")
     return digest_of({name: value for name, value in asked.items() if name not in blind})

@@ -223,7 +223,7 @@ def test_images_on_the_grid_are_judged_alike(bench: Bench, key: str) -> None:
 def test_rounded_images_are_what_the_judge_sees(bench: Bench, key: str) -> None:
     cell, found = rejudged(bench, key, "--bits=8")
     (folder,) = Path("results/images").iterdir()
-    assert cell["images"] == folder.name
+    assert "images" not in cell  # the same images, by the same key
     pixels = load_test("digits", root=Path()).images(0, 4)
     x_adv = rounded(load_file(sorted(folder.iterdir())[0])["x_adv"], pixels.x, 8)
     expected = size(x_adv.double() - pixels.x.double(), Norm.LINF)
