@@ -9,6 +9,7 @@ from typing import TypeVar
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,7 +26,8 @@ from bench.table import cells_as_text, shown
 
 Result = TypeVar("Result")
 _LOG_EVERY_S = 10.0
-_WIDE = 110  # columns of a terminal that takes every column with settings
+_SETTINGS_WIDTH = 14
+_SPARE = ("robust_single", "passes", "attacked", "interval")  # the first to go is the first
 # Said once where all rows agree.
 _TITLE = ("dataset", "norm", "eps", "n", "draws", "audit", "settings")
 
@@ -77,20 +79,30 @@ def _log(work: Work[Result]) -> Result:
 
 
 def print_table(frame: pd.DataFrame) -> None:
-    """Print result rows, as wide as the terminal allows."""
+    """Print result rows with as many columns as the terminal has room for."""
     page = shown(frame)
     shared = [name for name in _TITLE if name in page and page[name].nunique() == 1]
     title = ", ".join(f"{name} {page[name].iloc[0]}" for name in shared)
     page = page.drop(columns=shared)
     console = Console()
-    if console.width < _WIDE and ("settings" in page or "attacked" in page):
-        page = page.drop(columns=["robust_single", "passes"])
-        if (page["state"] == "done").all():
-            page = page.drop(columns="state")
+    spare = [name for name in _SPARE if name in page]
+    if (page["state"] == "done").all():
+        spare.insert(0, "state")
+    endless = console.options.update(max_width=1000)
+    while spare and (
+        Measurement.get(console, endless, _table(page, title)).minimum > console.width
+    ):
+        page = page.drop(columns=spare.pop(0))
+    console.print(_table(page, title))
+
+
+def _table(page: pd.DataFrame, title: str) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in page.columns:
-        whole = name != "settings"  # what a user typed may be long: it alone is broken
-        table.add_column(name.replace("_", "\n"), overflow="fold", no_wrap=whole)
+        if name == "settings":  # what a user typed may be long: it alone is broken
+            table.add_column(name, overflow="fold", min_width=_SETTINGS_WIDTH)
+        else:
+            table.add_column(name.replace("_", "\n"), no_wrap=True)
     for row in cells_as_text(page):
         table.add_row(*row)
-    console.print(table)
+    return table

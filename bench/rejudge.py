@@ -38,6 +38,11 @@ class Change:
     high: float
     p: float
 
+    @property
+    def points(self) -> float:
+        """The change of robust accuracy in points."""
+        return 100 * (self.gained - self.lost) / max(self.images, 1)
+
 
 @dataclass(frozen=True)
 class StoredImages:

@@ -75,8 +75,8 @@ def judge(
         print_rows(rows, as_json=False)
         say(
             f"of {change.images} images {change.lost} were robust and are broken now, "
-            f"{change.gained} the other way: {change.low:+.1f} to {change.high:+.1f} points "
-            f"(95 %; McNemar's exact p {change.p:.3g})"
+            f"{change.gained} the other way: {change.points:+.1f} points, "
+            f"{change.low:+.1f} to {change.high:+.1f} (95 %; McNemar's exact p {change.p:.3g})"
         )
         say(f"cell {new}, {store.runs}")
     exit_on_trouble(rows[rows["key"] == new])
