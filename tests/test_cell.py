@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from bench.cell import Cell, Part, Request, digest_of, parse_settings
 from bench.errors import UsageError
-from bench.threat import Access, Norm, ThreatModel, parse_eps
+from bench.threat import Access, Norm, ThreatModel
 
 CELL = Cell(
     dataset="digits",
@@ -141,23 +141,10 @@ def test_the_key_is_pinned() -> None:
 COMMITTED = sorted((Path(__file__).parents[1] / "results" / "cells").glob("*/cell.json"))
 
 
-def from_json(content: dict[str, Any]) -> Cell:
-    """Read a cell back from what was written of it when it had fewer fields."""
-    content = {name: value for name, value in content.items() if name != "settings"}
-    parts: dict[str, Any] = {
-        name: Part(**content.pop(name)) for name in ("classifier", "defense", "attack")
-    }
-    norm = Norm(content.pop("norm"))
-    threat = ThreatModel(
-        norm, parse_eps(content.pop("eps"), norm), Access(content.pop("access"))
-    )
-    return Cell(**parts, threat=threat, **content)
-
-
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
 def test_committed_cells_are_found_under_their_keys(path: Path) -> None:
     """Results from before a field came keep their keys: no field at its default is written."""
-    assert from_json(json.loads(path.read_text())).key() == path.parent.name
+    assert Cell.read(json.loads(path.read_text())).key() == path.parent.name
 
 
 def test_fields_at_their_defaults_are_not_written() -> None:
@@ -170,8 +157,10 @@ def test_fields_at_their_defaults_are_not_written() -> None:
 
 def test_the_canonical_form_is_plain_json() -> None:
     rare = but(sequential=True, after=("a" * 16, "b" * 16), images="c" * 16, bits=8)
-    for content in (CELL.canonical(), rare.canonical()):
+    for cell in (CELL, rare):
+        content = cell.canonical()
         assert json.loads(json.dumps(content, allow_nan=False)) == content
+        assert Cell.read(content) == cell
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
