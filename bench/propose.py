@@ -53,13 +53,15 @@ def propose(
             "attacks that have warm alone."
         )
     rng = Rng.seeded(seed, images.indices).fork("attack")
+    # What an attack writes into must not be what the judge compares with.
+    x, y = images.x.clone(), images.y.clone()
     begun = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught, count_passes(networks) as passes:
         warnings.simplefilter("always", AttackWarning)
         if start is not None and isinstance(attack, WarmAttack):
-            x_adv = attack(view, images.x, images.y, threat=threat, rng=rng, start=start)
+            x_adv = attack(view, x, y, threat=threat, rng=rng, start=start)
         else:
-            x_adv = attack(view, images.x, images.y, threat=threat, rng=rng)
+            x_adv = attack(view, x, y, threat=threat, rng=rng)
     seconds = time.perf_counter() - begun
     for warning in caught:
         if not issubclass(warning.category, AttackWarning):

@@ -198,6 +198,11 @@ def rejudge(
         raise UsageError(f"bits is {bits}: it has to be 1 to 16; images commonly have 8.")
     store = space.store
     cell = read_cell(store, key)
+    if defense is not None and cell.after:
+        raise UsageError(
+            f"cell {key} attacked only what others left of its own defense: another one has to "
+            "be judged on all images. Name a cell that attacked all of them."
+        )
     if not _complete(store, cell):
         raise StoreError(_missing(store, cell))
     store.probe()

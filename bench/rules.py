@@ -171,14 +171,14 @@ def read_outcomes(store: Store, key: str, rule: Rule | None = None) -> pd.DataFr
 
 def _check_draws(outcomes: pd.DataFrame, rule: Rule, cell: dict[str, Any]) -> None:
     """Refuse what the votes alone do not show: how the judge was asked to draw."""
-    most = max(int(votes.sum()) for votes in outcomes["votes"])
-    if cell.get("sequential") and most > 1:
-        raise _too_few(rule)
     if cell.get("after"):
         raise UsageError(
             f"rule {rule} needs the draws of all images, and this cell attacked only the "
             "survivors of others. Take the rule vote, or run the attack on all images."
         )
+    most = max(int(votes.sum()) for votes in outcomes["votes"])
+    if cell.get("sequential") and most > 1:
+        raise _too_few(rule)
     if cell["draws"] == 1 and (rule.draws or 1) > 1:
         raise UsageError(
             f"rule {rule} takes {rule.draws} draws and one was asked for, so it is not known "

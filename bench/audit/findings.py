@@ -57,6 +57,7 @@ class Verdict:
 
 def verdict(findings: Iterable[Finding]) -> Verdict:
     """Sum the findings up: a failed check of weight void outweighs one of weight bound."""
+    findings = list(findings)
     failed = [finding for finding in findings if finding.state is State.FAIL]
     for weight, state, words in (
         (Weight.VOID, "void", "is void"),
@@ -65,4 +66,6 @@ def verdict(findings: Iterable[Finding]) -> Verdict:
         reasons = [f"{f.reason} ({f.check})" for f in failed if f.weight is weight]
         if reasons:
             return Verdict(state, f"The robust accuracy {words} because {'; '.join(reasons)}.")
-    return Verdict("stands", "The robust accuracy stands: no check objects to it.")
+    warned = [f.check for f in findings if f.state is State.WARN]
+    but = f" ({', '.join(warned)} warned)" if warned else ""
+    return Verdict("stands", f"The robust accuracy stands: no check objects to it{but}.")

@@ -17,7 +17,6 @@ from bench.store import Store, read_json, read_rows
 
 def images_are_legal(subject: Subject) -> Finding:
     """C1: no proposal leaves the ball or the box or is not a number, here or in the results."""
-    subject.strong()
     illegal = {}
     for where, cell, rows in cells_of(subject):
         out = int((~rows["legal"]).sum())
@@ -39,9 +38,10 @@ def images_are_legal(subject: Subject) -> Finding:
 
 def cost_is_recorded(subject: Subject) -> Finding:
     """C26: every row has its passes, seconds and peak memory, and the classifier was seen."""
-    subject.strong()
     missing, total = [], 0
     for where, cell, rows in cells_of(subject):
+        if rows.empty:  # cheaper attacks left it no image
+            continue
         total += 1
         folder = subject.space.store if where == "audit" else subject.results
         cost = read_json(folder.cell(cell["key"]) / "provenance.json")

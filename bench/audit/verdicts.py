@@ -27,8 +27,12 @@ def resubmission(subject: Subject) -> Finding:
     if not subject.defense.stochastic:
         reason = "the defense is deterministic: ten submissions are one"
         return Finding(*about, State.NOT_APPLICABLE, threshold=threshold, reason=reason)
+    again = min(_AGAIN, subject.base.cell.draws)
+    if again < 2:
+        reason = "one draw was asked for: give --draws 10 or more"
+        return Finding(*about, State.NOT_APPLICABLE, threshold=threshold, reason=reason)
     rows = subject.strong(sequential=False).rows
-    rule, single = parse_rule(f"worst-of-{_AGAIN}"), parse_rule("vote")
+    rule, single = parse_rule(f"worst-of-{again}"), parse_rule("vote")
     found = {
         f"{kind} {name}": 100 * float(np.mean(right(rows, chosen, attacked=kind == "attacked")))
         for kind in ("clean", "attacked")
@@ -42,7 +46,7 @@ def resubmission(subject: Subject) -> Finding:
         *about,
         State.WARN if gains else State.PASS,
         figure=f"clean {found['clean vote']:.1f} % by vote and {found['clean worst']:.1f} in "
-        f"the worst of {_AGAIN}; attacked {found['attacked vote']:.1f} and "
+        f"the worst of {again}; attacked {found['attacked vote']:.1f} and "
         f"{found['attacked worst']:.1f}",
         threshold=threshold,
         reason="whoever may submit an image more than once breaks more than the vote shows"
@@ -75,9 +79,12 @@ def verdicts_repeat(subject: Subject) -> Finding:
         torch.manual_seed(2)
         second = votes(subject.defense, everything)
         again = votes(subject.defense, everything)
+        back = everything.flip(0)
+        flipped = votes(subject.defense, back)[back]
         halves = [votes(subject.defense, part) for part in parts]
     same = torch.equal(first, second) and torch.equal(second, again)
-    moved = elected(torch.cat(halves), y) != elected(second, y)
+    verdicts = elected(second, y)
+    moved = (elected(torch.cat(halves), y) != verdicts) | (elected(flipped, y) != verdicts)
     share = float(moved.float().mean())
     drifting = int((first != second).any(1).sum() | (second != again).any(1).sum())
     if not same:
@@ -89,7 +96,7 @@ def verdicts_repeat(subject: Subject) -> Finding:
         )
     elif share > _ROUNDING and int(moved.sum()) > 1:
         state = State.FAIL
-        reason = "the verdict depends on the batch an image is judged in"
+        reason = "the verdict depends on the batch an image is judged in, or on its place there"
     else:
         state, reason = State.PASS, ""
     return Finding(
@@ -97,8 +104,8 @@ def verdicts_repeat(subject: Subject) -> Finding:
         "verdicts repeat",
         Weight.VOID,
         state,
-        figure=f"{drifting} images with other votes; another batch size moves {share:.1%}",
-        threshold=f"identical votes; another batch size moves at most {_ROUNDING:.1%}",
+        figure=f"{drifting} images with other votes; another order or batch size moves {share:.1%}",
+        threshold=f"identical votes; another batch moves at most {_ROUNDING:.1%}",
         reason=reason,
         values={"drifting": drifting, "batch": share},
     )
