@@ -26,6 +26,12 @@ def resubmission(subject: Subject) -> Finding:
     if not subject.defense.stochastic:
         reason = "the defense is deterministic: ten submissions are one"
         return Finding(*about, State.NOT_APPLICABLE, threshold=threshold, reason=reason)
+    if subject.base.cell.draws < _AGAIN:
+        reason = (
+            f"{subject.base.cell.draws} draws of the judge hold no {_AGAIN} submissions: give "
+            f"--draws={_AGAIN} or more"
+        )
+        return Finding(*about, State.NOT_APPLICABLE, threshold=threshold, reason=reason)
     rows = subject.strong(sequential=False).rows
     rule, single = parse_rule(f"worst-of-{_AGAIN}"), parse_rule("vote")
     found = {
