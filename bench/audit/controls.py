@@ -42,7 +42,10 @@ class KnownSeed:
 def not_only_randomness(subject: Subject) -> Finding:
     """C14: an attacker who knows the noise still finds the defense above its classifier."""
     about = ("C14", "not only randomness", Weight.BOUND)
-    threshold = f"known-seed accuracy above the bare classifier's (paired, {LEVEL:.0%})"
+    threshold = (
+        "no fall once the noise is known, or still above the bare classifier (paired, "
+        f"{LEVEL:.0%})"
+    )
     if not subject.defense.stochastic:
         return Finding(
             *about,
