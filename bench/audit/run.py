@@ -23,6 +23,7 @@ from bench.registry import build, parameters
 from bench.rungs import target_of
 from bench.stats import wilson
 from bench.store import Store, read_json, write_json, written
+from bench.threat import parse_eps
 from bench.workspace import Workspace
 
 # Enough to see what is wrong with an evaluation; the ladder's attacks are the long ones.
@@ -46,15 +47,24 @@ def open_subject(request: Request, *, space: Workspace) -> Work[Subject]:
 
 
 def audits_of(pairs: Iterable[Plugins], images: int) -> list[Request]:
-    """List the audits of a plan: every defense under every ball once, on the first images."""
+    """List the audits of a plan: every defense under every ball once, on the first images.
+
+    Of several seeds the first one: a defense and a ball have one report.
+    """
     found: dict[str, Request] = {}
     for plugins in pairs:
-        request = plugins.request
-        if plugins.threat.bounded and plugins.threat.radius > 0:
-            settings = {k: v for k, v in request.settings.items() if k != "attack"}
-            n = min(images, request.n)
-            asked = replace(request, attack="apgd", access=None, n=n, settings=settings)
-            found.setdefault(target_of(plugins), asked)
+        if not plugins.threat.bounded or plugins.threat.radius == 0:
+            continue
+        asked = replace(
+            plugins.request,
+            attack="apgd",
+            access=None,
+            n=min(images, plugins.request.n),
+            sequential=False,  # the same report as that of `bench audit`
+            settings={k: v for k, v in plugins.request.settings.items() if k != "attack"},
+        )
+        unseeded = replace(plugins, request=replace(plugins.request, seed=0))
+        found.setdefault(target_of(unseeded), asked)
     return list(found.values())
 
 
@@ -63,7 +73,7 @@ def audit(request: Request, *, space: Workspace) -> Work[dict[str, Any]]:
 
     What was asked before on the same images is read, not done again.
     """
-    if request.eps.strip().lower() in ("inf", "0"):
+    if not parse_eps(request.eps, request.norm):
         raise UsageError("an audit needs a ball: give --eps a finite radius above 0.")
     space.store.probe()
     subject = yield from open_subject(request, space=space)
@@ -104,6 +114,7 @@ def _run(check: Check, subject: Subject) -> Finding:
             check.__name__.replace("_", " "),
             Weight.VOID,
             State.FAIL,
+            figure="not measured",
             reason=f"the check could not be run: {type(error).__name__}: {error} "
             f"({Path(place.filename).name}:{place.lineno})",
         )
