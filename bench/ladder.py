@@ -2,8 +2,8 @@
 
 An image that one attack broke stays broken whatever the others do, so that no other attack
 has to see it. (Of attacks whose images do not depend on their batch; AutoAttack's noise on a
-stochastic view does.) A cell on survivors names the cells before it, which makes its images a fixed
-list; an attack that takes a warm start begins at the best image that those cells found.
+stochastic view does.) A cell on survivors names the cells before it, which makes its images a
+fixed list; an attack that takes a warm start begins at the best image that those cells found.
 """
 
 from __future__ import annotations

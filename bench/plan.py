@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
+import pydantic_core
 import yaml
 
 from bench.cell import ZOO, Request
@@ -42,6 +43,14 @@ def _named(value: Any) -> Any:
     return [{"name": item} if isinstance(item, str) else item for item in _as_list(value)]
 
 
+def _audited(value: Any) -> Any:
+    """Refuse 0, which pydantic would take for false."""
+    if not isinstance(value, int) or (value is not False and value < 1):
+        said = "write true, false or the number of images, 1 or more"
+        raise pydantic_core.PydanticCustomError("audit", said)
+    return value
+
+
 Choices = Annotated[
     list[Choice], pydantic.BeforeValidator(_named), pydantic.Field(min_length=1)
 ]
@@ -72,7 +81,7 @@ class Plan(pydantic.BaseModel, extra="forbid"):
     shard: int = 100
     ladder: bool = False
     sequential: bool = False
-    audit: bool | Annotated[int, pydantic.Field(ge=1)] = False
+    audit: Annotated[bool | int, pydantic.BeforeValidator(_audited)] = False
 
     def faults(self) -> list[str]:
         """Name every plugin, parameter and data set of the plan that does not exist."""

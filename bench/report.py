@@ -73,7 +73,8 @@ def find(
     found = []
     for folder in store.cells():
         cell = read_json(folder / "cell.json")
-        same = cell["defense"]["name"] == defense and not cell.get("images")
+        same = cell["defense"]["name"] == defense
+        same &= not cell.get("images") and not cell.get("bits")  # judged again, not attacked
         if not same or any(cell[name] != value for name, value in wanted.items()):
             continue
         if store.outcomes(folder.name).is_file() and n in (None, cell["n"]):
@@ -85,7 +86,8 @@ def find(
             + (f" with n {n}" if n else "")
             + ". Run some, for instance with `bench matrix plans/ladder.yaml`."
         )
-    kinds = {(subject_of(cell), cell["n"], cell["shard"], cell["seed"]) for cell in found}
+    fields = ("n", "shard", "seed", "draws")
+    kinds = {(subject_of(cell), *(cell[name] for name in fields)) for cell in found}
     if len(kinds) > 1:
         sizes = sorted({cell["n"] for cell in found})
         raise UsageError(
@@ -111,6 +113,8 @@ def climb(store: Store, cells: list[dict[str, Any]]) -> tuple[list[Rung], int]:
         new = [index for index in broken if robust[index]]
         robust |= dict.fromkeys(new, False)
         about = cell["about"]
+        illegal = int((~rows["legal"]).sum())
+        void = [f"VOID: {illegal} images outside the ball"] if illegal else []
         rungs.append(
             Rung(
                 rung=rung_of(cell),
@@ -122,7 +126,7 @@ def climb(store: Store, cells: list[dict[str, Any]]) -> tuple[list[Rung], int]:
                 left=sum(robust.values()),
                 passes=round(sum(about["attack passes"].values()) / max(len(rows), 1)),
                 seconds=about["attack seconds"],
-                flags="; ".join(about["flags"]),
+                flags="; ".join([*void, *about["flags"]]),
                 key=cell["key"],
             )
         )

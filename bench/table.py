@@ -27,7 +27,7 @@ COLUMNS = (
     "seed", "draws", "judging", "audit",
     "clean", "clean_low", "clean_high", "robust", "robust_low", "robust_high",
     "clean_single", "robust_single", "clean_vote", "robust_vote",
-    "passes", "seconds", "state", "note", "settings", "key",
+    "passes", "forward", "backward", "memory", "seconds", "state", "note", "settings", "key",
     "classifier_checkpoint", "checkpoint", "commit", "date",
 )  # fmt: skip
 NOT_AUDITED = "none"
@@ -48,7 +48,7 @@ def collect(store: Store) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     order = ["dataset", "classifier", "norm", "eps", "defense", "access", "attack"]
     order += ["settings", "n", "key"]
-    for name in ("passes", "attacked"):
+    for name in ("passes", "forward", "backward", "memory", "attacked"):
         frame[name] = frame[name].astype("Int64")  # also beside rows that have none
     return frame.sort_values(order, kind="stable", ignore_index=True)
 
@@ -93,12 +93,21 @@ def _known_row(store: Store, folder: Path, audits: Mapping[str, str]) -> dict[st
         outcomes = read_rows(store.outcomes(folder.name))
         provenance = read_json(folder / "provenance.json")
         illegal = int((~outcomes["legal"]).sum())
-        passes = sum(provenance["attack passes"].values())
-        passes += sum(provenance["judge passes"].values())
+        passes = {
+            way: sum(
+                count
+                for part in ("attack passes", "judge passes")
+                for name, count in provenance[part].items()
+                if name.endswith(way)
+            )
+            for way in ("forward", "backward")
+        }
         row |= {
             **(survival(outcomes, cell["n"]) if "after" in cell else accuracies(outcomes)),
             "attacked": len(outcomes),
-            "passes": round(passes / cell["n"]),
+            "passes": round(sum(passes.values()) / cell["n"]),
+            **{way: round(count / cell["n"]) for way, count in passes.items()},
+            "memory": provenance["peak memory MiB"],
             "seconds": round(provenance["attack seconds"] + provenance["judge seconds"], 1),
             "commit": (provenance["commit"] or "")[:12],
             "date": provenance["date"],
@@ -203,6 +212,8 @@ def with_worst_case(
         except UsageError:
             continue  # its rows say why the rule cannot be used
         joined = join([frame for frame in frames if len(frame)])
+        if len(joined) < first["n"]:
+            continue  # the attack on all images is void or missing: these are survivors alone
         low, high = wilson(float(joined["robust"].sum()), len(joined))
         clean_low, clean_high = wilson(float(joined["clean"].sum()), len(joined))
         added.append(

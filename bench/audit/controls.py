@@ -42,7 +42,10 @@ class KnownSeed:
 def not_only_randomness(subject: Subject) -> Finding:
     """C14: an attacker who knows the noise still finds the defense above its classifier."""
     about = ("C14", "not only randomness", Weight.BOUND)
-    threshold = f"known-seed accuracy above the bare classifier's (paired, {LEVEL:.0%})"
+    threshold = (
+        "no fall once the noise is known, or still above the bare classifier (paired, "
+        f"{LEVEL:.0%})"
+    )
     if not subject.defense.stochastic:
         return Finding(
             *about,
@@ -83,11 +86,13 @@ def bare_classifier_falls(subject: Subject) -> Finding:
     """C15: the main attack breaks the classifier without its purifier as AutoAttack does.
 
     A robustly trained classifier or a tiny ball leaves some accuracy to every attack, so that
-    AutoAttack's figure is the reference and not 0.
+    AutoAttack's figure is the reference and not 0. An attack that breaks less than half of what
+    AutoAttack breaks measures nothing; one that breaks somewhat less bounds.
     """
     bare = subject.strong(variant=subject.bare)
     reference = subject.run("autoattack", Access.TRANSFER, variant=subject.bare)
     excess = bare.accuracy - reference.accuracy
+    feeble = 1 - bare.accuracy < (1 - reference.accuracy) / 2
     state = State.PASS
     if significantly_below(reference, bare):
         state = State.FAIL
@@ -96,7 +101,7 @@ def bare_classifier_falls(subject: Subject) -> Finding:
     return Finding(
         "C15",
         "bare classifier falls",
-        Weight.VOID,
+        Weight.VOID if feeble else Weight.BOUND,
         state,
         figure=f"{bare.accuracy:.1%} without the purifier, AutoAttack leaves "
         f"{reference.accuracy:.1%}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import Subject
 from bench.cell import subject_of
 from bench.store import Store, read_json, read_rows
+
+_FEW = 8  # images left right: a second restart improves none of fewer by chance
 
 
 def images_are_legal(subject: Subject) -> Finding:
@@ -70,30 +73,33 @@ def cost_is_recorded(subject: Subject) -> Finding:
 def settings_take_effect(subject: Subject) -> Finding:
     """C27: no two cells that differ in one parameter alone have identical rows.
 
-    A parameter that does nothing is not connected. Draws to average are left out where the
-    defense is deterministic, and radius 0 leaves nothing to set.
+    A parameter of attack or purifier that does nothing is not connected, and neither is one of
+    training whose checkpoints have equal digests. Draws to average are left out where the
+    defense is deterministic. Attacks let go of an image once it is broken, and another restart
+    often finds nothing better for one that is not: cells that leave fewer than 8 images right
+    tell nothing.
     """
-    found = [
-        (cell, rows)
-        for _, cell, rows in cells_of(subject)
-        if len(rows) and not cell.get("images")
-    ]
+    cells = list(_siblings(subject))
     idle = []
-    for (one, first), (two, second) in combinations(found, 2):
+    for (one, first), (two, second) in combinations(cells, 2):
         name = _only_difference(one, two)
         if name is None or (name == "attack.eot" and not subject.defense.stochastic):
             continue
-        if _identical(first, second):
+        if name.startswith("defense.training."):
+            same = one["defense"]["checkpoint"] == two["defense"]["checkpoint"]
+        else:
+            same = _identical(read_rows(first), read_rows(second))
+        if same:
             idle.append(f"{name} ({one['key']} and {two['key']})")
     return Finding(
         "C27",
         "settings take effect",
         Weight.REMARK,
         State.FAIL if idle else State.PASS,
-        figure=f"{len(idle)} without effect among {len(found)} cells",
+        figure=f"{len(idle)} without effect among {len(cells)} cells",
         threshold="none",
-        reason=f"cells that differ in {', '.join(idle)} have identical rows: is the parameter "
-        "used?"
+        reason=f"cells that differ in {', '.join(idle)} have identical rows or checkpoints: is "
+        "the parameter used?"
         if idle
         else "",
         values={"idle": idle},
@@ -115,25 +121,40 @@ def _finished(store: Store) -> Iterator[dict[str, Any]]:
             yield {**read_json(folder / "cell.json"), "key": folder.name}
 
 
+def _siblings(subject: Subject) -> Iterator[tuple[Mapping[str, Any], Path]]:
+    """List all finished cells of this defense, whatever its parameters, with their outcomes."""
+    mine = subject.base.cell.canonical()
+    for store in (subject.space.store, subject.results):
+        for cell in _finished(store):
+            same = all(cell[name] == mine[name] for name in ("dataset", "data", "classifier"))
+            if same and cell["defense"]["name"] == mine["defense"]["name"]:
+                yield cell, store.outcomes(cell["key"])
+
+
 def _only_difference(one: Mapping[str, Any], two: Mapping[str, Any]) -> str | None:
     """Name the one parameter in which two cells differ, None where it is another number."""
-    ignored = {"settings", "key", "attack"}
-    if any(one.get(name) != two.get(name) for name in {*one, *two} - ignored):
-        return None
-    mine, theirs = one["attack"], two["attack"]
-    if (mine["name"], mine["revision"]) != (theirs["name"], theirs["revision"]):
-        return None
-    names = [
-        name
-        for name in {*mine["params"], *theirs["params"]}
-        if mine["params"].get(name) != theirs["params"].get(name)
-    ]
-    return f"attack.{names[0]}" if len(names) == 1 else None
+    mine, theirs = dict(_flat(one)), dict(_flat(two))
+    names = [name for name in {*mine, *theirs} if mine.get(name) != theirs.get(name)]
+    known = len(names) == 1 and ".params." in names[0]
+    return names[0].replace(".params.", ".") if known else None
+
+
+def _flat(content: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Spell out what a cell measures; a checkpoint follows from its training."""
+    for name, value in content.items():
+        if not path and name in ("key", "settings"):
+            continue
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{path}{name}.")
+        elif f"{path}{name}" != "defense.checkpoint":
+            yield f"{path}{name}", value
 
 
 def _identical(first: pd.DataFrame, second: pd.DataFrame) -> bool:
-    """Say whether all images have the same distance, to the bit, and the same votes."""
-    if not first["index"].equals(second["index"]) or not first["distance"].any():
+    """Say whether all images have the same distance and mean logits, to the bit."""
+    if not {"logits"} <= {*first} & {*second} or not first["index"].equals(second["index"]):
         return False
-    same_votes = np.array_equal(np.stack(list(first["votes"])), np.stack(list(second["votes"])))
-    return same_votes and first["distance"].equals(second["distance"])
+    if first["robust"].sum() < _FEW or not first["distance"].any():
+        return False
+    one, two = (np.stack(list(frame["logits"])) for frame in (first, second))
+    return np.array_equal(one, two) and first["distance"].equals(second["distance"])

@@ -12,9 +12,13 @@ _PAGE = """\
 
 **{{ verdict }}**
 
+{% if accuracy -%}
 {{ accuracy.clean }} % are right when nobody attacks, and {{ accuracy.robust }} %
 ({{ accuracy.robust_low }}-{{ accuracy.robust_high }}) survive the attacks of this audit, image
 by image. They are short: the ladder has the long ones.
+{%- else -%}
+A check could not be run, so that the audit has no robust accuracy of its own.
+{%- endif %}
 
 First {{ of.n }} test images, classifier `{{ of.classifier.name }}`
 ({{ of.classifier.checkpoint | digest }}), defense checkpoint

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import __version__
-from bench.audit.checks import CHECKS, Check
-from bench.audit.efforts import clean, square, worst
+from bench.audit.checks import CHECKS, RECORDS, Check
+from bench.audit.efforts import NO_GRADIENT, attackable, clean, square, worst
 from bench.audit.findings import Finding, State, Verdict, Weight, verdict
 from bench.audit.report import markdown
 from bench.audit.subject import Subject
@@ -23,10 +23,12 @@ from bench.registry import build, parameters
 from bench.rungs import target_of
 from bench.stats import wilson
 from bench.store import Store, read_json, write_json, written
+from bench.threat import parse_eps
 from bench.workspace import Workspace
 
 # Enough to see what is wrong with an evaluation; the ladder's attacks are the long ones.
 SETTINGS: dict[str, Any] = {"steps": 20, "eot": 5}
+NOT_MEASURED = "not measured"  # the figure of a check that could not be run
 
 
 def open_subject(request: Request, *, space: Workspace) -> Work[Subject]:
@@ -46,15 +48,24 @@ def open_subject(request: Request, *, space: Workspace) -> Work[Subject]:
 
 
 def audits_of(pairs: Iterable[Plugins], images: int) -> list[Request]:
-    """List the audits of a plan: every defense under every ball once, on the first images."""
+    """List the audits of a plan: every defense under every ball once, on the first images.
+
+    Of several seeds the first one: a defense and a ball have one report.
+    """
     found: dict[str, Request] = {}
     for plugins in pairs:
-        request = plugins.request
-        if plugins.threat.bounded and plugins.threat.radius > 0:
-            settings = {k: v for k, v in request.settings.items() if k != "attack"}
-            n = min(images, request.n)
-            asked = replace(request, attack="apgd", access=None, n=n, settings=settings)
-            found.setdefault(target_of(plugins), asked)
+        if not plugins.threat.bounded or plugins.threat.radius == 0:
+            continue
+        asked = replace(
+            plugins.request,
+            attack="apgd",
+            access=None,
+            n=min(images, plugins.request.n),
+            sequential=False,  # the same report as that of `bench audit`
+            settings={k: v for k, v in plugins.request.settings.items() if k != "attack"},
+        )
+        unseeded = replace(plugins, request=replace(plugins.request, seed=0))
+        found.setdefault(target_of(unseeded), asked)
     return list(found.values())
 
 
@@ -63,14 +74,14 @@ def audit(request: Request, *, space: Workspace) -> Work[dict[str, Any]]:
 
     What was asked before on the same images is read, not done again.
     """
-    if request.eps.strip().lower() in ("inf", "0"):
+    if not parse_eps(request.eps, request.norm):
         raise UsageError("an audit needs a ball: give --eps a finite radius above 0.")
     space.store.probe()
     subject = yield from open_subject(request, space=space)
     path = space.store.audit(subject_of(subject.base.cell.canonical()))
     asked = asked_of(subject)
     if path.is_file() and (known := read_json(path))["asked"] == asked:
-        return known
+        return _looked_over(known, subject, path)
     findings: list[Finding] = []
     for done, check in enumerate(CHECKS):
         what = f"audit of {request.defense}"
@@ -79,10 +90,34 @@ def audit(request: Request, *, space: Workspace) -> Work[dict[str, Any]]:
     yield Progress(what, len(CHECKS), len(CHECKS))
     findings.sort(key=lambda finding: int(finding.check[1:]))
     report = {"asked": asked, **report_of(subject, findings, verdict(findings))}
+    _keep(report, path)
+    return report
+
+
+def _looked_over(known: dict[str, Any], subject: Subject, path: Path) -> dict[str, Any]:
+    """Run those checks of a finished audit again that look at cells made since."""
+    fresh = {found.check: found for found in (_run(check, subject) for check in RECORDS)}
+    findings = [
+        fresh.get(old["check"])
+        or Finding(**{**old, "state": State(old["state"]), "weight": Weight(old["weight"])})
+        for old in known["findings"]
+    ]
+    found = verdict(findings)
+    report = {
+        **known,
+        "findings": [asdict(finding) for finding in findings],
+        "state": found.state,
+        "verdict": found.words,
+    }
+    if report != known:
+        _keep(report, path)
+    return report
+
+
+def _keep(report: dict[str, Any], path: Path) -> None:
     with written(path.with_suffix(".md")) as temporary:
         temporary.write_text(markdown(report))
     write_json(path, report)  # last: its presence says that the audit is complete
-    return report
 
 
 def asked_of(subject: Subject) -> dict[str, Any]:
@@ -98,19 +133,29 @@ def _run(check: Check, subject: Subject) -> Finding:
         raise
     except Exception as error:
         number = (check.__doc__ or "C0").partition(":")[0]
+        title = check.__name__.replace("_", " ")
+        if not attackable(subject):
+            state = State.NOT_APPLICABLE
+            return Finding(number, title, Weight.BOUND, state, reason=NO_GRADIENT)
         place = traceback.extract_tb(error.__traceback__)[-1]
         return Finding(
             number,
-            check.__name__.replace("_", " "),
+            title,
             Weight.VOID,
             State.FAIL,
+            figure=NOT_MEASURED,
             reason=f"the check could not be run: {type(error).__name__}: {error} "
             f"({Path(place.filename).name}:{place.lineno})",
         )
 
 
-def accuracy(subject: Subject, findings: list[Finding]) -> dict[str, float]:
-    """Return the audit's own figures in percent: clean, and robust to all that it tried."""
+def _accuracy(subject: Subject, findings: list[Finding]) -> dict[str, float] | None:
+    """Return the audit's own figures in percent: clean, and robust to all that it tried.
+
+    None where a check could not be run: then not all that it names was tried.
+    """
+    if any(found.figure == NOT_MEASURED for found in findings):
+        return None
     robust = worst(subject)
     for found in findings:
         if found.check == "C7":  # an iterate that the attack saw and did not return
@@ -131,7 +176,7 @@ def report_of(subject: Subject, findings: list[Finding], found: Verdict) -> dict
     del cell["attack"], cell["access"]
     return {
         "subject": cell,
-        "accuracy": accuracy(subject, findings),
+        "accuracy": _accuracy(subject, findings),
         "attack": {"name": "apgd", **parameters(build("attacks", "apgd", subject.settings))},
         "access": subject.access.value,
         "findings": [asdict(finding) for finding in findings],

@@ -27,12 +27,14 @@ def resubmission(subject: Subject) -> Finding:
     if not subject.defense.stochastic:
         reason = "the defense is deterministic: ten submissions are one"
         return Finding(*about, State.NOT_APPLICABLE, threshold=threshold, reason=reason)
-    again = min(_AGAIN, subject.base.cell.draws)
-    if again < 2:
-        reason = "one draw was asked for: give --draws 10 or more"
+    if subject.base.cell.draws < _AGAIN:
+        reason = (
+            f"{subject.base.cell.draws} draws of the judge hold no {_AGAIN} submissions: give "
+            f"--draws={_AGAIN} or more"
+        )
         return Finding(*about, State.NOT_APPLICABLE, threshold=threshold, reason=reason)
     rows = subject.strong(sequential=False).rows
-    rule, single = parse_rule(f"worst-of-{again}"), parse_rule("vote")
+    rule, single = parse_rule(f"worst-of-{_AGAIN}"), parse_rule("vote")
     found = {
         f"{kind} {name}": 100 * float(np.mean(right(rows, chosen, attacked=kind == "attacked")))
         for kind in ("clean", "attacked")
@@ -46,7 +48,7 @@ def resubmission(subject: Subject) -> Finding:
         *about,
         State.WARN if gains else State.PASS,
         figure=f"clean {found['clean vote']:.1f} % by vote and {found['clean worst']:.1f} in "
-        f"the worst of {again}; attacked {found['attacked vote']:.1f} and "
+        f"the worst of {_AGAIN}; attacked {found['attacked vote']:.1f} and "
         f"{found['attacked worst']:.1f}",
         threshold=threshold,
         reason="whoever may submit an image more than once breaks more than the vote shows"
@@ -104,7 +106,7 @@ def verdicts_repeat(subject: Subject) -> Finding:
         "verdicts repeat",
         Weight.VOID,
         state,
-        figure=f"{drifting} images with other votes; another order or batch size moves {share:.1%}",
+        figure=f"{drifting} images with other votes; another order or batch moves {share:.1%}",
         threshold=f"identical votes; another batch moves at most {_ROUNDING:.1%}",
         reason=reason,
         values={"drifting": drifting, "batch": share},

@@ -61,11 +61,12 @@ def audit(
         typer.echo(json.dumps(report, indent=2))
         return
     _print(report)
-    accuracy = report["accuracy"]
-    say(
-        f"clean {accuracy['clean']} %; {accuracy['robust']} % "
-        f"({accuracy['robust_low']}-{accuracy['robust_high']}) survive the audit's own attacks."
-    )
+    if accuracy := report["accuracy"]:
+        say(
+            f"clean {accuracy['clean']} %; {accuracy['robust']} % "
+            f"({accuracy['robust_low']}-{accuracy['robust_high']}) survive the audit's own "
+            "attacks."
+        )
     say(report["verdict"])
 
 
