@@ -93,7 +93,7 @@ def _cells(store: Store, cells: Mapping[str, Any], one: str, two: str) -> Compar
         )
     labels = [f"{cells[key]['defense']['name']} under {_attack(cells[key])} [{key}]"
               for key in (one, two)]  # fmt: skip
-    return paired(labels, [_verdicts(store, [key]) for key in (one, two)])
+    return paired(labels, [_verdicts(store, [key], cells[key]["n"]) for key in (one, two)])
 
 
 def _filtered(
@@ -167,7 +167,10 @@ def _defenses(store: Store, cells: Mapping[str, Any], first: str, second: str) -
         left_out += [f"{_label(cells[key], key)} has no match" for key in alone]
     return paired(
         [f"{name}, worst case per image" for name in (first, second)],
-        [_verdicts(store, [side[pairing] for pairing in common]) for side in sound],
+        [
+            _verdicts(store, keys, cells[keys[0]]["n"])
+            for keys in ([side[pairing] for pairing in common] for side in sound)
+        ],
         joined=tuple(sorted(_attack(cells[one[pairing]]) for pairing in common)),
         left_out=tuple(left_out),
     )
@@ -211,5 +214,14 @@ def _listed(cells: Mapping[str, Any]) -> str:
     return "; ".join(_label(content, key) for key, content in cells.items())
 
 
-def _verdicts(store: Store, keys: list[str]) -> pd.Series[bool]:
-    return join(read_rows(store.outcomes(key)) for key in keys)["robust"].astype(bool)
+def _verdicts(store: Store, keys: list[str], n: int) -> pd.Series[bool]:
+    """Join cells image by image; raises UsageError where they attacked survivors alone."""
+    frames = [read_rows(store.outcomes(key)) for key in keys]
+    found = join([frame for frame in frames if len(frame)] or frames)["robust"].astype(bool)
+    if len(found) < n:
+        raise UsageError(
+            f"{', '.join(keys)} attacked {len(found)} of {n} images, those that cheaper "
+            "attacks left: alone they say nothing of all. Compare the two defenses by name, "
+            "with all their attacks."
+        )
+    return found

@@ -9,7 +9,14 @@ from typing import Any
 import pandas as pd
 
 from bench.errors import UsageError
-from bench.stats import images_needed, mcnemar, paired_bootstrap, paired_interval, wilson
+from bench.stats import (
+    images_needed,
+    images_needed_unpaired,
+    mcnemar,
+    paired_bootstrap,
+    paired_interval,
+    wilson,
+)
 
 _LEVEL = 0.05
 _FEW = 10  # discordant pairs below which resampling them says too little; with none, nothing
@@ -121,3 +128,18 @@ def lines(found: Comparison) -> list[str]:
     verdict = "is significant" if found.significant else "is not significant"
     text.append(f"The difference {verdict} at 5 %.")
     return text
+
+
+def claimed(found: Comparison, points: float) -> dict[str, int]:
+    """Return how many images a claimed difference in points needs, by design of the trial.
+
+    Paired images differ as often as here (at least as often as the difference asks), and arms
+    of their own images have the mean accuracy of here. Raises UsageError.
+    """
+    difference = points / 100
+    share = max((found.b + found.c) / found.n, abs(difference))
+    mean = sum(found.right) / (2 * found.n)
+    return {
+        "paired": images_needed(difference, discordant=share),
+        "unpaired": images_needed_unpaired(difference, min(max(mean, 0.01), 0.99)),
+    }

@@ -107,7 +107,7 @@ def _known_row(store: Store, folder: Path, audits: Mapping[str, str]) -> dict[st
             "attacked": len(outcomes),
             "passes": round(sum(passes.values()) / cell["n"]),
             **{way: round(count / cell["n"]) for way, count in passes.items()},
-            "memory": provenance["peak memory MiB"],
+            "memory": provenance.get("peak memory MiB"),
             "seconds": round(provenance["attack seconds"] + provenance["judge seconds"], 1),
             "commit": (provenance["commit"] or "")[:12],
             "date": provenance["date"],

@@ -28,7 +28,7 @@ from bench_attacks.noise import Noise
 from bench_attacks.pgd import Pgd
 
 from .cells import assert_equal, at, prepared, proposals, rows, stop_after
-from .command import Bench, runs
+from .command import Bench, is_one_clear_message, runs
 
 EPS = Fraction(12, 100)
 N = 24
@@ -215,3 +215,30 @@ def test_a_plan_climbs_cheap_attacks_first(bench: Bench) -> None:
         path.stat().st_mtime_ns for path in sorted(Path("results/cells").rglob("*.parquet"))
     ]
     assert before == after
+
+
+def test_survivors_alone_are_no_defense_s_accuracy(bench: Bench) -> None:
+    Path("plan.yaml").write_text(PLAN)
+    assert bench("matrix", "plan.yaml").code == 0
+    table = runs(Path())
+    pgd = {row["defense"]: row["key"] for row in table if row["attack"] == "pgd"}
+    refused = bench("compare", pgd["gaussian"], pgd["none"])
+    is_one_clear_message(refused, "attacks left: alone they say nothing", code=2)
+    both = bench("compare", "gaussian", "none", "--difference=3", "--json")
+    assert both.code == 0, both
+    found = json.loads(both.out)
+    assert found["n"] == 6
+    assert found["claimed_images_needed"]["unpaired"] > 100
+
+    judged = bench("judge", pgd["gaussian"], "--defense=none")
+    is_one_clear_message(judged, "has to be judged on all images", code=2)
+    # Without the cell on all images there is no worst case, rather than one of survivors.
+    for row in table:
+        if (row["defense"], row["attack"]) == ("gaussian", "autoattack"):
+            shutil.rmtree(Path("results/cells") / row["key"])
+    worst = bench("table", "--worst-case", "--format=csv").out.splitlines()
+    assert not [line for line in worst if line.startswith("gaussian,worst case")]
+    assert [line for line in worst if line.startswith("none,worst case")]
+    rules = bench("table", "--rule=single", "--format=csv")
+    assert rules.code == 2
+    assert "sequential" in rules.err or "survivors" in rules.err

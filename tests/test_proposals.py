@@ -243,3 +243,26 @@ def test_an_attack_that_returns_no_images_is_an_error(what: str, space: Workspac
     with pytest.raises(PluginError, match="the attack returned"):
         finish(run_cell(made, space=space))
     assert collect(space.store)["state"].tolist() == ["unfinished"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Forger(Pgd):
+    """A cheating attack: it overwrites the images and labels that it is judged against."""
+
+    def __call__(
+        self, view: View, x: Tensor, y: Tensor, *, threat: ThreatModel, rng: Rng
+    ) -> Tensor:
+        x.fill_(0.5)
+        y.fill_(3)
+        return x
+
+
+def test_an_attack_cannot_overwrite_what_it_is_judged_against(space: Workspace) -> None:
+    honest = rows(prepared(Identity(), Pgd(steps=1, eot=1), name="none"), space)
+    forged = rows(prepared(Identity(), Forger(steps=1, eot=1), name="none"), space)
+    assert forged["label"].tolist() == honest["label"].tolist()
+    assert forged["distance"].min() > 0.15
+    assert not forged["legal"].any()
+    # Nor does it reach the data set, which later cells of the same process read.
+    again = rows(prepared(Identity(), Pgd(steps=2, eot=1), name="none"), space)
+    assert again["clean"].tolist() == honest["clean"].tolist()

@@ -16,6 +16,10 @@ def compare(
     norm: Annotated[str | None, typer.Option(help="Only this norm: Linf or L2.")] = None,
     eps: Annotated[str | None, typer.Option(help="Only this radius.")] = None,
     attack: Annotated[str | None, typer.Option(help="Only this attack.")] = None,
+    difference: Annotated[
+        float | None,
+        typer.Option(help="Also say how many images a difference of so many points needs."),
+    ] = None,
     results: Results = RESULTS,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
@@ -23,14 +27,22 @@ def compare(
     import json
 
     from bench.compare import compare
-    from bench.paired import lines
+    from bench.paired import claimed, lines
     from bench.store import Store
 
     found = compare(
         Store(results), first, second, dataset=dataset, norm=norm, eps=eps, attack=attack
     )
+    needed = None if difference is None else claimed(found, difference)
     if as_json:
-        typer.echo(json.dumps(found.canonical(), indent=2))
+        said = found.canonical() | ({"claimed_images_needed": needed} if needed else {})
+        typer.echo(json.dumps(said, indent=2))
         return
     for line in lines(found):
         say(line)
+    if needed:
+        say(
+            f"to find a difference of {difference:g} points (power 80 %, level 5 %): "
+            f"{needed['paired']} paired images with as many discordant pairs as here, or "
+            f"{needed['unpaired']} images for each defense unpaired"
+        )

@@ -93,8 +93,13 @@ class Shell(nn.Module):
 
 
 def test_cost(make_subject: MakeSubject, classifier: nn.Module) -> None:
-    assert cost_is_recorded(make_subject(None)).state is State.PASS
-    hidden = cost_is_recorded(make_subject(None, Shell(classifier), name="hidden"))
+    honest = make_subject(None)
+    honest.strong()
+    assert cost_is_recorded(honest).state is State.PASS
+    assert "1 of 1 cells" in cost_is_recorded(honest).figure
+    subject = make_subject(None, Shell(classifier), name="hidden")
+    subject.strong()
+    hidden = cost_is_recorded(subject)
     assert hidden.state is State.FAIL
     assert "not counted" in hidden.reason
 

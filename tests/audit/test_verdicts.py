@@ -86,6 +86,20 @@ def test_a_verdict_that_depends_on_the_batch_is_caught(make_subject: MakeSubject
     assert "batch" in found.reason
 
 
+class ByPlace(Noisy):
+    """Draws noise for the place in the batch and not for the image."""
+
+    def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return x + 0.3 * torch.randn(x.shape, generator=generator)
+
+
+def test_noise_of_the_place_in_the_batch_is_caught(make_subject: MakeSubject) -> None:
+    found = verdicts_repeat(make_subject(ByPlace()))
+    assert found.state is State.FAIL
+    assert "place" in found.reason
+
+
 def test_resubmission_counts_the_noise(make_subject: MakeSubject) -> None:
     calm = resubmission(make_subject(Noisy(0.01), eps=Fraction(1, 1000)))
     assert calm.state is State.PASS
