@@ -17,7 +17,7 @@ from scipy.optimize import linprog, minimize  # type: ignore[import-untyped]
 
 from bench import cli
 from bench.api import Access, Calls, Norm, project, steepest
-from bench.calibrate import gaps
+from bench.calibrate import gaps, traps
 from bench.calibrate.gaps import CASES, NOISE_CASE, applies, measure
 from bench.calibrate.linear import (
     SHARES,
@@ -279,13 +279,21 @@ ORIGIN = {
 }  # fmt: skip
 
 
+def no_traps(*, space):
+    """Set none: tests/test_traps.py does."""
+    yield from ()
+    return []
+
+
 @pytest.mark.parametrize("factor", [1.0, -1.0])
 def test_the_command_writes_and_its_exit_code_says(tmp_path, monkeypatch, capsys, factor):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(gaps, "IMAGES", SMALL)
     monkeypatch.setattr(gaps, "CASES", (TWO,))
     monkeypatch.setattr(gaps, "catalogue", lambda kind: {"step": None})
     attack = type("Step", (Ascent,), {"norms": (Norm.LINF,)})(factor)
     monkeypatch.setattr(gaps, "build", lambda kind, name, params: attack)
+    monkeypatch.setattr(traps, "spring", no_traps)
     path = tmp_path / "calibration.md"
     monkeypatch.setattr(sys, "argv", ["bench", "calibrate", "--json", f"--output={path}"])
     code = 0

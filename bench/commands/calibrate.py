@@ -62,7 +62,12 @@ def calibrate(
     else:
         say(f"wrote {output}")
     failed = gaps.failures(rows)
-    failed += [f"trap '{row.trap}': {row.found.state}" for row in named if not row.passes]
+    failed += [
+        f"trap '{row.trap}': {row.found.check} says {row.found.state} of it and "
+        f"{row.honest.state} of its honest twin"
+        for row in named
+        if not row.passes
+    ]
     for line in failed:
         complain(line)
     if failed:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
 from bench.audit.energies import energy_tells_attacks
@@ -43,6 +45,15 @@ class Idle(Pgd):
         self, view: View, x: Tensor, y: Tensor, *, threat: ThreatModel, rng: Rng
     ) -> Tensor:
         return (x + 0.5 * threat.radius).clamp(0, 1)
+
+
+class Eraser(Idle):
+    """Breaks nearly every image at once."""
+
+    def __call__(
+        self, view: View, x: Tensor, y: Tensor, *, threat: ThreatModel, rng: Rng
+    ) -> Tensor:
+        return torch.zeros_like(x)
 
 
 def test_legal_images(make_subject: MakeSubject) -> None:
@@ -115,6 +126,15 @@ def test_settings(make_subject: MakeSubject) -> None:
     found = settings_take_effect(subject)
     assert found.state is State.FAIL
     assert "attack.patience" in found.reason
+
+
+def test_nothing_is_told_where_nothing_is_left(make_subject: MakeSubject) -> None:
+    """An attack lets go of what it broke: whatever it was to do then was not done."""
+    subject = make_subject(None, eps=Fraction(1))
+    one, two = (subject.run_with(Eraser(patience=k), "eraser", Access.FULL) for k in (1, 2))
+    assert one.rows["distance"].equals(two.rows["distance"])
+    assert one.rows["robust"].sum() < 8
+    assert settings_take_effect(subject).state is State.PASS
 
 
 def test_draws_may_do_nothing_to_a_deterministic_defense(make_subject: MakeSubject) -> None:

@@ -110,6 +110,10 @@ def test_resubmission_counts_the_noise(make_subject: MakeSubject) -> None:
     assert shaky.state is State.WARN
     assert shaky.values["attacked worst"] < shaky.values["attacked vote"]
 
+    few = resubmission(make_subject(Noisy(0.01), eps=Fraction(1, 1000), draws=9))
+    assert few.state is State.NOT_APPLICABLE
+    assert "--draws=10" in few.reason
+
     fixed = resubmission(make_subject(None))
     assert fixed.state is State.NOT_APPLICABLE
     assert "deterministic" in fixed.reason
