@@ -217,11 +217,11 @@ def _listed(cells: Mapping[str, Any]) -> str:
 def _verdicts(store: Store, keys: list[str], n: int) -> pd.Series[bool]:
     """Join cells image by image; raises UsageError where they attacked survivors alone."""
     frames = [read_rows(store.outcomes(key)) for key in keys]
-    found = join([frame for frame in frames if len(frame)] or frames)["robust"].astype(bool)
-    if len(found) < n:
+    seen = len({index for frame in frames for index in frame["index"]})
+    if seen < n:
         raise UsageError(
-            f"{', '.join(keys)} attacked {len(found)} of {n} images, those that cheaper "
+            f"{', '.join(keys)} attacked {seen} of {n} images, those that cheaper "
             "attacks left: alone they say nothing of all. Compare the two defenses by name, "
             "with all their attacks."
         )
-    return found
+    return join([frame for frame in frames if len(frame)])["robust"].astype(bool)

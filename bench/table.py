@@ -211,9 +211,9 @@ def with_worst_case(
             frames = [read_outcomes(store, key, rule) for key in group["key"]]
         except UsageError:
             continue  # its rows say why the rule cannot be used
-        joined = join([frame for frame in frames if len(frame)])
-        if len(joined) < first["n"]:
+        if len({index for frame in frames for index in frame["index"]}) < first["n"]:
             continue  # the attack on all images is void or missing: these are survivors alone
+        joined = join([frame for frame in frames if len(frame)])
         low, high = wilson(float(joined["robust"].sum()), len(joined))
         clean_low, clean_high = wilson(float(joined["clean"].sum()), len(joined))
         added.append(

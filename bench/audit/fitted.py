@@ -61,7 +61,7 @@ def not_fitted_to_one_attack(subject: Subject) -> Finding:
         fall = home.accuracy - run.accuracy
         if fall > _LEAN:
             alarm = fall > _FALL and significantly_below(run, home)
-            (failed if alarm else leaning).append(f"{100 * fall:.1f} points under {other}")
+            (failed if alarm else leaning).append(f"to {run.accuracy:.1%} under {other}")
     if not compared:
         return Finding(
             *about,
@@ -78,7 +78,7 @@ def not_fitted_to_one_attack(subject: Subject) -> Finding:
         State.FAIL if failed else State.WARN if leaning else State.PASS,
         figure=", ".join(figures),
         threshold=threshold,
-        reason=f"the defense is fitted to the attack that it was trained on: it loses "
+        reason=f"the defense is fitted to the attack that it was trained on: it falls "
         f"{' and '.join(falls)}; attack it there too"
         if falls
         else "",

@@ -25,7 +25,7 @@ from bench.commands.shared import (
     watch,
     workspace,
 )
-from bench.errors import BenchError, UsageError, unknown_name
+from bench.errors import BenchError, StoreError, UsageError, unknown_name
 
 if TYPE_CHECKING:
     from bench.prepare import Plugins
@@ -163,6 +163,8 @@ def _audit(pairs: list[Plugins], images: int, space: Workspace, as_json: bool) -
     for request in audits_of(pairs, images):
         try:
             report = watch(audit(request, space=space), quiet=as_json)
+        except StoreError:  # nothing more can be kept
+            raise
         except BenchError as error:
             complain(f"no audit of {request.defense}: {error}")
         else:

@@ -210,12 +210,12 @@ def test_better_than_bare(make_subject: Make, remembering: Make) -> None:
 
     failed = better_than_bare(make_subject(RandomShift(2), eps=Fraction(5, 100)))
     assert failed.state is State.FAIL
-    points = 100 * (failed.values["bare robust"] - failed.values["robust"])
-    assert f"the purifier hurts: it costs {points:.1f} points" in failed.reason
+    assert failed.values["bare robust"] > failed.values["robust"]
+    assert "the purifier hurts" in failed.reason
 
     warned = better_than_bare(make_subject(RandomShift(2), name="clean alone"))
     assert warned.state is State.WARN
-    assert "points of clean accuracy" in warned.reason
+    assert "costs clean images" in warned.reason
 
     identity = better_than_bare(make_subject())
     assert (identity.state, identity.reason) == (

@@ -150,7 +150,7 @@ def test_an_audit_of_a_plan_is_that_of_the_command(
     (row,) = runs(Path())
     assert row["audit"] == report["state"]
 
-    monkeypatch.setattr("bench.audit.run._run", lambda *_: pytest.fail("done again"))
+    monkeypatch.setattr("bench.audit.run.report_of", lambda *_: pytest.fail("done again"))
     again = bench("matrix", "plan.yaml")
     assert f"audit of gaussian: {report['verdict']}" in again.err
     told = bench(
