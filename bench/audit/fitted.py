@@ -36,7 +36,10 @@ def not_fitted_to_one_attack(subject: Subject) -> Finding:
     Two accuracies compare the purifier where the bare classifier falls to both attacks alike.
     """
     about = ("C24", "not fitted to one attack", Weight.BOUND)
-    threshold = f"falls by at most {_FALL:.0%} (paired, {LEVEL:.0%}) under other attacks"
+    threshold = (
+        f"falls by at most {_FALL:.0%} (paired, {LEVEL:.0%}) under other attacks; other source "
+        "models are not tried"
+    )
     trained = trained_on(subject.base.cell.defense.params)
     if trained is None:
         return Finding(
