@@ -26,7 +26,7 @@ _ATTACK = ("attack", "access", "shard", "sequential", "after", "images", "bits")
 def compare(
     store: Store, first: str, second: str, *,
     dataset: str | None = None, norm: str | None = None, eps: str | None = None,
-    attack: str | None = None,
+    attack: str | None = None, n: int | None = None,
 ) -> Comparison:  # fmt: skip
     """Compare two cells by (prefixes of) their keys, or two defenses by name.
 
@@ -44,7 +44,7 @@ def compare(
     names = sorted({content["defense"]["name"] for content in cells.values()})
     by_name = [side in names for side in (first, second)]
     if all(by_name):
-        chosen = _filtered(cells, dataset=dataset, norm=norm, eps=eps, attack=attack)
+        chosen = _filtered(cells, dataset=dataset, norm=norm, eps=eps, attack=attack, n=n)
         return _defenses(store, chosen, first, second)
     one, two = (
         side if named else _key(cells, side, names)
@@ -54,9 +54,11 @@ def compare(
         raise UsageError(
             f"'{first}' and '{second}' are a defense and a cell: name two of one sort."
         )
-    if any((dataset, norm, eps, attack)):
-        raise UsageError("--dataset, --norm, --eps and --attack choose among the cells of a "
-                         "defense; a key names its cell. Leave them out.")  # fmt: skip
+    if any((dataset, norm, eps, attack, n)):
+        raise UsageError(
+            "--dataset, --norm, --eps, --attack and -n choose among the cells of a defense; a "
+            "key names its cell. Leave them out."
+        )
     return _cells(store, cells, one, two)
 
 
@@ -103,6 +105,7 @@ def _filtered(
     norm: str | None,
     eps: str | None,
     attack: str | None,
+    n: int | None,
 ) -> dict[str, Any]:
     # The radius alone: a radius above 1 is only wrong in Linf, where no cell has it.
     radius = None if eps is None else format_eps(parse_eps(eps, Norm.L2))
@@ -111,6 +114,7 @@ def _filtered(
         "norm": parse_norm(norm).value if norm else None,
         "eps": radius,
         "attack": attack,
+        "n": None if n is None else str(n),
     }
     left = dict(cells)
     for name, value in wanted.items():
@@ -156,11 +160,15 @@ def _defenses(store: Store, cells: Mapping[str, Any], first: str, second: str) -
             f"{first} has {_listed({key: cells[key] for key in one.values()})}; "
             f"{second} has {_listed({key: cells[key] for key in two.values()})}."
         )
-    if len({digest_of(_context(cells[one[pairing]])) for pairing in common}) > 1:
+    contexts = [_context(cells[one[pairing]]) for pairing in common]
+    if len({digest_of(context) for context in contexts}) > 1:
+        kinds = {name: sorted({_plain(found, name) for found in contexts}) for name in _CONTEXT}
+        several = "; ".join(
+            f"{name} {', '.join(found)}" for name, found in kinds.items() if len(found) > 1
+        )
         raise UsageError(
-            f"{first} and {second} share cells of several threats, data sets, classifiers, "
-            f"seeds, draws or n: {_listed({one[p]: cells[one[p]] for p in common})}. Choose "
-            "with --dataset, --norm or --eps, or compare cells by their keys."
+            f"{first} and {second} share cells of several kinds ({several or 'classifiers'}). "
+            "Choose with --dataset, --norm, --eps or -n, or compare cells by their keys."
         )
     for side in sound:
         alone = [key for pairing, key in side.items() if pairing not in common]

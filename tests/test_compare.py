@@ -239,7 +239,7 @@ def test_several_threats_need_a_choice(store: Store, keep: Keep) -> None:
     for eps, robust in (("8/255", "1111"), ("16/255", "1100")):
         keep(robust, eps=eps)
         keep("1110", "adv_ebm", eps=eps)
-    with pytest.raises(UsageError, match=r"several threats.*Choose with --dataset"):
+    with pytest.raises(UsageError, match=r"several kinds.*Choose with --dataset"):
         compare(store, "ebm", "adv_ebm")
     assert compare(store, "ebm", "adv_ebm", eps="16/510").right == (4, 3)
     assert compare(store, "ebm", "adv_ebm", eps="16/255", norm="linf").right == (2, 3)

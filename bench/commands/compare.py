@@ -16,6 +16,7 @@ def compare(
     norm: Annotated[str | None, typer.Option(help="Only this norm: Linf or L2.")] = None,
     eps: Annotated[str | None, typer.Option(help="Only this radius.")] = None,
     attack: Annotated[str | None, typer.Option(help="Only this attack.")] = None,
+    n: Annotated[int | None, typer.Option("-n", help="Only cells on so many images.")] = None,
     difference: Annotated[
         float | None,
         typer.Option(help="Also say how many images a difference of so many points needs."),
@@ -31,7 +32,7 @@ def compare(
     from bench.store import Store
 
     found = compare(
-        Store(results), first, second, dataset=dataset, norm=norm, eps=eps, attack=attack
+        Store(results), first, second, dataset=dataset, norm=norm, eps=eps, attack=attack, n=n
     )
     needed = None if difference is None else claimed(found, difference)
     if as_json:
