@@ -12,6 +12,7 @@ from bench import __version__
 from bench.audit.checks import CHECKS, RECORDS, Check
 from bench.audit.efforts import NO_GRADIENT, attackable, clean, square, worst
 from bench.audit.findings import Finding, State, Verdict, Weight, verdict
+from bench.audit.recheck import read_finding
 from bench.audit.report import markdown
 from bench.audit.subject import Subject
 from bench.cell import Request, subject_of
@@ -97,11 +98,7 @@ def audit(request: Request, *, space: Workspace) -> Work[dict[str, Any]]:
 def _looked_over(known: dict[str, Any], subject: Subject, path: Path) -> dict[str, Any]:
     """Run those checks of a finished audit again that look at cells made since."""
     fresh = {found.check: found for found in (_run(check, subject) for check in RECORDS)}
-    findings = [
-        fresh.get(old["check"])
-        or Finding(**{**old, "state": State(old["state"]), "weight": Weight(old["weight"])})
-        for old in known["findings"]
-    ]
+    findings = [fresh.get(old["check"]) or read_finding(old) for old in known["findings"]]
     found = verdict(findings)
     report = {
         **known,

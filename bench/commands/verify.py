@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,8 +48,12 @@ def verify(
             "another folder: bench verify FOLDER."
         )
     from bench import verify as work
+    from bench.audit.recheck import contradictions
+    from bench.verify import Finding
 
     report = watch(work.verify(Store(results), data=data), quiet=as_json)
+    found = (Finding(True, text) for text in contradictions(Store(results)))
+    report = replace(report, folder=(*report.folder, *found))
     if votes:
         from bench.revote import revote
 
