@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -30,6 +30,7 @@ from bench.store import Store, read_json, read_rows
 from bench.table import collect
 
 Array = npt.NDArray[Any]
+Data = dict[str, Pixels | None]  # by name; None where a data set is not at hand
 _TOLERANCE = 1e-6  # by which a float32 image may lie outside its ball
 _ULP = 2.0**-23  # by which float32 may miss the level that a pixel stands for
 _SHOWN = 5  # images named in a message
@@ -89,17 +90,36 @@ def verify(store: Store, *, data: Path) -> Work[Report]:
     """Recompute every finished cell of a folder; ``data`` is the folder of the data sets."""
     keys = store.finished()
     weights = _weights(store)
+    pixels, missing = _load(store, keys, data)
     cells = []
     for done, key in enumerate(keys):
         yield Progress("verify", done, len(keys))
-        cells.append(_verdict(store, key, weights, data))
+        cells.append(_verdict(store, key, weights, pixels))
     yield Progress("verify", len(keys), len(keys))
     damaged = (Finding(True, f"{name} is not what its card says") for name in
                weights.damaged.values())  # fmt: skip
-    return Report(tuple(cells), (*damaged, *_runs(store)))
+    return Report(tuple(cells), (*missing, *damaged, *_runs(store)))
 
 
-def _verdict(store: Store, key: str, weights: Weights, data: Path) -> Verdict:
+def _load(store: Store, keys: Sequence[str], root: Path) -> tuple[Data, list[Finding]]:
+    """Load every data set of the cells once; one that is not there is told once."""
+    found: Data = {}
+    missing = []
+    for key in keys:
+        try:
+            name = str(read_json(store.cell(key) / "cell.json").get("dataset"))
+        except StoreError:
+            continue  # told of the cell
+        if name not in found:
+            try:
+                found[name] = load_test(name, root=root)
+            except BenchError as error:
+                found[name] = None
+                missing.append(Finding(False, f"labels and images of {name}: {error}"))
+    return found, missing
+
+
+def _verdict(store: Store, key: str, weights: Weights, data: Data) -> Verdict:
     title, void = "?", 0
     images: list[bool] = []  # filled by the checks: whether each block's images are there
     findings = []
@@ -125,7 +145,7 @@ def _findings(
     content: dict[str, Any],
     rows: pd.DataFrame,
     weights: Weights,
-    data: Path,
+    data: Data,
     images: list[bool],
 ) -> Iterator[Finding]:
     asked = {name: value for name, value in content.items() if name != "settings"}
@@ -142,11 +162,10 @@ def _findings(
     elif not np.array_equal(index, expected):
         what = "the survivors of 'after'" if content.get("after") else "the first n images"
         yield Finding(True, f"rows are not {what}, once each and in order")
-    try:
-        pixels = load_test(content["dataset"], root=data)
-    except BenchError as error:
+    pixels = data[content["dataset"]]
+    if pixels is None:
         images.append(False)
-        yield Finding(False, f"labels and images: {error}")
+        yield Finding(False, f"labels and images: {content['dataset']} is not at hand")
         return
     if pixels.digest != content["data"]:
         yield Finding(True, f"the data set {content['dataset']} at hand has another digest")

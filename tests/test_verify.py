@@ -312,7 +312,8 @@ def test_a_data_set_that_is_not_there_is_not_checked(
     monkeypatch.setattr("bench.verify.load_test", missing)
     said = bench("verify")
     assert said.code == 0
-    assert "NOT CHECKED labels and images: it is missing" in said.out
+    assert "NOT CHECKED labels and images: digits is not at hand" in said.out
+    assert said.out.count("NOT CHECKED labels and images of digits: it is missing") == 1
 
 
 def test_a_void_cell_is_no_contradiction(bench: Bench, folder: Path) -> None:
