@@ -8,8 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bench import __version__
-from bench.audit.checks import CHECKS, RECORDS, Check
+from bench.audit.checks import CHECKS, RECORDS, REVISION, Check
 from bench.audit.efforts import NO_GRADIENT, attackable, clean, square, worst
 from bench.audit.findings import Finding, State, Verdict, Weight, verdict
 from bench.audit.recheck import read_finding
@@ -119,7 +118,7 @@ def _keep(report: dict[str, Any], path: Path) -> None:
 
 def asked_of(subject: Subject) -> dict[str, Any]:
     """Write what decides the outcome of an audit, before any check changes the attack."""
-    return {"cell": subject.base.cell.canonical(), "version": __version__}
+    return {"cell": subject.base.cell.canonical(), "checks": REVISION}
 
 
 def _run(check: Check, subject: Subject) -> Finding:
