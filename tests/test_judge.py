@@ -91,8 +91,9 @@ def test_a_tie_is_a_loss(votes: list[int], y: int, right: bool) -> None:
 
 
 def test_equal_logits_count_for_one_class_alone() -> None:
-    counted = vote(Defense(Noise(), Brightness()), gray(0.5), draws=1, rng=Rng.seeded(0, [0]))
-    assert counted.tolist() == [[1, 0]]
+    defense, y = Defense(Noise(), Brightness()), torch.tensor([0])
+    counted = vote(defense, gray(0.5), y, draws=1, rng=Rng.seeded(0, [0]))
+    assert counted.votes.tolist() == [[1, 0]]
 
 
 BROKEN = gray(0.55)  # legal, and misclassified
@@ -191,11 +192,12 @@ def test_votes_do_not_depend_on_the_batch() -> None:
     x = torch.rand(13, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     defense = Defense(Noise(0.5), Brightness())
     rng = Rng.seeded(0, list(range(13)))
-    whole = vote(defense, x, draws=40, rng=rng)  # 256 rows a pass: 6, 6 and 1 images
+    y = torch.zeros(13, dtype=torch.int64)
+    whole = vote(defense, x, y, draws=40, rng=rng)  # 256 rows a pass: 6, 6 and 1 images
     for batch in (1, 4):
         rows = [slice(start, start + batch) for start in range(0, 13, batch)]
-        parts = [vote(defense, x[block], draws=40, rng=rng[block]) for block in rows]
-        assert torch.equal(torch.cat(parts), whole)
+        parts = [vote(defense, x[block], y[block], draws=40, rng=rng[block]) for block in rows]
+        assert torch.equal(torch.cat([part.votes for part in parts]), whole.votes)
 
 
 def test_an_attack_may_leave_a_graph_on_its_images() -> None:

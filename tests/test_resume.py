@@ -111,7 +111,7 @@ def assert_same(root: Path, whole: Path, key: str) -> None:
     assert len(runs) == 1
     assert runs["state"][0] == "done"
     # The commit is left out too: someone may edit the source while the tests run.
-    passing = ["seconds", "date", "commit"]
+    passing = ["seconds", "memory", "date", "commit"]
     pd.testing.assert_frame_equal(
         runs.drop(columns=passing), expected.drop(columns=passing), check_exact=True
     )

@@ -66,6 +66,6 @@ def verdict(findings: Iterable[Finding]) -> Verdict:
         reasons = [f"{f.reason} ({f.check})" for f in failed if f.weight is weight]
         if reasons:
             return Verdict(state, f"The robust accuracy {words} because {'; '.join(reasons)}.")
-    warned = [f.check for f in findings if f.state is State.WARN]
-    but = f" ({', '.join(warned)} warned)" if warned else ""
+    noted = [f.check for f in findings if f.state in (State.WARN, State.FAIL)]
+    but = f" (but see {', '.join(noted)})" if noted else ""
     return Verdict("stands", f"The robust accuracy stands: no check objects to it{but}.")

@@ -18,16 +18,27 @@ def found(check: str, weight: Weight, state: State = State.FAIL, reason: str = "
     [
         [],
         [found("C1", weight, State.PASS) for weight in Weight],
-        [found("C1", weight, State.WARN) for weight in Weight],
         [found("C1", weight, State.NOT_APPLICABLE) for weight in Weight],
-        [found("C1", Weight.REMARK, State.FAIL)],
     ],
-    ids=["nothing", "pass", "warn", "n/a", "failed remark"],
+    ids=["nothing", "pass", "n/a"],
 )
 def test_what_does_not_object_lets_the_number_stand(findings: list[Finding]) -> None:
     assert verdict(findings) == Verdict(
         "stands", "The robust accuracy stands: no check objects to it."
     )
+
+
+@pytest.mark.parametrize("weight", list(Weight))
+def test_a_warning_lets_the_number_stand_and_is_pointed_at(weight: Weight) -> None:
+    said = verdict([found("C1", weight, State.WARN), found("C2", weight, State.PASS)])
+    assert said.state == "stands"
+    assert said.words.endswith("no check objects to it (but see C1).")
+
+
+def test_a_failed_remark_lets_the_number_stand_and_is_pointed_at() -> None:
+    said = verdict([found("C17", Weight.REMARK), found("C6", Weight.BOUND, State.WARN)])
+    assert said.state == "stands"
+    assert said.words.endswith("(but see C17, C6).")
 
 
 def test_one_reason_completes_the_sentence() -> None:

@@ -180,7 +180,7 @@ def test_loss_is_not_saturated(
     assert found.state is State.WARN
     clean = subject.defense.classify(subject.images.x).argmax(1) == subject.images.y
     assert found.values["saturated"] == pytest.approx(clean.double().mean().item(), abs=0.05)
-    assert "attack.loss=margin or dlr" in found.reason
+    assert "attacks with the margin" in found.reason
     assert subject.strong().accuracy < blocked - 0.2  # later attacks climb the margin
 
     again = loss_is_not_saturated(subject)
