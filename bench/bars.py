@@ -26,8 +26,8 @@ from bench.table import cells_as_text, shown
 
 Result = TypeVar("Result")
 _LOG_EVERY_S = 10.0
-_SETTINGS_WIDTH = 14
-_SPARE = ("robust_single", "passes", "attacked", "interval")  # the first to go is the first
+_SETTINGS_WIDTH = 26  # of one setting, beyond which it may be broken
+_SPARE = ("robust_single", "passes", "interval", "attacked")  # the first to go is the first
 # Said once where all rows agree.
 _TITLE = ("dataset", "norm", "eps", "n", "draws", "audit", "settings")
 
@@ -100,7 +100,10 @@ def _table(page: pd.DataFrame, title: str) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in page.columns:
         if name == "settings":  # what a user typed may be long: it alone is broken
-            table.add_column(name, overflow="fold", min_width=_SETTINGS_WIDTH)
+            words = [len(word) for text in page[name] for word in text.split()]
+            table.add_column(
+                name, overflow="fold", min_width=min(max(words, default=0), _SETTINGS_WIDTH)
+            )
         else:
             table.add_column(name.replace("_", "\n"), no_wrap=True)
     for row in cells_as_text(page):

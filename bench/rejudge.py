@@ -203,6 +203,8 @@ def rejudge(
             f"cell {key} attacked only what others left of its own defense: another one has to "
             "be judged on all images. Name a cell that attacked all of them."
         )
+    if read_rows(store.outcomes(key)).empty:
+        raise UsageError(f"cell {key} has no images: cheaper attacks left it none to attack.")
     if not _complete(store, cell):
         raise StoreError(_missing(store, cell))
     store.probe()

@@ -84,7 +84,8 @@ def find(
         raise UsageError(
             f"{store.root} has no finished cell of {defense} on {dataset} under {norm} {eps}"
             + (f" with n {n}" if n else "")
-            + ". Run some, for instance with `bench matrix plans/ladder.yaml`."
+            + f". Run some: `bench run --defense {defense} ...`, or a plan like plans/ladder.yaml "
+            "for it with `bench matrix`."
         )
     fields = ("n", "shard", "seed", "draws")
     kinds = {(subject_of(cell), *(cell[name] for name in fields)) for cell in found}
@@ -115,6 +116,7 @@ def climb(store: Store, cells: list[dict[str, Any]]) -> tuple[list[Rung], int]:
         about = cell["about"]
         illegal = int((~rows["legal"]).sum())
         void = [f"VOID: {illegal} images outside the ball"] if illegal else []
+        nothing = [] if len(rows) else ["nothing was left to attack"]
         rungs.append(
             Rung(
                 rung=rung_of(cell),
@@ -126,7 +128,7 @@ def climb(store: Store, cells: list[dict[str, Any]]) -> tuple[list[Rung], int]:
                 left=sum(robust.values()),
                 passes=round(sum(about["attack passes"].values()) / max(len(rows), 1)),
                 seconds=about["attack seconds"],
-                flags="; ".join([*void, *about["flags"]]),
+                flags="; ".join([*void, *nothing, *about["flags"]]),
                 key=cell["key"],
             )
         )
@@ -142,10 +144,12 @@ def page(store: Store, cells: list[dict[str, Any]]) -> str:
     audit = store.audit(subject_of(first))
     report = read_json(audit) if audit.is_file() else None
     n, left = first["n"], rungs[-1].left
-    tried = {rung.rung for rung in rungs} | {"T0"}
+    tried = {rung.rung for rung in rungs if rung.attacked} | {"T0"}
     checks = {found["check"]: found for found in report["findings"]} if report else {}
     tried |= {rung for rung, check in _OF_THE_AUDIT.items() if check in checks}
-    pages = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    pages = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True
+    )
     pages.filters["digest"] = lambda text: (text or "none")[:16]
     pages.filters["cell"] = lambda text: " ".join(str(text).replace("|", r"\|").split())
     return pages.from_string(_PAGE).render(
@@ -174,10 +178,9 @@ def page(store: Store, cells: list[dict[str, Any]]) -> str:
 _PAGE = """\
 # How robust is `{{ cell.defense.name }}` on {{ cell.dataset }} under {{ cell.norm }} {{ cell.eps }}?
 
-**{{ "%.1f"|format(robust) }} % ({{ "%.1f-%.1f"|format(*interval) }}) of the first {{ n }} test images
-survive everything that was tried; {{ "%.1f"|format(clean) }} %
-({{ "%.1f-%.1f"|format(*clean_interval) }}) are right when nobody attacks.** The worst case is
-taken image by image. 95 % Wilson intervals.
+**{{ "%.1f"|format(robust) }} % ({{ "%.1f-%.1f"|format(*interval) }}) of the first {{ n }} test images survive everything that was tried;
+{{ "%.1f"|format(clean) }} % ({{ "%.1f-%.1f"|format(*clean_interval) }}) are right when nobody attacks.** The worst case is taken image by image.
+95 % Wilson intervals.
 
 {% if report -%}
 The audit: **{{ report.verdict }}** ({{ report.subject.n }} images.)
@@ -216,8 +219,8 @@ Not tried: {{ untried | join(", ") }}. What was not tried may break more.
 | {{ r.attack }}, {{ r.access }} | {{ r.budget | cell }} | {{ r.passes }} | {{ "%.0f"|format(r.seconds) }} | {{ r.flags | cell }} |
 {% endfor %}
 Attacks {{ "%.0f"|format(seconds) }} s, judging {{ "%.0f"|format(judging) }} s, on {{ devices | join(", ") }}. Passes are
-network passes, forward and backward, of classifier and purifier together; images of a transfer
-attack are made once and shared by all purifiers.
+network passes of the attack, without judging, forward and backward, of classifier and purifier
+together; images of a transfer attack are made once and shared by all purifiers.
 
 ## The defense
 

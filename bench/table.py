@@ -43,7 +43,7 @@ _SAME_DEFENSE = [
 
 def collect(store: Store) -> pd.DataFrame:
     """Read every cell of a results folder to one row each; raises StoreError."""
-    audits = {path.parent.name: str(read_json(path)["state"]) for path in store.audits()}
+    audits = {path.parent.name: read_json(path) for path in store.audits()}
     rows = [_row(store, folder, audits) for folder in store.cells()]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     order = ["dataset", "classifier", "norm", "eps", "defense", "access", "attack"]
@@ -61,7 +61,7 @@ def write_runs(store: Store) -> pd.DataFrame:
     return frame
 
 
-def _row(store: Store, folder: Path, audits: Mapping[str, str]) -> dict[str, Any]:
+def _row(store: Store, folder: Path, audits: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return _known_row(store, folder, audits)
     except KeyError as error:
@@ -71,7 +71,7 @@ def _row(store: Store, folder: Path, audits: Mapping[str, str]) -> dict[str, Any
         ) from error
 
 
-def _known_row(store: Store, folder: Path, audits: Mapping[str, str]) -> dict[str, Any]:
+def _known_row(store: Store, folder: Path, audits: Mapping[str, Any]) -> dict[str, Any]:
     cell = read_json(folder / "cell.json")
     row: dict[str, Any] = {
         "defense": cell["defense"]["name"],
@@ -82,8 +82,8 @@ def _known_row(store: Store, folder: Path, audits: Mapping[str, str]) -> dict[st
         "classifier_checkpoint": (cell["classifier"]["checkpoint"] or "")[:16],
         "checkpoint": (cell["defense"]["checkpoint"] or "")[:16],
         "note": "",
+        "audit": NOT_AUDITED,
         "judging": "sequential" if cell.get("sequential") else "all draws",
-        "audit": audits.get(subject_of(cell), NOT_AUDITED),
         **{
             name: cell[name]
             for name in ("access", "norm", "eps", "dataset", "n", "seed", "draws")
@@ -116,6 +116,7 @@ def _known_row(store: Store, folder: Path, audits: Mapping[str, str]) -> dict[st
             if illegal
             else "; ".join(provenance["flags"]),
         }
+        row["audit"] = _audited(audits.get(subject_of(cell)), row["robust"])
     elif (folder / "skipped.json").is_file():
         row |= {"state": "skipped", "note": read_json(folder / "skipped.json")["reason"]}
     elif (folder / "failed.json").is_file():
@@ -123,6 +124,19 @@ def _known_row(store: Store, folder: Path, audits: Mapping[str, str]) -> dict[st
     else:
         row["state"] = "unfinished"
     return row
+
+
+def _audited(report: Mapping[str, Any] | None, robust: float) -> str:
+    """Say what an audit makes of a row's robust accuracy in percent.
+
+    A row above all that the audit's own attacks left is an upper bound, whatever checks say.
+    """
+    if report is None:
+        return NOT_AUDITED
+    reached = report.get("accuracy")
+    if report["state"] == "stands" and (reached is None or robust > reached["robust_high"]):
+        return "upper bound"
+    return str(report["state"])
 
 
 def survival(outcomes: pd.DataFrame, n: int) -> dict[str, float]:
@@ -221,7 +235,7 @@ def with_worst_case(
                 **{name: first[name] for name in _SAME_DEFENSE},
                 "attack": "worst case",
                 "attacked": len(joined),
-                "audit": first["audit"],
+                "audit": _worst_audited(group["audit"]),
                 "access": "/".join(sorted(set(group["access"]))),
                 "clean": _percent(joined["clean"].mean()),
                 "clean_low": _percent(clean_low),
@@ -241,6 +255,11 @@ def with_worst_case(
             }
         )
     return pd.concat([frame, pd.DataFrame(added, columns=frame.columns)], ignore_index=True)
+
+
+def _worst_audited(states: pd.Series[str]) -> str:
+    """Let the worst case, which is at most each of its rows, stand where one of them does."""
+    return "stands" if "stands" in set(states) else str(states.iloc[0])
 
 
 def _of_the_defense(settings: str) -> str:

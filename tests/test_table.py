@@ -341,3 +341,21 @@ def test_the_page_drops_settings_that_nobody_set(store: Store, keep: Keep) -> No
     assert "settings" not in shown(collect(store))
     keep(cell("noise"), HALF, settings="attack.tries=3")
     assert "settings" in shown(collect(store))
+
+
+@pytest.mark.parametrize(
+    ("state", "accuracy", "robust", "said"),
+    [
+        ("stands", {"robust_high": 20.0}, 18.0, "stands"),
+        ("stands", {"robust_high": 20.0}, 56.0, "upper bound"),  # a weak attack's row
+        ("stands", None, 5.0, "upper bound"),  # the audit has no number of its own
+        ("void", {"robust_high": 20.0}, 5.0, "void"),
+    ],
+)
+def test_a_row_stands_only_where_the_audit_s_own_attacks_left_as_much(
+    state: str, accuracy: dict[str, float] | None, robust: float, said: str
+) -> None:
+    from bench.table import _audited
+
+    assert _audited({"state": state, "accuracy": accuracy}, robust) == said
+    assert _audited(None, robust) == "none"

@@ -68,4 +68,6 @@ def verdict(findings: Iterable[Finding]) -> Verdict:
             return Verdict(state, f"The robust accuracy {words} because {'; '.join(reasons)}.")
     noted = [f.check for f in findings if f.state in (State.WARN, State.FAIL)]
     but = f" (but see {', '.join(noted)})" if noted else ""
-    return Verdict("stands", f"The robust accuracy stands: no check objects to it{but}.")
+    applied = sum(f.state is not State.NOT_APPLICABLE for f in findings)
+    who = f"none of the {applied} checks that apply objects to it"
+    return Verdict("stands", f"The robust accuracy stands: {who}{but}.")

@@ -40,7 +40,9 @@ Made by `{{ provenance.command }}` on {{ provenance.date }}, commit
 
 def markdown(report: Mapping[str, Any]) -> str:
     """Write a report as Markdown."""
-    pages = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    pages = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True
+    )
     pages.filters["cell"] = lambda text: " ".join(str(text).replace("|", r"\|").split())
     pages.filters["digest"] = lambda text: (text or "none")[:16]
     return pages.from_string(_PAGE).render(**report, of=report["subject"])

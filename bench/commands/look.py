@@ -12,6 +12,7 @@ from bench.commands.shared import (
     RESULTS,
     Data,
     Results,
+    complain,
     say,
 )
 from bench.errors import UsageError, unknown_name
@@ -99,6 +100,12 @@ def table(
     text = render(frame, form)  # type: ignore[arg-type]
     if rule is not None:
         text = headline(rule, form) + text
+        empty = int((frame["state"].isin(["done", "void"]) & frame["robust"].isna()).sum())
+        if empty:
+            complain(
+                f"{empty} rows have no value by the rule {rule}: the column `note` of "
+                "--format csv says why."
+            )
     if output is None:
         typer.echo(text, nl=False)
         return

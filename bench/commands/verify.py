@@ -76,7 +76,8 @@ def _print(report: Report, results: Path) -> None:
     say(
         f"{counts['finished']} finished cells in {results}: {counts['ok']} ok, "
         f"{counts['not_checked']} not checked in full, {counts['wrong']} wrong, "
-        f"{counts['void']} void"
+        f"{counts['void']} void; {sum(f.wrong for f in report.folder)} wrong in runs.csv, "
+        "checkpoints and audits"
     )
     if counts["without_images"]:
         say(

@@ -23,8 +23,10 @@ def found(check: str, weight: Weight, state: State = State.FAIL, reason: str = "
     ids=["nothing", "pass", "n/a"],
 )
 def test_what_does_not_object_lets_the_number_stand(findings: list[Finding]) -> None:
+    applied = sum(one.state is not State.NOT_APPLICABLE for one in findings)
     assert verdict(findings) == Verdict(
-        "stands", "The robust accuracy stands: no check objects to it."
+        "stands",
+        f"The robust accuracy stands: none of the {applied} checks that apply objects to it.",
     )
 
 
@@ -32,7 +34,7 @@ def test_what_does_not_object_lets_the_number_stand(findings: list[Finding]) -> 
 def test_a_warning_lets_the_number_stand_and_is_pointed_at(weight: Weight) -> None:
     said = verdict([found("C1", weight, State.WARN), found("C2", weight, State.PASS)])
     assert said.state == "stands"
-    assert said.words.endswith("no check objects to it (but see C1).")
+    assert said.words.endswith("objects to it (but see C1).")
 
 
 def test_a_failed_remark_lets_the_number_stand_and_is_pointed_at() -> None:
