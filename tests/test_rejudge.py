@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +15,14 @@ from hypothesis import given, settings
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bench import cli
 from bench.data import load_test
 from bench.geometry import project, rounded, size
 from bench.rejudge import compare
 from bench.store import Store
 from bench.threat import Norm
 from bench.verify import _rounded as rounded_again
+
+from .command import Bench
 
 TINY = ("--set=classifier.training.epochs=1", "-n", "6", "--draws=3", "--shard=4")
 NOISE = ("--attack=noise", "--set=attack.tries=2", "--eps=0.21")
@@ -112,39 +110,6 @@ def test_rounding_goes_towards_the_clean_image() -> None:
     # With one level in between (2 bits: 0, 1/3, 2/3, 1); the last lies within one level.
     expected = torch.tensor([2 / 3, 0, 1 / 3, 2 / 3, 1 / 3]).reshape(1, 1, 1, 5)
     assert torch.allclose(rounded(x_adv, x, 2), expected)
-
-
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-
-Bench = Callable[..., Said]
-
-
-@pytest.fixture
-def bench(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Bench:
-    """The command line in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    for name in ("BENCH_RESULTS", "BENCH_DATA", "BENCH_MODELS"):
-        monkeypatch.delenv(name, raising=False)
-
-    def run(*words: str) -> Said:
-        monkeypatch.setattr(sys, "argv", ["bench", *words])
-        monkeypatch.setattr(cli, "_shown", [])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return Said(code, *capsys.readouterr())
-
-    return run
 
 
 _MADE: list[Path] = []

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,46 +13,14 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from bench import cli
 from bench.cell import digest_of
 from bench.store import Store
+
+from .command import Bench
 
 TINY = ("--set=classifier.training.epochs=1", "-n", "6", "--draws=3", "--shard=4")
 NOISE = ("--attack=noise", "--set=attack.tries=2", "--eps=0.21")
 RUN = ("run", "--defense=gaussian", *NOISE, *TINY)
-
-
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-
-Bench = Callable[..., Said]
-
-
-@pytest.fixture
-def bench(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Bench:
-    """The command line in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    for name in ("BENCH_RESULTS", "BENCH_DATA", "BENCH_MODELS"):
-        monkeypatch.delenv(name, raising=False)
-
-    def run(*words: str) -> Said:
-        monkeypatch.setattr(sys, "argv", ["bench", *words])
-        monkeypatch.setattr(cli, "_shown", [])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return Said(code, *capsys.readouterr())
-
-    return run
 
 
 _MADE: list[Path] = []
