@@ -44,7 +44,7 @@ def energy_tells_attacks(subject: Subject) -> Finding:
         said.append("purification raises the energy of attacked images")
     return Finding(
         *about,
-        State.WARN if said else State.PASS,
+        State.FAIL if said else State.PASS,
         figure=figure,
         threshold=threshold,
         reason=" and ".join(said),

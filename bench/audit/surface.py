@@ -108,7 +108,7 @@ def surface_is_smooth(subject: Subject) -> Finding:
         "C20",
         "surface is smooth",
         Weight.BOUND,
-        State.WARN if rugged else State.PASS,
+        State.FAIL if rugged else State.PASS,
         figure=f"mean relative loss change {mean:.2g} (of {_LEAST} where the loss is below it)",
         threshold=f"at most {_RUGGED:g}",
         reason="the loss is rugged where the attack ended, so that a gradient says little of "
@@ -122,14 +122,14 @@ def surface_is_smooth(subject: Subject) -> Finding:
 def loss_is_not_saturated(subject: Subject) -> Finding:
     """C21: the cross-entropy of clean images is not rounded to 0, and its gradient with it.
 
-    This check changes the subject: where it warns, ``settings["loss"]`` becomes ``margin`` and
-    later attacks climb that.
+    This check changes the subject, so that it is a remark: where it fails, ``settings["loss"]``
+    becomes ``margin`` and later attacks climb that.
     """
     found = partial(
         Finding,
         "C21",
         "loss is not saturated",
-        Weight.BOUND,
+        Weight.REMARK,
         threshold=f"exactly 0 for at most {_SATURATED:.0%} of the images",
     )
     loss = subject.settings.get("loss", "ce")
@@ -152,7 +152,7 @@ def loss_is_not_saturated(subject: Subject) -> Finding:
         return finding(State.PASS)
     subject.settings["loss"] = "margin"
     return finding(
-        State.WARN,
+        State.FAIL,
         reason=f"the cross-entropy is exactly 0 in float32 for {share:.0%} of the images and "
         "attacks that climb it stand still: this audit attacks with the margin, and cells "
         "attacked with attack.loss=ce are upper bounds",

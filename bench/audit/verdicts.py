@@ -46,7 +46,7 @@ def resubmission(subject: Subject) -> Finding:
     gains = lost["attacked"] - lost["clean"] > 5
     return Finding(
         *about,
-        State.WARN if gains else State.PASS,
+        State.FAIL if gains else State.PASS,
         figure=f"clean {found['clean vote']:.1f} % by vote and {found['clean worst']:.1f} in "
         f"the worst of {_AGAIN}; attacked {found['attacked vote']:.1f} and "
         f"{found['attacked worst']:.1f}",

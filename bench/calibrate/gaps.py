@@ -162,9 +162,7 @@ def applies(attack: Attack, case: Case, access: Access) -> bool:
         allowed = True
     calls = attack.calls(stochastic=False, classes=case.classes)
     if calls.forward + calls.backward > _DEAR:
-        allowed &= (case == DEAR_CASE and access is attack.accesses[0]) or (
-            case == NOISE_CASE and access is Access.FULL
-        )
+        allowed &= case == DEAR_CASE or (case == NOISE_CASE and access is Access.FULL)
     return allowed
 
 

@@ -93,9 +93,8 @@ class Named:
 
     @property
     def passes(self) -> bool:
-        """Whether the trap is named and its twin is not."""
-        objected = (State.FAIL, State.WARN)
-        return self.found.state in objected and self.honest.state not in objected
+        """Whether the trap fails its check and its twin passes."""
+        return self.found.state is State.FAIL and self.honest.state is State.PASS
 
 
 def spring(*, space: Workspace) -> Work[list[Named]]:

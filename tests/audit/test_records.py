@@ -164,7 +164,7 @@ def test_energies(make_subject: MakeSubject) -> None:
 
     climbing = LangevinPurifier(Grid(), steps=3, step_size=-0.02, noise=0.0)
     found = energy_tells_attacks(make_subject(climbing, name="climbing"))
-    assert found.state is State.WARN
+    assert found.state is State.FAIL
     assert "raises the energy" in found.reason
 
     none: Any = energy_tells_attacks(make_subject(None, name="none"))

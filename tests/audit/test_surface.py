@@ -140,11 +140,11 @@ def test_surface_is_smooth(make_subject: Callable[..., Subject]) -> None:
         assert 0 < found.values["change"] < 0.5
 
     rugged = surface_is_smooth(make_subject(Jagged()))
-    assert rugged.state is State.WARN
+    assert rugged.state is State.FAIL
     assert rugged.values["change"] > 1
     assert "rugged" in rugged.reason
     assert surface_is_smooth(make_subject(Jagged(), norm=Norm.L2, eps=Fraction(1))).state is (
-        State.WARN
+        State.FAIL
     )
 
 
@@ -177,7 +177,7 @@ def test_loss_is_not_saturated(
     subject = make_subject(None, Scaled(classifier, 1e4))
     blocked = subject.strong().accuracy
     found = loss_is_not_saturated(subject)
-    assert found.state is State.WARN
+    assert found.state is State.FAIL
     clean = subject.defense.classify(subject.images.x).argmax(1) == subject.images.y
     assert found.values["saturated"] == pytest.approx(clean.double().mean().item(), abs=0.05)
     assert "attacks with the margin" in found.reason

@@ -107,7 +107,7 @@ def test_resubmission_counts_the_noise(make_subject: MakeSubject) -> None:
 
     # Clean images stand far from the border and attacked ones on it.
     shaky = resubmission(make_subject(Noisy(0.08), eps=Fraction(5, 100), draws=20))
-    assert shaky.state is State.WARN
+    assert shaky.state is State.FAIL
     assert shaky.values["attacked worst"] < shaky.values["attacked vote"]
 
     few = resubmission(make_subject(Noisy(0.01), eps=Fraction(1, 1000), draws=9))
