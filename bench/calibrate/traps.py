@@ -93,8 +93,9 @@ class Named:
 
     @property
     def passes(self) -> bool:
-        """Whether the trap fails its check and its twin passes."""
-        return self.found.state is State.FAIL and self.honest.state is State.PASS
+        """Whether the trap fails its check, to which its twin gives no cause."""
+        honest = self.honest.state not in (State.FAIL, State.WARN)
+        return self.found.state is State.FAIL and honest
 
 
 def spring(*, space: Workspace) -> Work[list[Named]]:
