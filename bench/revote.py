@@ -41,6 +41,8 @@ def difference(stored: pd.DataFrame, again: pd.DataFrame) -> Finding | None:
     """Say how the verdicts of two judgements differ; None where every vote is the same."""
     if not np.array_equal(stored["index"], again["index"]):
         return Finding(True, "judged again, it has rows of other images")
+    if stored.empty:  # cheaper attacks left the cell no image
+        return None
     votes = verdicts = np.zeros(len(stored), bool)
     for name in ("clean_votes", "votes"):
         one, other = (np.stack(list(frame[name])) for frame in (stored, again))

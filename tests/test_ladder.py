@@ -191,6 +191,16 @@ sequential: true
 """
 
 
+def test_votes_of_a_ladder_are_taken_again(bench: Bench) -> None:
+    """Also where a rung attacked survivors, or found nothing left to attack."""
+    Path("plan.yaml").write_text(PLAN.replace("eps: 0.2", "eps: 0.5"))
+    assert bench("matrix", "plan.yaml").code == 0
+    assert "0" in {row["attacked"] for row in runs(Path())}
+    said = bench("verify", "--votes")
+    assert said.code == 0, said
+    assert "6 finished cells in results: 6 ok" in said.out
+
+
 def test_a_plan_climbs_cheap_attacks_first(bench: Bench) -> None:
     Path("plan.yaml").write_text(PLAN)
     said = bench("matrix", "plan.yaml")
