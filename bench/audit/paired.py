@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
+from bench.stats import mcnemar_rises
+
 
 def worsens(before: npt.ArrayLike, after: npt.ArrayLike) -> float:
     """Return the exact one-sided p that ``after`` (N,) loses more images than it gains.
@@ -15,7 +17,7 @@ def worsens(before: npt.ArrayLike, after: npt.ArrayLike) -> float:
     """
     was, now = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
     lost, gained = int((was & ~now).sum()), int((~was & now).sum())
-    return exceeds(lost, lost + gained, 0.5)
+    return mcnemar_rises(lost, gained)
 
 
 def exceeds(count: int, n: int, share: float) -> float:

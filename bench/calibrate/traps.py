@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from bench.audit.controls import not_only_randomness
 from bench.audit.findings import Finding, State
@@ -15,11 +15,11 @@ from bench.audit.planted import LeakyEnergy, NoGradient, Quantizer, RandomShift,
 from bench.audit.run import open_subject
 from bench.audit.subject import Subject, Untouched
 from bench.audit.surface import loss_is_not_saturated
+from bench.calibrate.purifiers import Affine, Noisy
 from bench.cell import Part, Request
 from bench.defense import Defense
 from bench.progress import Progress, Work
 from bench.protocols import Purifier
-from bench.rng import Rng
 from bench.workspace import Workspace
 
 Shape = tuple[int, int, int]
@@ -38,26 +38,10 @@ class Smooth(LeakyEnergy):
                 setattr(self.energy, name, nn.SiLU())
 
 
-class Averaging:
-    """The honest twin of a staircase: pixels drawn to gray, with a gradient."""
-
-    stochastic = False
-    differentiable = True
-
-    def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
-        """Return images (N, C, H, W) of less contrast."""
-        return 0.1 + 0.8 * x
-
-
-class LittleNoise:
-    """The honest twin of randomness: noise that no attack has to know."""
-
-    stochastic = True
-    differentiable = True
-
-    def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
-        """Return images (N, C, H, W) with noise of a hundredth."""
-        return x + 0.01 * rng.normal_like(x)
+# The honest twins of a staircase and of randomness: a purifier of less contrast that has a
+# gradient, and noise that no attack has to know.
+CONTRAST = Affine(0.8, 0.1)
+LITTLE_NOISE = Noisy(0.01)
 
 
 @dataclass(frozen=True)
@@ -73,12 +57,12 @@ class Trap:
 
 TRAPS = (
     Trap("purifier without a gradient", gradient_exists, lambda _: NoGradient(),
-         lambda _: Averaging()),
-    Trap("quantizer of 3 bits", gradient_exists, lambda _: Quantizer(3), lambda _: Averaging()),
+         lambda _: CONTRAST),
+    Trap("quantizer of 3 bits", gradient_exists, lambda _: Quantizer(3), lambda _: CONTRAST),
     Trap("saturated loss", loss_is_not_saturated, lambda _: Untouched(), lambda _: Untouched(),
          saturated=True),
     Trap("randomness as defense", not_only_randomness, lambda _: RandomShift(1),
-         lambda _: LittleNoise()),
+         lambda _: LITTLE_NOISE),
     Trap("LeakyReLU energy", bpda_is_not_full, LeakyEnergy, Smooth),
 )  # fmt: skip
 

@@ -177,7 +177,7 @@ def train(
     classifier: Annotated[
         str, typer.Option(help="The classifier that an adversarial training attacks.")
     ] = "small_cnn",
-    settings: Settings = [],  # noqa: B006
+    settings: Settings = [],  # noqa: B006 - Typer copies it
     device: Device = "auto",
     results: Results = RESULTS,
     data: Data = DATA,
