@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bench.threat import Norm
 
+_CLIPPINGS = 3  # ten bring nothing that an attack would notice
 _ROUNDING = 2.0**-23  # by which float32 may miss the level that a pixel stands for
 
 
@@ -24,21 +25,25 @@ def size(delta: Tensor, norm: Norm) -> Tensor:
 
 
 def project(x_adv: Tensor, x: Tensor, norm: Norm, radius: float) -> Tensor:
-    """Return the points of ball and box nearest to x_adv for Linf; near to it for L2.
+    """Return the points of ball and box nearest to x_adv; for L2 by ``_CLIPPINGS`` roundings up.
 
-    For L2 the ball comes first and the box second: clipping towards [0, 1], where x lies,
-    never leaves the ball.
+    The nearest point for L2 is clip(x + s (x_adv - x)) with the largest s <= 1 that keeps it in
+    the ball. Clipping shortens a perturbation, so s grows by what was lost: as clipping loses
+    ever more, that comes near to the sphere and never past it.
     """
-    if math.isfinite(radius):
-        delta = x_adv - x
-        if norm is Norm.LINF:
-            delta = delta.clamp(-radius, radius)
-        else:
-            # In float64: a float32 sum over many pixels misses the radius by more than 1e-6.
-            length = size(delta.double(), norm).clamp_min(1e-12)
-            delta = delta * per_image((radius / length).clamp_max(1.0), delta).to(delta.dtype)
-        x_adv = x + delta
-    return x_adv.clamp(0.0, 1.0)
+    if not math.isfinite(radius):
+        return x_adv.clamp(0.0, 1.0)
+    delta = x_adv - x
+    if norm is Norm.LINF:
+        return (x + delta.clamp(-radius, radius)).clamp(0.0, 1.0)
+    share, clipped = torch.ones_like(delta[:, 0, 0, 0], dtype=torch.float64), delta
+    for _ in range(1 + _CLIPPINGS):
+        # In float64: a float32 sum over many pixels misses the radius by more than 1e-6.
+        length = size(clipped.double(), norm).clamp_min(1e-12)
+        share = (share * radius / length).clamp_max(1.0)
+        shown = (x + per_image(share, delta).to(delta.dtype) * delta).clamp(0.0, 1.0)
+        clipped = shown - x
+    return shown
 
 
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:

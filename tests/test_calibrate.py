@@ -149,7 +149,7 @@ GATED = [row for name in catalogue("attacks") if name != "autoattack" for row in
 
 @pytest.mark.parametrize(("name", "case", "access", "norm"), GATED, ids=str)
 def test_a_gated_attack_reaches_the_optimum(name, case, access, norm):
-    attack = build("attacks", name, case.budgets.get(name, {}))
+    attack = build("attacks", name, gaps.BUDGETS.get(name, {}))
     row = measure(name, attack, case, access, norm, images=SMALL)
     assert row.fault == ""
     assert row.gap <= 1

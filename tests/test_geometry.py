@@ -69,6 +69,25 @@ def test_no_legal_image_is_nearer_than_the_linf_projection(seed: int, radius: fl
     assert torch.allclose(project(wild, x, Norm.LINF, radius), nearest, rtol=0, atol=1e-12)
 
 
+@settings(deadline=None)
+@given(seed=seeds, radius=radii)
+def test_no_legal_image_is_much_nearer_than_the_l2_projection(seed: int, radius: float) -> None:
+    x, wild = cases(seed, torch.float64)
+
+    def at(share: torch.Tensor) -> torch.Tensor:
+        return (x + per_image(share, x) * (wild - x)).clamp(0, 1)
+
+    low, high = torch.zeros(len(x), dtype=x.dtype), torch.ones(len(x), dtype=x.dtype)
+    for _ in range(60):
+        middle = (low + high) / 2
+        inside = size(at(middle) - x, Norm.L2) <= radius
+        low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
+    nearest = size(wild - at(low), Norm.L2)
+    reached = size(wild - project(wild, x, Norm.L2, radius), Norm.L2)
+    assert (reached >= nearest - 1e-9).all()
+    assert (reached <= 1.01 * nearest).all()
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_without_a_radius_the_box_alone_limits(norm: Norm) -> None:
     x, wild = cases(0, torch.float64)

@@ -36,6 +36,10 @@ class Best:
         self.wrong[rows] = torch.where(better, seen.wrong, wrong)
         self.loss[rows] = torch.where(better, seen.loss, loss)
 
+    def seen(self, rows: Tensor) -> Averaged:
+        """Return what was seen of the best images of rows (M,)."""
+        return Averaged(self.loss[rows], self.wrong[rows])
+
     def open(self, rows: Tensor) -> Tensor:
         """Keep the rows (M,) that some draw still classifies right; waits for the device."""
         return rows[self.wrong[rows] < 1]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.api import LOSSES, Access, Calls, LossName, Norm, Rng, ThreatModel, View
 from bench_attacks._best import Best
-from bench_attacks.pgd import ascend, default_step, random_point
+from bench_attacks.pgd import ascend, default_step, random_point, votes
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,11 @@ class BpdaEot:
     """PGD through the purifier forwards and the identity backwards (Athalye et al. 2018).
 
     ``steps`` and ``eot`` as in Hill, Mitchell and Zhu 2021 (50 steps of 15 draws, started at
-    random); ``step_size`` in pixels of [0, 1], None for 2.5 eps / steps.
+    random); ``step_size`` in pixels of [0, 1], None for 2.5 eps / steps (Linf) or
+    5 eps / steps (L2).
     """
 
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2)
     accesses: ClassVar[tuple[Access, ...]] = (Access.BPDA,)
     unbounded: ClassVar[bool] = True
@@ -55,4 +56,4 @@ class BpdaEot:
     def calls(self, *, stochastic: bool, classes: int) -> Calls:
         """Bound the cost of one image that never leaves the batch."""
         draws = self.eot if stochastic else 1
-        return Calls(forward=draws, backward=self.steps * draws)
+        return Calls(forward=votes(stochastic) * draws, backward=self.steps * draws)

@@ -36,12 +36,13 @@ class Pgd:
     """PGD (Madry et al. 2018) on the loss averaged over draws (EOT, Athalye et al. 2018).
 
     ``steps`` T, with T + 1 evaluations; ``eot`` draws a gradient, one where the view is
-    deterministic; ``step_size`` in pixels of [0, 1], None for 2.5 eps / T, and without a bound
-    for that of a ball in which any image can become plain gray; ``restarts`` from other random
-    points of the ball where ``random_start``, from the image itself otherwise.
+    deterministic, and as many again for the choice between the best iterate and the last;
+    ``step_size`` in pixels of [0, 1], None for 2.5 eps / T (Linf) or 5 eps / T (L2), and without
+    a bound for that of a ball in which any image can become plain gray; ``restarts`` from other
+    random points of the ball where ``random_start``, from the image itself otherwise.
     """
 
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2)
     accesses: ClassVar[tuple[Access, ...]] = (Access.FULL, Access.BPDA, Access.TRANSFER)
     unbounded: ClassVar[bool] = True
@@ -79,7 +80,7 @@ class Pgd:
     def calls(self, *, stochastic: bool, classes: int) -> Calls:
         """Bound the cost of one image that never leaves the batch."""
         draws = self.restarts * (self.eot if stochastic else 1)
-        return Calls(forward=draws, backward=self.steps * draws)
+        return Calls(forward=votes(stochastic) * draws, backward=self.steps * draws)
 
 
 def ascend(
@@ -96,28 +97,48 @@ def ascend(
     draws: int,
     step_size: float,
 ) -> None:
-    """Climb the averaged loss from start (N, C, H, W), offering every iterate to ``best``."""
-    rows = best.open(torch.arange(len(x), device=x.device))
-    x_adv = start[rows]
+    """Climb the averaged loss from start (N, C, H, W) and offer what it led to to ``best``.
+
+    That is the iterate most often wrong. Of many iterates it was the luckiest too where only a
+    few draws were seen, so fresh ones, the same for both, decide between it and the last.
+    """
+    tried = best.open(torch.arange(len(x), device=x.device))
+    rows, x_adv = tried, start[tried]
+    climbed, last = Best.nothing(x), start.clone()
     for t in range(steps):
         if len(rows) == 0:
-            return
+            break
         now = averaged_gradient(
             view, x_adv, y[rows], loss=loss, draws=draws, rng=rng[rows].fork(t)
         )
-        best.offer(x_adv, now, rows)
+        climbed.offer(x_adv, now, rows)
         x_adv = x_adv + step_size * steepest(now.gradient, threat.norm)
         x_adv = project(x_adv, x[rows], threat.norm, threat.radius)
         if (t + 1) % _LEAVE == 0:
             # Images that fool every draw leave the batch. To know how many are left the host
             # waits for the device, here and nowhere else.
-            staying = best.wrong[rows] < 1
+            last[rows] = x_adv
+            staying = now.wrong < 1
             rows, x_adv = rows[staying], x_adv[staying]
+
+    def offer(proposed: Tensor, rows: Tensor, to: Best, stream: str | int) -> None:
+        streams = rng[rows].fork(stream)
+        seen = averaged_loss(view, proposed, y[rows], loss=loss, draws=draws, rng=streams)
+        to.offer(proposed, seen, rows)
+
     if len(rows) > 0:
-        last = averaged_loss(
-            view, x_adv, y[rows], loss=loss, draws=draws, rng=rng[rows].fork(steps)
-        )
-        best.offer(x_adv, last, rows)
+        offer(x_adv, rows, climbed, steps)
+        last[rows] = x_adv
+    if not view.stochastic:
+        best.offer(climbed.x[tried], climbed.seen(tried), tried)
+    elif len(tried) > 0:
+        offer(last[tried], tried, best, "again")
+        offer(climbed.x[tried], tried, best, "again")
+
+
+def votes(stochastic: bool) -> int:
+    """Count the forward passes of ``ascend`` in units of its draws."""
+    return 3 if stochastic else 1
 
 
 def random_point(x: Tensor, threat: ThreatModel, rng: Rng) -> Tensor:
@@ -134,8 +155,12 @@ def random_point(x: Tensor, threat: ThreatModel, rng: Rng) -> Tensor:
 
 
 def default_step(x: Tensor, threat: ThreatModel, steps: int) -> float:
-    """Choose the step size, in pixels of [0, 1]: 2.5 radii in all, as Madry et al. advise."""
-    return 2.5 * reach(x, threat) / steps
+    """Choose the step size, in pixels of [0, 1]: 2.5 radii in all, as Madry et al. advise.
+
+    Twice that for L2, where a random start fades by 1 + step / radius a step and no faster.
+    """
+    radii = 2.5 if threat.norm is Norm.LINF else 5.0
+    return radii * reach(x, threat) / steps
 
 
 def reach(x: Tensor, threat: ThreatModel) -> float:

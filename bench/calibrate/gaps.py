@@ -31,14 +31,6 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "noise": {"tries": 50, "eot": 2},
     "square": {"queries": 300, "eot": 2},
 }
-# Where draws differ, an attack that keeps the iterate most often wrong keeps lucky ones of an
-# early step: by their defaults of 10 and 15 draws these two miss the optimum, which the table
-# shows, and with 100 they reach it.
-NOISE_BUDGETS: dict[str, dict[str, Any]] = {
-    **BUDGETS,
-    "pgd": {"steps": 20, "eot": 100, "step_size": 0.1},
-    "bpda_eot": {"steps": 20, "eot": 100, "step_size": 0.1},
-}
 WHAT = "attacks against known answers"
 _DEAR = 3000  # passes an image from which on an attack is measured on few defenses
 _SLACK = 1e-3  # of a margin: float32 images and logits, and the judge's tolerance of the ball
@@ -53,7 +45,6 @@ class Case:
     classes: int
     purifier: Known
     clear: bool = True  # whether every image has one nearest rival, by far
-    defaults: bool = False  # whether attacks get their default draws where there is noise
 
     def problem(self, images: int) -> Problem:
         """Draw its images and classifier."""
@@ -63,11 +54,6 @@ class Case:
             seed=SEED,
             clear=self.clear and self.classes > 2,
         )
-
-    @property
-    def budgets(self) -> Mapping[str, Mapping[str, Any]]:
-        """Parameters by attack that are not the defaults."""
-        return NOISE_BUDGETS if self.sigma and not self.defaults else BUDGETS
 
     @property
     def moves(self) -> bool:
@@ -90,7 +76,6 @@ CASES = (
     Case("1 - x", 5, Affine(-1.0, 1.0)),
     Case("mirror", 5, Mirror()),
     NOISE_CASE,
-    Case("noise 0.1, default draws", 2, Noisy(0.1), defaults=True),
 )
 
 
@@ -137,8 +122,7 @@ def calibrate(
         (name, case, access, norm)
         for name in names or catalogue("attacks")
         for case in cases or CASES
-        if not case.defaults or name in NOISE_BUDGETS.keys() - BUDGETS.keys()
-        for attack in [build("attacks", name, case.budgets.get(name, {}))]
+        for attack in [build("attacks", name, BUDGETS.get(name, {}))]
         for access in attack.accesses
         for norm in attack.norms
         if applies(attack, case, access)
@@ -146,7 +130,7 @@ def calibrate(
     rows = []
     for done, (name, case, access, norm) in enumerate(pairs):
         yield Progress(WHAT, done, len(pairs))
-        attack = build("attacks", name, case.budgets.get(name, {}))
+        attack = build("attacks", name, BUDGETS.get(name, {}))
         rows.append(measure(name, attack, case, access, norm, images=images or IMAGES))
     yield Progress(WHAT, len(pairs), len(pairs))
     return rows
@@ -177,8 +161,6 @@ def ungated(name: str, attack: Attack, case: Case, access: Access) -> str:
         return "no guarantee where a purification step moves the image"
     if access is Access.BPDA and not case.purifier.bpda_holds:
         return "BPDA's gradient is wrong here by design"
-    if case.defaults:
-        return "few draws keep lucky iterates"
     if name == "autoattack" and case.sigma:
         return "one draw decides what it gives back"
     return ""
@@ -202,7 +184,7 @@ def measure(
         parts.append(part)
         faults += part.faults
     whole = len(parts) == len(radii)
-    changed = case.budgets.get(name, {})
+    changed = BUDGETS.get(name, {})
     return Gap(
         attack=name,
         access=access.value,

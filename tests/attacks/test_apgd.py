@@ -123,10 +123,11 @@ def plain(net, x, y, start, *, norm, eps, steps, loss):
     def inside(at):
         delta = at - x
         if norm is Norm.LINF:
-            delta = delta.clamp(-eps, eps)
-        elif delta.norm() > eps:
-            delta = delta * eps / delta.norm()
-        return (x + delta).clamp(0, 1)
+            return (x + delta.clamp(-eps, eps)).clamp(0, 1)
+        share = min(1.0, eps / float(delta.norm()))
+        for _ in range(3):  # what the box cuts off is given back
+            share = min(1.0, share * eps / float(((x + share * delta).clamp(0, 1) - x).norm()))
+        return (x + share * delta).clamp(0, 1)
 
     points, values, (value, way) = [start], [], look(start)
     values.append(value)

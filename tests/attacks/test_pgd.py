@@ -56,7 +56,7 @@ def test_images_that_are_done_leave_and_change_nothing_for_the_others(monkeypatc
         attack = Pgd(steps=30, eot=4)
         results.append(attack(view, x, y, threat=threat, rng=streams(24)))
         rows.append(sum(len(seen) for seen in view.seen))
-    assert rows[0] < rows[1] < rows[2] == 24 * 4 * 31
+    assert rows[0] < rows[1] < rows[2] == 24 * 4 * (31 + 2)
     view = view_of(defense, Access.BPDA)
     seen = averaged_loss(view, results[1], y, loss=margin, draws=50, rng=streams(24, 5))
     assert 0 < int((seen.wrong < 0.5).sum()) < 24
@@ -88,7 +88,7 @@ def test_bpda_eot_is_pgd_in_the_budget_of_the_literature():
     view = Recorder(view_of(defense, Access.BPDA))
     threat = ball(Norm.LINF, 0.001, Access.BPDA)
     BpdaEot()(view, x, y, threat=threat, rng=streams(2))
-    assert [len(seen) for seen in view.seen] == [2 * 15] * 51
+    assert [len(seen) for seen in view.seen] == [2 * 15] * 53
 
 
 def test_votes_count_before_the_loss():
