@@ -25,11 +25,11 @@ def size(delta: Tensor, norm: Norm) -> Tensor:
 
 
 def project(x_adv: Tensor, x: Tensor, norm: Norm, radius: float) -> Tensor:
-    """Return the points of ball and box nearest to x_adv; for L2 by ``_CLIPPINGS`` roundings up.
+    """Return the points of ball and box nearest to x_adv for Linf; near to it for L2.
 
     The nearest point for L2 is clip(x + s (x_adv - x)) with the largest s <= 1 that keeps it in
-    the ball. Clipping shortens a perturbation, so s grows by what was lost: as clipping loses
-    ever more, that comes near to the sphere and never past it.
+    the ball. Clipping shortens a perturbation, so s grows by what was lost, a few times: as
+    clipping only loses more, that comes near to the sphere and never past it.
     """
     if not math.isfinite(radius):
         return x_adv.clamp(0.0, 1.0)

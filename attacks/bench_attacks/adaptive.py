@@ -51,7 +51,8 @@ class Adaptive:
     The iterates of every tenth step and the last are put to the vote of the whole defense, with
     ``eot`` draws. It does not differentiate through the purification steps, so it bounds
     nothing: read it beside bpda_eot and pgd. ``step_size`` in pixels of [0, 1], None for
-    2.5 eps / steps (Linf) or 5 eps / steps (L2). Source: Hajimohammadi Tabriz, Amini and Kazemi 2026 (abstract).
+    2.5 eps / steps (Linf) or 5 eps / steps (L2). Source: Hajimohammadi Tabriz, Amini and Kazemi
+    2026 (abstract).
     """
 
     revision: ClassVar[int] = 1

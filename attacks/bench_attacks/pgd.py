@@ -37,9 +37,10 @@ class Pgd:
 
     ``steps`` T, with T + 1 evaluations; ``eot`` draws a gradient, one where the view is
     deterministic, and as many again for the choice between the best iterate and the last;
-    ``step_size`` in pixels of [0, 1], None for 2.5 eps / T (Linf) or 5 eps / T (L2), and without
-    a bound for that of a ball in which any image can become plain gray; ``restarts`` from other
-    random points of the ball where ``random_start``, from the image itself otherwise.
+    ``step_size`` in pixels of [0, 1], None for 2.5 eps / T (Linf) or 5 eps / T (L2), and
+    without a bound for that of a ball in which any image can become plain gray; ``restarts``
+    from other random points of the ball where ``random_start``, from the image itself
+    otherwise.
     """
 
     revision: ClassVar[int] = 2
