@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.datasets import dataset_info
+from bench.datasets import dataset_info, trained_on
 from bench.errors import DataError
 from bench.protocols import Images
 
@@ -64,14 +64,16 @@ class Pixels:
 
 
 def load_test(name: str, *, root: Path) -> Pixels:
-    """Load a test set; raises DataError where it is missing or damaged."""
-    return _load(name, train=False, root=root)
+    """Load what a data set is tested on; raises DataError where it is missing or damaged."""
+    if trained_on(name) == name:
+        return _load(name, train=False, root=root)
+    return _held_out(trained_on(name), root=root)
 
 
 def load_train(name: str, *, root: Path) -> tuple[Images, Images, str]:
     """Load the training set, its held-out last tenth, and its digest; raises DataError."""
     pixels = _load(name, train=True, root=root)
-    cut = len(pixels) - len(pixels) // 10
+    cut = len(pixels) - dataset_info(name).held_out
     return pixels.images(0, cut), pixels.images(cut, len(pixels)), pixels.digest
 
 
@@ -85,8 +87,19 @@ def _load(name: str, *, train: bool, root: Path) -> Pixels:
     else:
         x, y, top = *_read_cifar(_TORCHVISION[name], train, root), 255
     images, labels = torch.from_numpy(x.reshape(-1, *info.shape)), torch.from_numpy(y)
-    digest = hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()
-    return Pixels(images, labels, top, digest)
+    return Pixels(images, labels, top, _digest(x, y))
+
+
+@functools.lru_cache(maxsize=4)
+def _held_out(name: str, *, root: Path) -> Pixels:
+    """Cut off what nothing is trained on; its images are counted from 0 again."""
+    pixels, last = _load(name, train=True, root=root), dataset_info(name).held_out
+    x, y = pixels.x[-last:], pixels.y[-last:]
+    return Pixels(x, y, pixels.top, _digest(x.numpy(), y.numpy()))
+
+
+def _digest(x: np.ndarray, y: np.ndarray) -> str:
+    return hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()
 
 
 def _read_digits(train: bool) -> tuple[np.ndarray, np.ndarray]:

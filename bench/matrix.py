@@ -12,6 +12,7 @@ import torch
 
 from bench.cell import Part, Request, digest_of
 from bench.cost import estimate
+from bench.datasets import trained_on
 from bench.errors import BenchError, PlanError, UsageError
 from bench.plan import Plan, all_faults
 from bench.prepare import Plugins, Prepared, outline, prepare, prepare_classifier, resolve
@@ -188,6 +189,10 @@ def train_only(request: Request, *, space: Workspace, model_only: bool) -> Work[
             classifier = yield from prepare_classifier(plugins, space=space)
     assert isinstance(plugin, Trainable)  # a model of the zoo is in no catalogue
     space.store.probe()
-    yield from train(name, plugin, dataset=request.dataset, space=space, classifier=classifier)
+    yield from train(
+        name, plugin, dataset=trained_on(request.dataset), space=space, classifier=classifier
+    )
     part = classifier[1] if classifier else None
-    return checkpoint_path(name, plugin, dataset=request.dataset, space=space, classifier=part)
+    return checkpoint_path(
+        name, plugin, dataset=trained_on(request.dataset), space=space, classifier=part
+    )

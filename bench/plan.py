@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 from collections.abc import Hashable, Iterable
 from pathlib import Path
@@ -13,8 +14,8 @@ import pydantic_core
 import yaml
 
 from bench.cell import ZOO, Request
-from bench.datasets import DATASETS
-from bench.errors import BenchError, PlanError, UsageError, unknown_name
+from bench.datasets import dataset_info
+from bench.errors import BenchError, PlanError, UsageError
 from bench.registry import Kind, build
 
 NO_ACCESS: list[str | None] = [None]  # each attack takes its own default
@@ -28,11 +29,40 @@ class Threat(pydantic.BaseModel, extra="forbid", coerce_numbers_to_str=True):
 
 
 class Choice(pydantic.BaseModel, extra="forbid"):
-    """A plugin of the plan, with parameters; attacks may name their access."""
+    """A plugin of the plan, with parameters; attacks may name their access.
+
+    ``grid`` has lists of values by parameter, nested ones as ``training.seed``: the plugin
+    stands for one of each combination.
+    """
 
     name: str
     access: str | None = None
     set: dict[str, Any] = {}
+    grid: dict[str, Annotated[list[Any], pydantic.Field(min_length=1)]] = {}
+
+    def spread(self) -> list[Choice]:
+        """Multiply the grid out; the last parameter varies fastest."""
+        return [
+            Choice(
+                name=self.name,
+                access=self.access,
+                set=functools.reduce(_with, zip(self.grid, values, strict=True), self.set),
+            )
+            for values in itertools.product(*self.grid.values())
+        ]
+
+
+def _with(settings: dict[str, Any], setting: tuple[str, Any]) -> dict[str, Any]:
+    """Set a parameter, named by its path, in a copy of nested settings."""
+    path, value = setting
+    name, _, rest = path.partition(".")
+    inner = settings.get(name)
+    nested = _with(inner if isinstance(inner, dict) else {}, (rest, value)) if rest else value
+    return {**settings, name: nested}
+
+
+def _spread(choices: list[Choice]) -> list[Choice]:
+    return [one for choice in choices for one in choice.spread()]
 
 
 def _as_list(value: Any) -> Any:
@@ -92,7 +122,7 @@ class Plan(pydantic.BaseModel, extra="forbid"):
             "models": self.classifiers,
         }
         for kind, choices in chosen.items():
-            for choice in choices:
+            for choice in _spread(choices):
                 if choice.name.startswith(ZOO):
                     continue
                 try:
@@ -100,8 +130,10 @@ class Plan(pydantic.BaseModel, extra="forbid"):
                 except BenchError as error:
                     faults.append(str(error))
         for name in self.datasets:
-            if name not in DATASETS:
-                faults.append(str(unknown_name("data set", name, DATASETS)))
+            try:
+                dataset_info(name)
+            except UsageError as error:
+                faults.append(str(error))
         return faults
 
     def requests(self) -> list[Request]:
@@ -109,8 +141,8 @@ class Plan(pydantic.BaseModel, extra="forbid"):
         found: list[Request] = []
         faults: list[str] = []
         for dataset, classifier, threat, defense, attack, access, seed in itertools.product(
-            self.datasets, self.classifiers, self.threats, self.defenses, self.attacks,
-            self.accesses or NO_ACCESS, self.seeds,
+            self.datasets, _spread(self.classifiers), self.threats, _spread(self.defenses),
+            _spread(self.attacks), self.accesses or NO_ACCESS, self.seeds,
         ):  # fmt: skip
             try:
                 request = Request.parse(

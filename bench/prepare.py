@@ -10,7 +10,7 @@ from torch import nn
 
 from bench.cell import ZOO, Cell, Part, Request
 from bench.data import Pixels, load_test
-from bench.datasets import dataset_info
+from bench.datasets import dataset_info, trained_on
 from bench.defense import Defense
 from bench.errors import PluginError, UsageError
 from bench.progress import Work
@@ -61,11 +61,11 @@ def resolve(request: Request) -> Plugins:
     info = dataset_info(request.dataset)
     if request.n > info.test_images:
         raise UsageError(
-            f"n is {request.n}, but the test set of {info.name} has {info.test_images} images."
+            f"n is {request.n}, but {info.name} has {info.test_images} images to test on."
         )
     classifier = None
     if request.classifier.startswith(ZOO):
-        find_threat(request.classifier.removeprefix(ZOO), dataset=request.dataset)
+        find_threat(request.classifier.removeprefix(ZOO), dataset=trained_on(request.dataset))
         if request.settings.get("classifier"):
             raise UsageError("a classifier of the RobustBench zoo has no parameters to --set.")
     else:
@@ -88,7 +88,7 @@ def configured(kind: Kind, name: str, request: Request) -> Any:
     """Build a plugin from its defaults, the data set's recipe and the user's settings."""
     cls = plugin(kind, name)
     target = {"models": "classifier", "attacks": "attack", "defenses": "defense"}[kind]
-    params = cls.recipe(request.dataset) if hasattr(cls, "recipe") else {}
+    params = cls.recipe(trained_on(request.dataset)) if hasattr(cls, "recipe") else {}
     return build_dataclass(cls, _merged(params, request.settings.get(target, {})), where=target)
 
 
@@ -129,7 +129,10 @@ def outline(plugins: Plugins, space: Workspace) -> tuple[Cell, list[str]]:
         _, digest = _zoo(plugins, space)
     else:
         digest = find_trained(
-            request.classifier, plugins.classifier, dataset=request.dataset, space=space
+            request.classifier,
+            plugins.classifier,
+            dataset=trained_on(request.dataset),
+            space=space,
         )
         if digest is None:
             untrained.append(request.classifier)
@@ -141,7 +144,7 @@ def outline(plugins: Plugins, space: Workspace) -> tuple[Cell, list[str]]:
             defense = find_trained(
                 request.defense,
                 plugins.defense,
-                dataset=request.dataset,
+                dataset=trained_on(request.dataset),
                 space=space,
                 classifier=classifier,
             )
@@ -162,7 +165,7 @@ def prepare(plugins: Plugins, *, space: Workspace) -> Work[Prepared]:
         trained = yield from train(
             request.defense,
             defense,
-            dataset=request.dataset,
+            dataset=trained_on(request.dataset),
             space=space,
             classifier=(network, classifier),
         )
@@ -185,7 +188,10 @@ def prepare_classifier(plugins: Plugins, *, space: Workspace) -> Work[tuple[nn.M
     else:
         info = dataset_info(plugins.request.dataset)
         trained = yield from train(
-            plugins.request.classifier, plugins.classifier, dataset=info.name, space=space
+            plugins.request.classifier,
+            plugins.classifier,
+            dataset=trained_on(info.name),
+            space=space,
         )
         digest = trained.digest
         network = plugins.classifier.load(
@@ -197,7 +203,8 @@ def prepare_classifier(plugins: Plugins, *, space: Workspace) -> Work[tuple[nn.M
 
 def _zoo(plugins: Plugins, space: Workspace) -> tuple[nn.Module, str]:
     """Load a classifier of the zoo and the digest of its weights."""
-    name, dataset = plugins.request.classifier.removeprefix(ZOO), plugins.request.dataset
+    name = plugins.request.classifier.removeprefix(ZOO)
+    dataset = trained_on(plugins.request.dataset)
     threat = find_threat(name, dataset=dataset, preferred=plugins.request.norm.value)
     network = load_zoo_classifier(name, dataset=dataset, threat=threat, model_dir=space.models)
     content = hashlib.sha256()

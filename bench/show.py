@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.checkpoints import complete, load_checkpoint, read_card
-from bench.datasets import dataset_info
+from bench.datasets import dataset_info, trained_on
 from bench.errors import unknown_name
 from bench.protocols import Trainable
 from bench.registry import Kind, build, catalogue, plugin
@@ -28,7 +28,7 @@ def describe(name: str, *, dataset: str, results: Path) -> Iterator[str]:
         raise unknown_name("defense, attack or classifier", name, known)
     for kind in kinds:
         cls = plugin(kind, name)
-        params = cls.recipe(dataset) if hasattr(cls, "recipe") else {}
+        params = cls.recipe(trained_on(dataset)) if hasattr(cls, "recipe") else {}
         made = build(kind, name, params)
         yield f"{name} ({_TARGETS[kind]}, {cls.__module__}.{cls.__qualname__})"
         yield ""

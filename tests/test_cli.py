@@ -33,7 +33,7 @@ def test_the_first_line_names_the_default_data_set_and_how_to_choose_another(
     first = bench(*RUN).out.splitlines()[0]
     assert "digits" in first
     assert "--dataset" in first
-    assert "first 4 test images" in first
+    assert "first 4 images" in first
     assert "8/255" in first
 
 
@@ -62,6 +62,20 @@ def test_another_seed_uses_the_same_classifier(
     never(monkeypatch, "bench_defenses.small_cnn.SmallCnn.start")
     assert bench(*RUN, "--seed=1").code == 0
     assert len(runs(tmp_path)) == 2
+
+
+def test_held_out_images_are_a_data_set_with_the_same_networks(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench(*RUN)
+    never(monkeypatch, "bench_defenses.small_cnn.SmallCnn.start")
+    assert bench(*RUN, "--dataset=digits:validation").code == 0
+    test, validation = sorted(runs(tmp_path), key=lambda row: row["dataset"])
+    assert (test["dataset"], validation["dataset"]) == ("digits", "digits:validation")
+    assert test["classifier_checkpoint"] == validation["classifier_checkpoint"]
+    assert bench("verify").code == 0
+    refused = bench(*RUN, "--dataset=digits:validation", "-n", "130")
+    assert (refused.code, refused.err.count("digits:validation has 129 images")) == (2, 1)
 
 
 def test_json_is_alone_on_stdout(bench: Bench, tmp_path: Path) -> None:

@@ -84,6 +84,23 @@ def test_the_indices_of_held_out_images_go_on() -> None:
     assert train.indices[-1] + 1 == held_out.indices[0]
 
 
+def test_validation_images_are_those_held_out_of_training() -> None:
+    _, held_out, _ = load_train("digits", root=NOWHERE)
+    validation = load_test("digits:validation", root=NOWHERE)
+    images = validation.images(0, len(validation))
+    assert torch.equal(images.x, held_out.x)
+    assert torch.equal(images.y, held_out.y)
+    assert images.indices.tolist() == list(range(129))
+    assert validation.digest not in (
+        load_test("digits", root=NOWHERE).digest,
+        load_train("digits", root=NOWHERE)[2],
+    )
+    info = dataset_info("digits:validation")
+    assert (info.name, info.test_images, info.shape) == ("digits:validation", 129, (1, 8, 8))
+    with pytest.raises(UsageError, match="Did you mean 'mnist'"):
+        dataset_info("mnits:validation")
+
+
 def test_the_digest_of_digits_is_stable() -> None:
     """A cell's key depends on it: results found by it would be lost with another."""
     assert load_test("digits", root=NOWHERE).digest == (
@@ -108,6 +125,7 @@ def test_an_unknown_data_set() -> None:
 def test_the_test_set(name: str) -> None:
     test = load_test(name, root=ROOT)
     assert len(test) == DATASETS[name].test_images == 10_000
+    assert len(load_test(f"{name}:validation", root=ROOT)) == DATASETS[name].held_out == 6_000
     images = test.images(0, 1000)
     assert images.x.shape == (1000, *DATASETS[name].shape)
     assert (float(images.x.min()), float(images.x.max())) == (0.0, 1.0)

@@ -48,6 +48,39 @@ def test_the_product_counts(
     assert len({str(request) for request in requests}) == len(requests)
 
 
+def test_a_grid_is_one_plugin_of_each_combination() -> None:
+    ebm = {
+        "name": "ebm",
+        "set": {"noise": 0.01, "training": {"lr": 0.1}},
+        "grid": {"training.seed": [1, 2], "steps": [5, 10]},
+    }
+    requests = plan(defenses=["none", ebm], attacks={"name": "pgd", "grid": {"steps": [3]}})
+    wanted = [
+        {"noise": 0.01, "training": {"lr": 0.1, "seed": seed}, "steps": steps}
+        for seed in (1, 2)
+        for steps in (5, 10)
+    ]
+    assert [request.settings["defense"] for request in requests.requests()] == [{}, *wanted]
+    assert all(request.settings["attack"] == {"steps": 3} for request in requests.requests())
+
+
+def test_a_grid_beats_what_is_set() -> None:
+    (request,) = plan(
+        defenses={"name": "ebm", "set": {"steps": 5, "training": 3}, "grid": {"steps": [7]}}
+    ).requests()
+    assert request.settings["defense"] == {"steps": 7, "training": 3}
+
+
+def test_faults_in_a_grid_are_told_with_all_others() -> None:
+    defense = {"name": "gaussian", "grid": {"sigma": [0.1, -1], "sgima": [1]}}
+    faults = plan(defenses=defense, datasets="mnits").faults()
+    assert len(faults) == 3
+    assert any("sgima" in fault for fault in faults)
+    assert any("mnits" in fault for fault in faults)
+    with pytest.raises(ValueError, match="at least 1 item"):
+        plan(defenses={"name": "gaussian", "grid": {"sigma": []}})
+
+
 def test_accesses_multiply_but_an_attacks_own_access_goes_first() -> None:
     requests = plan(
         attacks=["pgd", {"name": "autoattack", "access": "transfer"}],

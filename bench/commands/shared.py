@@ -45,7 +45,7 @@ def opening(request: Request) -> str:
     """Say in one line what a run is about."""
     other = " (choose another: --dataset)" if request.dataset == "digits" else ""
     return (
-        f"data set {request.dataset}{other}, first {request.n} test images, "
+        f"data set {request.dataset}{other}, first {request.n} images, "
         f"{request.norm.value} {request.eps}"
     )
 
