@@ -15,7 +15,8 @@ from bench.errors import UsageError
 from bench.plan import Plan, all_faults, read_plan
 from bench.threat import Access, Norm, parse_eps
 
-PLANS = sorted((Path(__file__).resolve().parents[1] / "plans").glob("*.yaml"))
+FOLDER = Path(__file__).resolve().parents[1] / "plans"
+PLANS = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("tune/*.yaml")])
 SMALL: dict[str, Any] = {"defenses": "none", "attacks": "noise", "threats": {"eps": "0.1"}}
 
 
