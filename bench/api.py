@@ -11,6 +11,7 @@ from bench.protocols import (
     CoarsePurifier,
     EnergyPurifier,
     Images,
+    Negatives,
     NoisyPurifier,
     Purifier,
     SteppedPurifier,
@@ -29,9 +30,9 @@ from bench.weights import read_weights
 __all__ = [
     "LOSSES", "Access", "Attack", "AttackWarning", "Averaged", "AveragedGradient",
     "BenchError", "Calls", "CheckpointError", "CoarsePurifier", "Defense", "EnergyPurifier",
-    "Images", "Loss", "LossName", "NoisyPurifier", "Norm", "PluginError", "Purifier", "Rng",
-    "SteppedPurifier", "Task", "ThreatModel", "Trainable", "TrainableClassifier",
-    "TrainablePurifier", "Training", "View", "WarmAttack", "averaged_gradient",
-    "averaged_loss", "cross_entropy", "dlr", "margin", "parse_eps", "per_image", "project",
-    "read_weights", "size", "steepest",
+    "Images", "Loss", "LossName", "Negatives", "NoisyPurifier", "Norm", "PluginError",
+    "Purifier", "Rng", "SteppedPurifier", "Task", "ThreatModel", "Trainable",
+    "TrainableClassifier", "TrainablePurifier", "Training", "View", "WarmAttack",
+    "averaged_gradient", "averaged_loss", "cross_entropy", "dlr", "margin", "parse_eps",
+    "per_image", "project", "read_weights", "size", "steepest",
 ]  # fmt: skip

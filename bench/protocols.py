@@ -183,11 +183,24 @@ class Images:
 
 
 @dataclass(frozen=True)
+class Negatives:
+    """AutoAttack's images that a training asks for, made from the first ``images`` of its own.
+
+    They are made on the bare classifier that is to be defended, or on another training of it,
+    with all its parameters but the seed, where ``classifier_seed`` is set.
+    """
+
+    threat: ThreatModel
+    images: int
+    classifier_seed: int | None = None
+
+
+@dataclass(frozen=True)
 class Task:
     """All that a training may use: training images and held-out training images.
 
-    ``classifier`` is the network to be defended and ``adversarial`` (M, C, H, W) AutoAttack's
-    images of it, made from the first M training images where the plugin asked for them.
+    ``classifier`` is the network to be defended and ``adversarial`` (M, C, H, W) the images
+    that the plugin's ``negatives`` asked for, made from the first M training images.
     """
 
     train: Images
@@ -241,8 +254,8 @@ class Trainable(Protocol):
         """The parameters of training, a frozen dataclass with a ``seed``."""
         ...
 
-    def negatives(self) -> tuple[ThreatModel, int] | None:
-        """Ask for adversarial images: their threat model and how many; None for none."""
+    def negatives(self) -> Negatives | None:
+        """Ask for adversarial images of training images; None for none."""
         ...
 
     def start(self, task: Task) -> Training:

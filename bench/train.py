@@ -13,13 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.cell import Part, digest_of
+from bench.cell import ZOO, Part, digest_of
 from bench.checkpoints import complete, load_checkpoint, save_checkpoint
 from bench.data import load_train
 from bench.datasets import dataset_info
+from bench.errors import UsageError
 from bench.progress import Progress, Work
 from bench.propose import propose
-from bench.protocols import Images, Task, Trainable, TrainablePurifier, Training
+from bench.protocols import (
+    Images,
+    Task,
+    Trainable,
+    TrainableClassifier,
+    TrainablePurifier,
+    Training,
+)
 from bench.provenance import provenance
 from bench.registry import build, parameters
 from bench.store import written
@@ -177,11 +185,13 @@ def _attacked(
     dataset: str,
     space: Workspace,
 ) -> Work[Tensor | None]:
-    """Attack training images of the bare classifier with AutoAttack, once per content."""
+    """Attack training images of a bare classifier with AutoAttack, once per content."""
     wanted = plugin.negatives()
     if wanted is None:
         return None
-    threat, n = wanted
+    threat = wanted.threat
+    if wanted.classifier_seed is not None:
+        classifier = yield from _another(classifier[1], wanted.classifier_seed, dataset, space)
     network, part = classifier
     attack = build("attacks", "autoattack", {})
     content = {
@@ -192,7 +202,7 @@ def _attacked(
         "eps": format_eps(threat.eps),
     }
     parts = []
-    n = min(n, len(images))
+    n = min(wanted.images, len(images))
     for start in range(0, n, _BLOCK):
         yield Progress(f"attack training images of {dataset}", start, n)
         stop = min(start + _BLOCK, n)
@@ -208,3 +218,28 @@ def _attacked(
         parts.append(proposal.x_adv)
     yield Progress(f"attack training images of {dataset}", n, n)
     return torch.cat(parts)
+
+
+def _another(
+    part: Part, seed: int, dataset: str, space: Workspace
+) -> Work[tuple[nn.Module, Part]]:
+    """Load or train a classifier that differs from another one in its seed; frozen."""
+    wants = f"the defense is to be trained on images of another classifier than {part.name}"
+    if part.name.startswith(ZOO):
+        raise UsageError(
+            f"{wants}, of which there is one training alone. Choose a --classifier that bench "
+            "trains."
+        )
+    training = part.params["training"]
+    if seed == training["seed"]:
+        raise UsageError(
+            f"{wants} of seed {seed}, but asks for seed {seed} itself. Choose another seed in "
+            "the defense's training."
+        )
+    params = {**part.params, "training": {**training, "seed": seed}}
+    plugin: TrainableClassifier = build("models", part.name, params)
+    info = dataset_info(dataset)
+    trained = yield from train(part.name, plugin, dataset=dataset, space=space)
+    network = plugin.load(trained.weights, shape=info.shape, classes=info.classes)
+    network = network.to(space.device).eval().requires_grad_(False)
+    return network, Part(part.name, parameters(plugin), plugin.revision, trained.digest)

@@ -96,7 +96,8 @@ def trained_on(params: Mapping[str, Any]) -> Transfer | None:
         return None
     norm = parse_norm(str(training.get("norm", Norm.LINF)))
     eps = parse_eps(str(training["eps"]), norm)
-    return Transfer(norm, eps) if eps and training.get("share", 1) else None
+    attacked = training.get("share", 1) and training.get("negatives") != "random_sign"
+    return Transfer(norm, eps) if eps and attacked else None
 
 
 def others(trained: Transfer, *, numbers: int) -> list[Transfer]:

@@ -7,9 +7,10 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from bench.api import Access, Norm, Task, ThreatModel, parse_eps
-from bench_defenses.contrastive import ContrastiveDivergence, ContrastiveRecipe, Positive
+from bench.api import Access, Negatives, Norm, Task, ThreatModel, parse_eps
+from bench_defenses.contrastive import ContrastiveDivergence, ContrastiveRecipe
 from bench_defenses.ebm import Ebm
+from bench_defenses.energy_training import Positive
 from bench_defenses.recipe import recipe
 
 
@@ -41,11 +42,11 @@ class AdvEbm(Ebm):
         """Return the shipped parameters for a data set."""
         return recipe("adv_ebm", dataset)
 
-    def negatives(self) -> tuple[ThreatModel, int]:
+    def negatives(self) -> Negatives | None:
         """Ask for AutoAttack's images of the bare classifier."""
         training = self.training
         eps = parse_eps(training.eps, training.norm)
-        return ThreatModel(training.norm, eps, Access.TRANSFER), training.images
+        return Negatives(ThreatModel(training.norm, eps, Access.TRANSFER), training.images)
 
     def start(self, task: Task) -> ContrastiveDivergence:
         """Begin training on a task that carries the adversarial images."""

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.api import PluginError, Task
+from bench.api import Task
 from bench_defenses.energy import EnergyNet
+from bench_defenses.energy_training import (
+    EnergyRecipe,
+    EnergyTraining,
+    Positive,
+    Scale,
+    seeded,
+)
 from bench_defenses.langevin import energy_gradient
-
-Positive = Annotated[int, Field(ge=1)]
-Scale = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True)
-class ContrastiveRecipe:
-    """How an energy is trained; lengths in pixels of [0, 1]."""
+class ContrastiveRecipe(EnergyRecipe):
+    """How an energy is trained by contrastive divergence; lengths in pixels of [0, 1]."""
 
-    iterations: Positive = 1500
-    batch: Positive = 64
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-    clip: Annotated[float, Field(gt=0)] = 1.0  # norm of the parameter gradient
     energy_l2: Scale = 0.1
     chain_steps: Positive = 20
     chain_step_size: Annotated[float, Field(gt=0)] = 5.0
@@ -33,18 +33,16 @@ class ContrastiveRecipe:
     data_noise: Scale = 0.01
     bank: Positive = 4000
     fresh: Annotated[float, Field(ge=0, le=1)] = 0.05
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    width: Positive = 16
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
 
-class ContrastiveDivergence:
+class ContrastiveDivergence(EnergyTraining):
     """One training run: low energy on data, high energy on chains from the bank.
 
     ``negatives`` (M, C, H, W) are adversarial images; they fill the share p of the fake batch,
-    with the same noise as the data, and never enter the bank. Every iteration draws from a
-    generator seeded by the seed and its own number, so a resumed run is the uninterrupted one.
+    with the same noise as the data, and never enter the bank.
     """
+
+    remedy: ClassVar[str] = "Lower defense.training.lr or raise defense.training.chain_steps."
 
     def __init__(
         self,
@@ -55,28 +53,20 @@ class ContrastiveDivergence:
         share: float = 0.0,
     ) -> None:
         self.recipe = recipe
-        self.task = task
         self.negatives = negatives
         # At least one chain stays in the fake batch, or the bank would never move.
         wanted = round(share * recipe.batch) if negatives is not None else 0
         self.adversarial = min(wanted, recipe.batch - 1)
-        self.total = recipe.iterations
-        self.step = 0
         shape = tuple(task.train.x.shape[1:])
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(recipe.seed)  # the CPU's alone
-            self.net = EnergyNet(shape, width=recipe.width).to(task.device)
+        with seeded(recipe.seed):
+            net = EnergyNet(shape, width=recipe.width).to(task.device)
             self.bank = torch.rand(recipe.bank, *shape).to(task.device)
-        self.averaged = {name: value.clone() for name, value in self.net.state_dict().items()}
-        self.optimizer = torch.optim.Adam(
-            self.net.parameters(), lr=recipe.lr, betas=(0.0, 0.999)
-        )
-        self._latest: dict[str, Tensor] = {}
+        super().__init__(recipe, task, net, betas=(0.0, 0.999))
 
     def advance(self) -> None:
         """Do one iteration."""
         recipe, data = self.recipe, self.task.train.x
-        generator = torch.Generator().manual_seed(recipe.seed * 2**32 + self.step)
+        generator = self.generator()
 
         def normal(n: int) -> Tensor:
             return torch.randn(n, *data.shape[1:], generator=generator).to(data.device)
@@ -111,19 +101,12 @@ class ContrastiveDivergence:
         return x
 
     def _descend(self, real: Tensor, fake: Tensor) -> None:
-        recipe = self.recipe
         energies = self.net(torch.cat((real, fake)))
         low, high = energies[: len(real)], energies[len(real) :]
         gap = low.mean() - high.mean()
         size = low.square().mean() + high.square().mean()
-        loss = gap + recipe.energy_l2 * size
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.net.parameters(), recipe.clip)
-        self.optimizer.step()
-        with torch.no_grad():
-            for name, value in self.net.state_dict().items():
-                self.averaged[name].lerp_(value, 1 - recipe.ema)
+        loss = gap + self.recipe.energy_l2 * size
+        self.descend(loss)
         self._latest = {"loss": loss.detach(), "gap": -gap.detach()}
         if self.adversarial:
             chains = high[: -self.adversarial].detach().mean()
@@ -132,44 +115,18 @@ class ContrastiveDivergence:
             )
             self._latest["gap"] = chains - low.detach().mean()
 
-    def metrics(self) -> dict[str, float]:
-        """Report the loss and the energy gap of fake above real images; raises PluginError."""
-        found = {name: float(value) for name, value in self._latest.items()}
-        if not all(abs(value) < 1e4 for value in found.values()):
-            raise PluginError(
-                f"training diverged at iteration {self.step}: {found}. Lower "
-                "defense.training.lr or raise defense.training.chain_steps."
-            )
-        return found
-
     def state(self) -> dict[str, object]:
         """Return all that ``restore`` needs."""
-        return {
-            "step": self.step,
-            "net": self.net.state_dict(),
-            "averaged": self.averaged,
-            "optimizer": self.optimizer.state_dict(),
-            "bank": self.bank,
-        }
+        return {**super().state(), "bank": self.bank}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on exactly where ``state`` was taken."""
-        self.step = state["step"]
-        self.net.load_state_dict(state["net"])
-        self.averaged = state["averaged"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        super().restore(state)
         self.bank = state["bank"]
-
-    def weights(self) -> dict[str, Tensor]:
-        """Return the averaged weights."""
-        return self.averaged
 
     def evaluate(self) -> dict[str, float]:
         """Measure mean energies of held-out images and of bank states."""
-        net = EnergyNet(tuple(self.bank.shape[1:]), width=self.recipe.width).to(
-            self.task.device
-        )
-        net.load_state_dict(self.averaged)
+        net = self.finished()
         with torch.no_grad():
             held_out = net(self.task.validation.x[:1000]).mean()
             bank = net(self.bank[:1000]).mean()

@@ -1,0 +1,65 @@
+"""Controls of the adversarial training: the same energy with other negatives."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from bench.api import Negatives, Task, parse_eps
+from bench_defenses.adv_ebm import AdvEbm, AdversarialRecipe
+from bench_defenses.contrastive import ContrastiveDivergence
+from bench_defenses.recipe import recipe
+from bench_defenses.signs import random_signs
+
+
+@dataclass(frozen=True)
+class ControlRecipe(AdversarialRecipe):
+    """The adversarial recipe with negatives that are not attacks on the defended classifier."""
+
+    negatives: Literal["random_sign", "other_classifier"] = "random_sign"
+    classifier_seed: Annotated[int, Field(ge=0, lt=2**31)] = 1  # of the other classifier
+
+
+@dataclass(frozen=True)
+class ControlEbm(AdvEbm):
+    """Langevin steps on an energy trained as ``adv_ebm`` is, with control negatives.
+
+    Random signs of the same size, or AutoAttack's images of another training of the classifier
+    (``classifier_seed``): what they bring too is not owed to attacks on the defended one.
+    """
+
+    training: ControlRecipe = field(default_factory=ControlRecipe)
+
+    revision: ClassVar[int] = 1
+
+    @staticmethod
+    def recipe(dataset: str) -> dict[str, Any]:
+        """Return the shipped parameters for a data set."""
+        return recipe("control_ebm", dataset)
+
+    def negatives(self) -> Negatives | None:
+        """Ask for AutoAttack's images of the other classifier, where they are the negatives."""
+        asked = super().negatives()
+        if asked is None or self.training.negatives == "random_sign":
+            return None
+        return dataclasses.replace(asked, classifier_seed=self.training.classifier_seed)
+
+    def start(self, task: Task) -> ContrastiveDivergence:
+        """Begin training; random signs are drawn once, as attacks are made once."""
+        training = self.training
+        if training.negatives == "random_sign":
+            # Beyond the seeds of the iterations, so that none repeats the draws.
+            generator = torch.Generator().manual_seed(training.seed * 2**32 + 2**31)
+            eps = parse_eps(training.eps, training.norm)
+            signs = random_signs(
+                task.train.x[: training.images],
+                norm=training.norm,
+                radius=float("inf") if eps is None else float(eps),
+                generator=generator,
+            )
+            task = dataclasses.replace(task, adversarial=signs)
+        return super().start(task)
