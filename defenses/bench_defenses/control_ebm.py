@@ -6,12 +6,12 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
 
 from bench.api import Negatives, Task, parse_eps
 from bench_defenses.adv_ebm import AdvEbm, AdversarialRecipe
 from bench_defenses.contrastive import ContrastiveDivergence
+from bench_defenses.energy_training import generator
 from bench_defenses.recipe import recipe
 from bench_defenses.signs import random_signs
 
@@ -52,14 +52,12 @@ class ControlEbm(AdvEbm):
         """Begin training; random signs are drawn once, as attacks are made once."""
         training = self.training
         if training.negatives == "random_sign":
-            # Beyond the seeds of the iterations, so that none repeats the draws.
-            generator = torch.Generator().manual_seed(training.seed * 2**32 + 2**31)
             eps = parse_eps(training.eps, training.norm)
             signs = random_signs(
                 task.train.x[: training.images],
                 norm=training.norm,
                 radius=float("inf") if eps is None else float(eps),
-                generator=generator,
+                generator=generator(training.seed, "random signs"),
             )
             task = dataclasses.replace(task, adversarial=signs)
         return super().start(task)

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.api import PluginError, Task
+from bench.api import PluginError, Rng, Task
 from bench_defenses.energy import EnergyNet
 
 Positive = Annotated[int, Field(ge=1)]
@@ -39,11 +39,19 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+def generator(seed: int, *purpose: str | int) -> torch.Generator:
+    """Open a generator of the CPU for one use of a seed, independent of all others.
+
+    Seed and purpose are hashed to 31 bits, since torch's reads the lower 32 of its seed alone.
+    """
+    known = Rng.seeded(seed, [0]).fork(*purpose).integer()
+    return torch.Generator().manual_seed(known)
+
+
 class EnergyTraining:
     """The common part of a training run of ``net``, by Adam with the given ``betas``.
 
-    Every iteration draws from a generator seeded by the seed and its own number, so a resumed
-    run is the uninterrupted one. ``remedy`` says what to change where a training diverges.
+    ``remedy`` says what to change where a training diverges.
     """
 
     remedy: ClassVar[str] = "Lower defense.training.lr."
@@ -59,10 +67,6 @@ class EnergyTraining:
         self.optimizer = torch.optim.Adam(net.parameters(), lr=recipe.lr, betas=betas)
         self._latest: dict[str, Tensor] = {}
         self._common = recipe
-
-    def generator(self) -> torch.Generator:
-        """Open the generator of the iteration to come, on the CPU."""
-        return torch.Generator().manual_seed(self._common.seed * 2**32 + self.step)
 
     def descend(self, loss: Tensor) -> None:
         """Take one step of the optimiser down a loss (), and average the weights."""

@@ -28,6 +28,7 @@ from bench_defenses.energy_training import (
     EnergyTraining,
     Positive,
     Scale,
+    generator,
     seeded,
 )
 from bench_defenses.langevin import LangevinPurifier, energy_gradient
@@ -61,7 +62,8 @@ class ScoreMatching(EnergyTraining):
     """One training run: grad E(x + o) is fitted to ``pull`` o, with offsets o = u d + sigma n.
 
     d is the displacement of an attack on x, u uniform in [0, 1] and n standard normal. So a
-    step of size s moves back by s ``pull`` of the offset.
+    step of size s moves back by s ``pull`` of the offset. Every iteration draws from streams of
+    the seed and its own number, so a resumed run is the uninterrupted one.
     """
 
     remedy: ClassVar[str] = "Lower defense.training.lr."
@@ -92,19 +94,19 @@ class ScoreMatching(EnergyTraining):
     def advance(self) -> None:
         """Do one iteration; the learning rate falls to 0 as a cosine."""
         recipe, data = self.recipe, self.task.train
-        generator, device = self.generator(), data.x.device
+        chance, device = generator(recipe.seed, "iteration", self.step), data.x.device
         rows = torch.randint(
-            len(self.displacement), (recipe.batch - self.online,), generator=generator
+            len(self.displacement), (recipe.batch - self.online,), generator=chance
         ).to(device)
         x, displaced = data.x[rows], self.displacement[rows]
         if self.online:
-            rows = torch.randint(len(data), (self.online,), generator=generator).to(device)
+            rows = torch.randint(len(data), (self.online,), generator=chance).to(device)
             clean = data.x[rows]
-            found = self.attack(clean, data.y[rows], generator=generator)
+            found = self.attack(clean, data.y[rows])
             x = torch.cat((x, clean))
             displaced = torch.cat((displaced, found - clean))
-        share = torch.rand(len(x), generator=generator).to(device)
-        normal = torch.randn(x.shape, generator=generator).to(device)
+        share = torch.rand(len(x), generator=chance).to(device)
+        normal = torch.randn(x.shape, generator=chance).to(device)
         offset = per_image(share, x) * displaced + recipe.sigma * normal
         loss, cosine = self.misfit(self.net, x, offset, create_graph=True)
         for group in self.optimizer.param_groups:
@@ -128,7 +130,7 @@ class ScoreMatching(EnergyTraining):
         cosine = (slope * offset).flatten(1).sum(1) / lengths.clamp_min(1e-12)
         return error, cosine.mean()
 
-    def attack(self, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
+    def attack(self, x: Tensor, y: Tensor) -> Tensor:
         """Attack the classifier behind the energy as it is now, from a random start.
 
         Images x (N, C, H, W) of classes y (N,) move by ``online_steps`` steepest steps up the
@@ -141,14 +143,14 @@ class ScoreMatching(EnergyTraining):
             step_size=recipe.online_step_size,
             noise=recipe.online_noise,
         )
-        # The seed of the iteration is the seed of the streams; a row is an image of the batch.
-        rng = Rng.seeded(generator.initial_seed(), torch.arange(len(x)), device=x.device)
-        start = torch.rand(x.shape, generator=generator).to(x.device)
-        x_adv = project(x + radius * (2 * start - 1), x, norm, radius)
+        rng = Rng.seeded(recipe.seed, torch.arange(len(x)), device=x.device)
+        rng = rng.fork("online", self.step)
+        start = 2 * rng.fork("start").uniform_like(x) - 1
+        x_adv = project(x + radius * start, x, norm, radius)
         self.net.requires_grad_(False)
         for step in range(recipe.online_steps):
             x_adv.requires_grad_()
-            purified = purifier.purify(x_adv, rng=rng.fork("online", step))
+            purified = purifier.purify(x_adv, rng=rng.fork("purify", step))
             loss = cross_entropy(self.classifier(purified), y).sum()
             (gradient,) = torch.autograd.grad(loss, x_adv)
             length = 2.5 * radius / recipe.online_steps
@@ -159,7 +161,11 @@ class ScoreMatching(EnergyTraining):
     def evaluate(self) -> dict[str, float]:
         """Measure loss and cosine on held-out images that random signs of size eps moved."""
         x = self.task.validation.x[:_HELD_OUT]
-        generator = torch.Generator().manual_seed(self.recipe.seed)
-        moved = random_signs(x, norm=self.recipe.norm, radius=self.radius, generator=generator)
+        moved = random_signs(
+            x,
+            norm=self.recipe.norm,
+            radius=self.radius,
+            generator=generator(self.recipe.seed, "held out"),
+        )
         loss, cosine = self.misfit(self.finished(), x, moved - x)
         return {"loss held out": float(loss), "cosine held out": float(cosine)}

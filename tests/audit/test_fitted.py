@@ -117,6 +117,10 @@ def test_the_attack_is_read_off_the_parameters_that_ship() -> None:
     assert trained_on({"training": {"eps": "0"}}) is None
     assert trained_on({"training": {"norm": "L2", "eps": "inf"}}) is None
     assert trained_on(parameters(build("defenses", "ebm", {}))) is None
+    control: Any = {"training": {"eps": "8/255", "share": 0.25, "negatives": "random_sign"}}
+    assert trained_on(control) is None
+    control["training"]["negatives"] = "other_classifier"
+    assert trained_on(control) == Transfer(Norm.LINF, Fraction(8, 255))
     assert trained_on({}) is None
 
 
