@@ -16,9 +16,9 @@ from bench_defenses.energy_training import (
     EnergyTraining,
     Positive,
     Scale,
-    seeded,
 )
 from bench_defenses.langevin import energy_gradient
+from bench_defenses.seeding import numbered, seeded
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class ContrastiveDivergence(EnergyTraining):
         recipe, data = self.recipe, self.task.train.x
         # The seed reaches the first weights and the first bank alone: torch reads the lower 32
         # bits here. Mending it would make other energies than those that ship.
-        generator = torch.Generator().manual_seed(recipe.seed * 2**32 + self.step)
+        generator = numbered(recipe.seed, self.step)
 
         def normal(n: int) -> Tensor:
             return torch.randn(n, *data.shape[1:], generator=generator).to(data.device)

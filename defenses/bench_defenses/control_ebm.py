@@ -11,8 +11,8 @@ from pydantic import Field
 from bench.api import Negatives, Task, parse_eps
 from bench_defenses.adv_ebm import AdvEbm, AdversarialRecipe
 from bench_defenses.contrastive import ContrastiveDivergence
-from bench_defenses.energy_training import generator
 from bench_defenses.recipe import recipe
+from bench_defenses.seeding import generator
 from bench_defenses.signs import random_signs
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -11,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.api import PluginError, Rng, Task
+from bench.api import PluginError, Task
 from bench_defenses.energy import EnergyNet
 
 Positive = Annotated[int, Field(ge=1)]
@@ -29,23 +27,6 @@ class EnergyRecipe:
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
     width: Positive = 16
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-
-
-@contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draw initial weights from a seed of the CPU's generator, and leave that as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch's own would seed all GPUs too
-        yield
-
-
-def generator(seed: int, *purpose: str | int) -> torch.Generator:
-    """Open a generator of the CPU for one use of a seed, independent of all others.
-
-    Seed and purpose are hashed to 31 bits, since torch's reads the lower 32 of its seed alone.
-    """
-    known = Rng.seeded(seed, [0]).fork(*purpose).integer()
-    return torch.Generator().manual_seed(known)
 
 
 class EnergyTraining:

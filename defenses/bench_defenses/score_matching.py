@@ -28,10 +28,9 @@ from bench_defenses.energy_training import (
     EnergyTraining,
     Positive,
     Scale,
-    generator,
-    seeded,
 )
 from bench_defenses.langevin import LangevinPurifier, energy_gradient
+from bench_defenses.seeding import generator, seeded
 from bench_defenses.signs import random_signs
 
 _HELD_OUT = 1000

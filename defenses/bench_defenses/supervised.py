@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bench.api import Task
+from bench_defenses.seeding import numbered, seeded
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -44,8 +45,7 @@ class Supervised:
         self.per_epoch = max(1, len(task.train) // recipe.batch)
         self.total = recipe.epochs * self.per_epoch
         self.step = 0
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(recipe.seed)  # the CPU's alone
+        with seeded(recipe.seed):
             self.net = make().to(task.device)
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
@@ -59,7 +59,7 @@ class Supervised:
     def advance(self) -> None:
         """Do one iteration."""
         recipe, data = self.recipe, self.task.train
-        generator = torch.Generator().manual_seed(recipe.seed * 2**32 + self.step)
+        generator = numbered(recipe.seed, self.step)
         rows = self._rows().to(data.x.device)
         x = _augment(data.x[rows], recipe, generator)
         self.net.train()
@@ -74,7 +74,7 @@ class Supervised:
     def _rows(self) -> Tensor:
         epoch, place = divmod(self.step, self.per_epoch)
         if self._order is None or self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(self.recipe.seed * 2**32 + 2**31 + epoch)
+            generator = numbered(self.recipe.seed, 2**31 + epoch)
             self._order = epoch, torch.randperm(len(self.task.train), generator=generator)
         return self._order[1][place * self.recipe.batch : (place + 1) * self.recipe.batch]
 

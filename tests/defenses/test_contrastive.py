@@ -210,3 +210,12 @@ def test_divergence_is_an_error_with_advice(
         PluginError, match=r"diverged at iteration 2.*Lower defense\.training\.lr"
     ):
         run.metrics()
+
+
+def test_every_seed_draws_its_own_batches(monkeypatch):
+    drawn = []
+    for seed in (0, 1):
+        run = ContrastiveDivergence(dataclasses.replace(TINY, seed=seed), task())
+        monkeypatch.setattr(run, "_descend", lambda real, fake: drawn.append(real))
+        run.advance()
+    assert not torch.equal(*drawn)
