@@ -45,6 +45,7 @@ def keep(store: Store) -> Keep:
     def keep(
         defense: str, robust: str, *, clean: str = "", attack: str = "autoattack",
         eps: str = "1/10", after: tuple[str, ...] = (), legal: bool = True, lam: float = 0.0,
+        index: list[int] | None = None,
         **params: Any,
     ) -> str:  # fmt: skip
         """Keep a cell whose images are right ('1') or wrong ('0')."""
@@ -53,7 +54,7 @@ def keep(store: Store) -> Keep:
             params["training"] = training
         n = len(robust)
         kept = Cell(
-            "digits", "d", n, 1000, Part("small_cnn", {}, 1, "c" * 64),
+            "digits", "d", params.pop("n", n), 1000, Part("small_cnn", {}, 1, "c" * 64),
             Part(defense, params, 1, f"{defense}{params}"), Part(attack, {"lam": lam}, 1),
             ThreatModel(Norm.LINF, parse_eps(eps, Norm.LINF), Access.FULL),
             0, 1, after=after,
@@ -63,7 +64,7 @@ def keep(store: Store) -> Keep:
         votes = {True: np.array([1, 0]), False: np.array([0, 1])}
         store.open(kept, f"attack.lam={lam}" if lam else "")
         rows = {
-            "index": list(range(n)), "label": [0] * n, "distance": [0.0] * n,
+            "index": index or list(range(n)), "label": [0] * n, "distance": [0.0] * n,
             "legal": [legal] * n, "clean": clean_right, "robust": right,
             "clean_votes": [votes[one] for one in clean_right],
             "votes": [votes[one] for one in right],
@@ -186,6 +187,19 @@ def test_worst_cases_are_per_image_and_never_join_the_unbounded(
         ("inf", "adaptive, worst of 2", 0.0),
     ]  # fmt: skip
     assert found[4]["keys"].split() == keys[:3]
+
+
+def test_a_ladder_has_its_worst_case_and_none_of_survivors_alone(
+    store: Store, keep: Keep
+) -> None:
+    first = keep("ebm", "1101", attack="pgd")
+    more = {"attack": "adaptive", "after": (first,), "n": 4, "index": [0, 1, 3]}
+    keys = [first, keep("ebm", "101", lam=1.0, **more), keep("ebm", "110", lam=3.0, **more)]
+    found = rows(store, keys, ATTACKS)
+    said = [(row["attack"], row["robust"], row["attacked"]) for row in found]
+    assert said == [
+        ("pgd", 75.0, 4), ("adaptive", 50.0, 3), ("adaptive", 50.0, 3), ("worst case", 25.0, 4),
+    ]  # fmt: skip
 
 
 def test_a_worst_case_that_lacks_an_attack_has_no_number(store: Store, keep: Keep) -> None:
@@ -323,13 +337,19 @@ def test_without_its_data_a_table_keeps_what_was_measured_and_shows_what_was_not
     from bench.errors import DataError
 
     def offline(folder: str, root: Path) -> None:
-        raise DataError("there is no network here")
+        raise DataError("there is no network in /some/where/paper-data")
 
     monkeypatch.setattr(data, "_download", offline)
+    said = bench("paper", "both.yaml", "--dry-run")
+    assert said.code == 1
+    assert said.out.count("cost per image") == 1
+    assert "both.yaml, run 2: there is no network in " in said.err
     said = bench("paper", "both.yaml")
     assert said.code == 1
     text = (tmp_path / "results" / "paper" / "both.md").read_text()
-    assert "failed: " in text
+    assert "| failed |" in text
+    notes = (tmp_path / "results" / "paper" / "both.csv").read_text()
+    assert "there is no network in paper-data" in notes, "of a path the last part"
     assert "| mnist |" in text
     assert "| digits |" in text
     before = texts(tmp_path / "results" / "paper", "both")
@@ -342,7 +362,7 @@ def test_without_its_data_a_table_keeps_what_was_measured_and_shows_what_was_not
     said = bench("paper", "both.yaml")
     assert "keeps cell" in said.err
     kept = (tmp_path / "results" / "paper" / "both.md").read_text()
-    assert kept.count("failed: ") == text.count("failed: ")
+    assert kept.count("| failed |") == text.count("| failed |")
 
 
 def test_every_fault_of_every_file_is_told_at_once(bench: Bench, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from bench.commands.shared import (
     say,
     workspace,
 )
-from bench.errors import PlanError, UsageError
+from bench.errors import BenchError, PlanError, UsageError
 
 if TYPE_CHECKING:
     from bench.paper.spec import TableFile
@@ -63,14 +63,20 @@ def paper(
 
     space = workspace(results, data, models, device)
     pairs = _resolved(paths, tables)
+    whole = True
     if dry_run:
-        for file, of_file in zip(tables, pairs, strict=True):
-            say(file.head.title)
-            for run, of_run in zip(file.runs, of_file, strict=True):
-                list_cells(run, of_run, space, as_json=False)
+        for path, file, of_file in zip(paths, tables, pairs, strict=True):
+            say(f"{path.name}: {file.head.title}")
+            for number, (run, of_run) in enumerate(zip(file.runs, of_file, strict=True), 1):
+                try:
+                    list_cells(run, of_run, space, as_json=False)
+                except BenchError as error:  # the other runs may be at hand
+                    complain(f"{path.name}, run {number}: {error}")
+                    whole = False
+        if not whole:
+            raise typer.Exit(1)
         return
     space.store.probe()
-    whole = True
     for path, file, of_file in zip(paths, tables, pairs, strict=True):
         say(f"{path.name}: {file.head.title}")
         whole &= _make(path, file, of_file, folder, space)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -16,6 +17,7 @@ from bench.table import COLUMNS, rows_of
 
 Row = dict[str, Any]
 NUMBERS = tuple(name for name in COLUMNS if name.startswith(("clean", "robust")))
+_FOLDERS = re.compile(r"(?<![\w.])/(?:[\w.~-]+/)+")
 _ABOUT_THE_ATTACK = ("attack", "access", "shard")
 _ABOUT_THE_IMAGES = ("dataset", "split", "norm", "eps", "n", "seed", "draws")
 
@@ -33,6 +35,8 @@ class Cells:
         self.frame = rows_of(store, list(self.contents), audits)
         not_done = self.frame["state"] != "done"
         self.frame.loc[not_done, list(NUMBERS)] = float("nan")
+        # Tables are shared: of a path in an error its last part is enough.
+        self.frame["note"] = [_FOLDERS.sub("", note) for note in self.frame["note"]]
 
     def rows(self) -> list[Row]:
         """List the rows as dictionaries, with seed of training and steps of the purifier."""

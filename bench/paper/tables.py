@@ -104,10 +104,6 @@ def _p_value(row: Row) -> str:
     return "" if pd.isna(row["gain_p"]) else f"{row['gain_p']:.2g}"
 
 
-def _state(row: Row) -> str:
-    return row["state"] if row["state"] == "done" else f"{row['state']}: {_plain(row['note'])}"
-
-
 _KEPT = {("attack", "attacks"), ("access", "attacks")}
 _GAIN: dict[str, Callable[[Row], str]] = {
     **{name: _column(name) for name in ("dataset", "norm", "eps", "classifier", "attack")},
@@ -124,7 +120,7 @@ _GAIN: dict[str, Callable[[Row], str]] = {
     "paired": _column("paired"),
     "paper's gain": _signed("paper", 2),
     **{name: _column(name) for name in ("n", "seed", "audit")},
-    "state": _state,
+    "state": _column("state"),
 }
 _ATTACKS: dict[str, Callable[[Row], str]] = {
     **{name: _column(name) for name in ("dataset", "norm", "eps", "classifier", "defense")},
@@ -135,5 +131,5 @@ _ATTACKS: dict[str, Callable[[Row], str]] = {
     "attacked": lambda row: "" if row["attacked"] == row["n"] else _plain(row["attacked"]),
     "passes": _column("passes"),
     **{name: _column(name) for name in ("n", "seed", "audit")},
-    "state": _state,
+    "state": _column("state"),
 }
