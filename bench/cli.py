@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bench import __version__
-from bench.commands import calibrate, compare, evaluate, judge, look, report, verify
+from bench.commands import calibrate, compare, evaluate, judge, look, paper, report, verify
 from bench.commands.audit import audit
 from bench.commands.shared import complain
 from bench.errors import BenchError
@@ -47,6 +47,7 @@ app.command()(look.show)
 app.command()(look.table)
 app.command()(compare.compare)
 app.command()(report.report)
+app.command()(paper.paper)
 app.command()(verify.verify)
 app.command()(look.doctor)
 app.command()(calibrate.calibrate)

@@ -59,7 +59,7 @@ def compare(
             "--dataset, --norm, --eps, --attack and -n choose among the cells of a defense; a "
             "key names its cell. Leave them out."
         )
-    return _cells(store, cells, one, two)
+    return compare_cells(store, cells, one, two)
 
 
 def _key(cells: Mapping[str, Any], text: str, names: list[str]) -> str:
@@ -78,7 +78,8 @@ def _key(cells: Mapping[str, Any], text: str, names: list[str]) -> str:
     return found[0]
 
 
-def _cells(store: Store, cells: Mapping[str, Any], one: str, two: str) -> Comparison:
+def compare_cells(store: Store, cells: Mapping[str, Any], one: str, two: str) -> Comparison:
+    """Compare two of these cells by their keys; raises UsageError where they are no pair."""
     if one == two:
         raise UsageError(f"both sides are the cell {one}: name two cells.")
     for key in (one, two):
@@ -150,7 +151,7 @@ def _defenses(store: Store, cells: Mapping[str, Any], first: str, second: str) -
                 f"{_listed(own)}. Compare cells by their keys, or narrow the choice with "
                 "--dataset, --norm, --eps or --attack."
             )
-        sound.append({_pairing(cell, cells): key for key, cell in own.items()})
+        sound.append({pairing(cell, cells): key for key, cell in own.items()})
     one, two = sound
     common = sorted(one.keys() & two.keys())
     if not common:
@@ -160,7 +161,7 @@ def _defenses(store: Store, cells: Mapping[str, Any], first: str, second: str) -
             f"{first} has {_listed({key: cells[key] for key in one.values()})}; "
             f"{second} has {_listed({key: cells[key] for key in two.values()})}."
         )
-    contexts = [_context(cells[one[pairing]]) for pairing in common]
+    contexts = [_context(cells[one[asked]]) for asked in common]
     if len({digest_of(context) for context in contexts}) > 1:
         kinds = {name: sorted({_plain(found, name) for found in contexts}) for name in _CONTEXT}
         several = "; ".join(
@@ -171,15 +172,15 @@ def _defenses(store: Store, cells: Mapping[str, Any], first: str, second: str) -
             "Choose with --dataset, --norm, --eps or -n, or compare cells by their keys."
         )
     for side in sound:
-        alone = [key for pairing, key in side.items() if pairing not in common]
+        alone = [key for asked, key in side.items() if asked not in common]
         left_out += [f"{_label(cells[key], key)} has no match" for key in alone]
     return paired(
         [f"{name}, worst case per image" for name in (first, second)],
         [
             _verdicts(store, keys, cells[keys[0]]["n"])
-            for keys in ([side[pairing] for pairing in common] for side in sound)
+            for keys in ([side[asked] for asked in common] for side in sound)
         ],
-        joined=tuple(sorted(_attack(cells[one[pairing]]) for pairing in common)),
+        joined=tuple(sorted(_attack(cells[one[asked]]) for asked in common)),
         left_out=tuple(left_out),
     )
 
@@ -188,12 +189,12 @@ def _context(content: Mapping[str, Any]) -> dict[str, Any]:
     return {name: content[name] for name in _CONTEXT}
 
 
-def _pairing(content: Mapping[str, Any], cells: Mapping[str, Any]) -> str:
+def pairing(content: Mapping[str, Any], cells: Mapping[str, Any]) -> str:
     """Hash everything in a cell but its defense: equal where the same was asked of another."""
     asked = {name: content[name] for name in _ATTACK if name in content}
     # Keys of earlier cells contain the defense: what counts is what those cells asked.
     asked["after"] = sorted(
-        _pairing(cells[key], cells) if key in cells else key for key in asked.get("after", ())
+        pairing(cells[key], cells) if key in cells else key for key in asked.get("after", ())
     )
     return digest_of({**_context(content), **asked})
 

@@ -65,7 +65,7 @@ def attempt(
     """
     settings = settings_text(plugins.request)
     if plugins.impossible:
-        content = _pending(plugins)
+        content = pending(plugins)
         key = digest_of(content)
         space.store.skip({**content, "settings": settings}, key, plugins.impossible)
         return key
@@ -77,7 +77,7 @@ def attempt(
     except Exception as error:  # one failing cell never stops the others
         reason = str(error) if isinstance(error, BenchError) else _unexpected(error)
         # A cell that failed while it ran has a key and a row already: the reason goes there.
-        content = prepared.cell.canonical() if prepared else _pending(plugins)
+        content = prepared.cell.canonical() if prepared else pending(plugins)
         key = digest_of(content)
         say(f"failed: {reason}")
         space.store.fail({**content, "settings": settings}, key, reason)
@@ -85,7 +85,7 @@ def attempt(
 
 
 def _evaluate(plugins: Plugins, prepared: Prepared, space: Workspace) -> Work[str]:
-    space.store.forget(digest_of(_pending(plugins)))
+    space.store.forget(digest_of(pending(plugins)))
     try:
         yield from run_cell(prepared, space=space, settings=settings_text(plugins.request))
     except torch.cuda.OutOfMemoryError as error:
@@ -105,7 +105,7 @@ def _unexpected(error: Exception) -> str:
     )
 
 
-def _pending(plugins: Plugins) -> dict[str, Any]:
+def pending(plugins: Plugins) -> dict[str, Any]:
     """Describe a cell that has no key yet, because it was never prepared."""
     request = plugins.request
     classifier = plugins.classifier

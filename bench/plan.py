@@ -7,7 +7,7 @@ import functools
 import itertools
 from collections.abc import Hashable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import pydantic
 import pydantic_core
@@ -174,8 +174,18 @@ class Plan(pydantic.BaseModel, extra="forbid"):
         return found
 
 
+AnyPlan = TypeVar("AnyPlan", bound=Plan)
+
+
 def read_plan(path: Path) -> Plan:
     """Read a plan; raises UsageError with every fault of the file."""
+    known = "defenses, attacks and threats. plans/smoke.yaml is an example."
+    content = read_mapping(path, f"is no plan: it has to be a mapping with {known}")
+    return parse_plan(content, Plan, where=path.name)
+
+
+def read_mapping(path: Path, otherwise: str) -> dict[Any, Any]:
+    """Read a mapping from YAML, no key twice; raises UsageError."""
     try:
         content = yaml.load(path.read_text(), Loader=_OnceLoader)
     except OSError as error:
@@ -183,14 +193,16 @@ def read_plan(path: Path) -> Plan:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
-        raise UsageError(
-            f"{path} is no plan: it has to be a mapping with defenses, attacks and threats. "
-            "plans/smoke.yaml is an example."
-        )
+        raise UsageError(f"{path} {otherwise}")
+    return content
+
+
+def parse_plan(content: dict[Any, Any], kind: type[AnyPlan], *, where: str) -> AnyPlan:
+    """Make a plan from what a file says; raises PlanError with every fault of it."""
     try:
-        return Plan.model_validate(content)
+        return kind.model_validate(content)
     except pydantic.ValidationError as error:
-        faults = [f"{path.name}: {_in_words(fault)}" for fault in error.errors()]
+        faults = [f"{where}: {_in_words(fault)}" for fault in error.errors()]
         raise all_faults([*faults, *_sound_part(content, error).faults()]) from error
 
 

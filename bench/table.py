@@ -7,7 +7,7 @@ attacked images alone; ``single`` is the expected accuracy of one draw.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,13 +44,25 @@ _SAME_DEFENSE = [
 def collect(store: Store) -> pd.DataFrame:
     """Read every cell of a results folder to one row each; raises StoreError."""
     audits = {path.parent.name: read_json(path) for path in store.audits()}
-    rows = [_row(store, folder, audits) for folder in store.cells()]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    frame = rows_of(store, [folder.name for folder in store.cells()], audits)
     order = ["dataset", "classifier", "norm", "eps", "defense", "access", "attack"]
     order += ["settings", "n", "key"]
+    return frame.sort_values(order, kind="stable", ignore_index=True)
+
+
+def rows_of(store: Store, keys: Sequence[str], audits: Mapping[str, Any]) -> pd.DataFrame:
+    """Read these cells to one row each, in this order; raises StoreError.
+
+    ``audits`` are reports by subject, as `bench audit` wrote them.
+    """
+    rows = [_row(store, store.cell(key), audits) for key in keys]
+    return _counted(pd.DataFrame(rows, columns=list(COLUMNS)))
+
+
+def _counted(frame: pd.DataFrame) -> pd.DataFrame:
     for name in ("passes", "forward", "backward", "memory", "attacked"):
         frame[name] = frame[name].astype("Int64")  # also beside rows that have none
-    return frame.sort_values(order, kind="stable", ignore_index=True)
+    return frame
 
 
 def write_runs(store: Store) -> pd.DataFrame:

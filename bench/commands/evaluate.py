@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,7 +16,6 @@ from bench.commands.shared import (
     Models,
     Results,
     Settings,
-    complain,
     exit_on_trouble,
     opening,
     print_outline,
@@ -25,11 +24,7 @@ from bench.commands.shared import (
     watch,
     workspace,
 )
-from bench.errors import BenchError, StoreError, UsageError, unknown_name
-
-if TYPE_CHECKING:
-    from bench.prepare import Plugins
-    from bench.workspace import Workspace
+from bench.errors import UsageError, unknown_name
 
 
 def run(
@@ -114,61 +109,22 @@ def matrix(
 
     content = read_plan(plan)
     space = workspace(results, data, models, device)
-    from bench import matrix as work
-    from bench.rungs import Ladder, cheap_first
+    from bench.commands.measuring import list_cells, measure, ordered
     from bench.table import write_runs
 
-    pairs = work.resolve_plan(content)
-    if content.ladder:
-        pairs = cheap_first(pairs)
-    ladder = Ladder()
+    pairs = ordered(content)
     if dry_run:
-        outlines = []
-        for plugins in pairs:
-            after = ladder.before(plugins) if content.ladder else ()
-            outlines.append(work.preview(plugins.request, space, after=after))
-            if "key" in outlines[-1]:
-                ladder.add(plugins, outlines[-1]["key"])
-        if as_json:
-            print_outline(outlines, as_json=True)
-            return
-        for plugins, outline in zip(pairs, outlines, strict=True):
-            say(work.title(plugins))
-            print_outline(outline, as_json=False)
+        list_cells(content, pairs, space, as_json=as_json)
         return
     space.store.probe()
-    keys = []
+    keys: list[str] = []
     try:
-        for number, plugins in enumerate(pairs, 1):
-            if not as_json:
-                say(f"[{number}/{len(pairs)}] {work.title(plugins)}")
-            after = ladder.before(plugins) if content.ladder else ()
-            attempt = work.attempt(plugins, space=space, say=complain, after=after)
-            keys.append(watch(attempt, quiet=as_json))
-            if space.store.outcomes(keys[-1]).is_file():
-                ladder.add(plugins, keys[-1])
-        if content.audit:
-            _audit(pairs, 256 if content.audit is True else content.audit, space, as_json)
+        keys += measure(content, pairs, space, as_json=as_json)
     finally:
         frame = write_runs(space.store)
     rows = frame[frame["key"].isin(keys)]
     print_rows(rows, as_json=as_json)
     exit_on_trouble(rows)
-
-
-def _audit(pairs: list[Plugins], images: int, space: Workspace, as_json: bool) -> None:
-    """Audit every defense of a plan; one that cannot be audited does not stop the others."""
-    from bench.audit.run import audit, audits_of
-
-    for request in audits_of(pairs, images):
-        try:
-            report = watch(audit(request, space=space), quiet=as_json)
-        except StoreError:  # nothing more can be kept
-            raise
-        except BenchError as error:
-            complain(f"no audit of {request.defense}: {error}")
-        else:
-            complain(f"audit of {request.defense}: {report['verdict']}")
 
 
 def train(

@@ -1,0 +1,211 @@
+"""bench paper: a paper's tables, measured where they are missing or rebuilt from the cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.commands.shared import (
+    DATA,
+    MODELS,
+    RESULTS,
+    Data,
+    Device,
+    Models,
+    Results,
+    complain,
+    say,
+    workspace,
+)
+from bench.errors import BenchError, PlanError, UsageError
+
+if TYPE_CHECKING:
+    from bench.paper.spec import TableFile
+    from bench.paper.write import Asked
+    from bench.prepare import Plugins
+    from bench.workspace import Workspace
+
+_FILES = Path("plans/paper")
+
+
+def paper(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Table files.", show_default="all of plans/paper/*.yaml"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the tables.", show_default="paper in the results folder"),
+    ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Write the tables from stored cells alone.")
+    ] = False,
+    device: Device = "auto",
+    results: Results = RESULTS,
+    data: Data = DATA,
+    models: Models = MODELS,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and list the cells.")
+    ] = False,
+) -> None:
+    """Measure what the tables of a paper lack and write them as CSV, Markdown and LaTeX."""
+    folder = results / "paper" if output is None else output
+    if rebuild:
+        _rebuild(files or [], folder, results)
+        return
+    from bench.paper.spec import table_files
+
+    paths = table_files(files or [], _FILES)
+    tables = _read(paths)
+    from bench.commands.measuring import list_cells
+
+    space = workspace(results, data, models, device)
+    pairs = _resolved(paths, tables)
+    whole = True
+    if dry_run:
+        for path, file, of_file in zip(paths, tables, pairs, strict=True):
+            say(f"{path.name}: {file.head.title}")
+            for number, (run, of_run) in enumerate(zip(file.runs, of_file, strict=True), 1):
+                try:
+                    list_cells(run, of_run, space, as_json=False)
+                except BenchError as error:  # the other runs may be at hand
+                    complain(f"{path.name}, run {number}: {error}")
+                    whole = False
+        if not whole:
+            raise typer.Exit(1)
+        return
+    space.store.probe()
+    for path, file, of_file in zip(paths, tables, pairs, strict=True):
+        say(f"{path.name}: {file.head.title}")
+        whole &= _make(path, file, of_file, folder, space)
+    if not whole:
+        raise typer.Exit(1)
+
+
+def _read(paths: list[Path]) -> list[TableFile]:
+    """Read all table files before anything runs; raises PlanError, all faults."""
+    from bench.paper.spec import read_table
+    from bench.plan import all_faults
+
+    tables: list[TableFile] = []
+    faults: list[str] = []
+    for path in paths:
+        try:
+            tables.append(read_table(path))
+        except PlanError as error:
+            faults += error.faults
+    if faults:
+        raise all_faults(faults)
+    return tables
+
+
+def _resolved(paths: list[Path], tables: list[TableFile]) -> list[list[list[Plugins]]]:
+    """Resolve every run of every table before anything runs; raises PlanError, all faults."""
+    from bench.commands.measuring import ordered
+    from bench.plan import all_faults
+    from bench.registry import parameters
+
+    found: list[list[list[Plugins]]] = []
+    faults: list[str] = []
+    for path, file in zip(paths, tables, strict=True):
+        found.append([])
+        for number, run in enumerate(file.runs, 1):
+            try:
+                found[-1].append(ordered(run))
+            except PlanError as error:
+                faults += [f"{path.name}, run {number}: {fault}" for fault in error.faults]
+        known = [parameters(plugins.defense) for run in found[-1] for plugins in run]
+        for key, swept in (("rows", file.head.rows), ("columns", file.head.columns)):
+            if swept is not None and known and not any(_has(params, swept) for params in known):
+                faults.append(f"{path.name}: {key}: no defense has a parameter '{swept}'.")
+    if faults:
+        raise all_faults(faults)
+    return found
+
+
+def _has(params: Any, path: str) -> bool:
+    for name in path.split("."):
+        if not isinstance(params, dict) or name not in params:
+            return False
+        params = params[name]
+    return True
+
+
+def _make(
+    path: Path, file: TableFile, pairs: list[list[Plugins]], folder: Path, space: Workspace
+) -> bool:
+    """Measure one table's cells and write it; say whether all its rows have their numbers."""
+    from bench.commands.measuring import measure
+    from bench.paper.cells import command_of
+    from bench.paper.write import earlier, write_table
+    from bench.table import write_runs
+
+    sidecar = folder / f"{path.stem}.json"
+    before = earlier(sidecar)
+    cells = []
+    try:
+        for run, of_run in zip(file.runs, pairs, strict=True):
+            keys = measure(run, of_run, space, as_json=False)
+            cells.append(_answers(of_run, keys, before, space))
+    finally:
+        write_runs(space.store)
+    named = path.name if path.is_absolute() else str(path)  # tables are shared
+    frame = write_table(sidecar, file, cells, space.store, command_of([named]))
+    say(f"wrote {sidecar.with_suffix('')}.csv, .md, .tex and .json")
+    return _tell(frame)
+
+
+def _answers(
+    pairs: list[Plugins], keys: list[str], before: dict[str, str], space: Workspace
+) -> list[Asked]:
+    """Note what was asked and what answers it.
+
+    What cannot be measured here, such as on a data set that this machine lacks, is answered by
+    the cell that answered it when the table was last written, if that cell is still there.
+    """
+    from bench.cell import digest_of
+    from bench.matrix import pending, title
+    from bench.paper.write import Asked
+
+    found = []
+    for plugins, key in zip(pairs, keys, strict=True):
+        asked = digest_of({**pending(plugins), "request": repr(plugins.request)})
+        kept = before.get(asked, key)
+        if not space.store.outcomes(key).is_file() and space.store.outcomes(kept).is_file():
+            complain(f"{title(plugins)}: the table keeps cell {kept}, measured before.")
+            key = kept
+        found.append(Asked(asked, key))
+    return found
+
+
+def _rebuild(files: list[Path], folder: Path, results: Path) -> None:
+    from bench.paper.write import rebuild
+    from bench.store import Store
+
+    sidecars = [folder / f"{path.stem}.json" for path in files] or sorted(folder.glob("*.json"))
+    missing = [str(path) for path in sidecars if not path.is_file()]
+    if missing or not sidecars:
+        raise UsageError(
+            f"there is nothing to rebuild in {folder}: {', '.join(missing) or '*.json'} is not "
+            "there. `bench paper FILE` without --rebuild measures a table and writes it."
+        )
+    whole = True
+    for path in sidecars:
+        frame = rebuild(path, Store(results))
+        say(f"wrote {path.with_suffix('')}.csv, .md and .tex")
+        whole &= _tell(frame)
+    if not whole:
+        raise typer.Exit(1)
+
+
+def _tell(frame: Any) -> bool:
+    """Name rows without a number on stderr; say whether there is none."""
+    rows = frame[frame["state"] != "done"]
+    for _, row in rows.iterrows():
+        complain(
+            f"{row['dataset']}, {row['defense']} under {row['attack']}: {row['state']}: "
+            f"{row['note']}"
+        )
+    return bool(rows.empty)

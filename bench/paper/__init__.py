@@ -1,0 +1,1 @@
+"""A paper's tables, from plans to files, and again from the committed outcomes alone."""

@@ -1,0 +1,101 @@
+"""The layout `ablation`: one accuracy by two parameters of a defense. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from bench.paper.cells import (
+    Cells,
+    Row,
+    arm,
+    frame_of,
+    grouped,
+    parameter,
+    records,
+    words_without,
+)
+from bench.paper.spec import Head
+
+COLUMNS = (
+    "block", "dataset", "classifier", "norm", "eps", "attack", "access", "defense", "settings",
+    "row", "column", "split",
+    "clean", "clean_low", "clean_high", "robust", "robust_low", "robust_high",
+    "n", "seed", "draws", "judging", "audit", "state", "note", "training_seed", "keys",
+    "classifier_checkpoint", "checkpoint",
+)  # fmt: skip
+
+
+def table(runs: list[tuple[Cells, dict[str, float]]], head: Head) -> pd.DataFrame:
+    """Write a row per cell, its block (all but the two parameters) and its place there."""
+    assert head.rows is not None  # read_table refuses the layout without them
+    assert head.columns is not None
+    swept = [head.rows, head.columns]
+    rows: list[Row] = []
+    blocks = 0
+    for cells, _ in runs:
+        found = cells.rows()
+        for row in found:
+            content = cells.contents[row["key"]]
+            row["_arm"] = arm(content, attack=True, without=swept)
+            row["row"], row["column"] = (parameter(content, path) for path in swept)
+            targets = [f"defense.{path}" for path in swept]
+            row["settings"] = words_without(row["settings"], targets)
+        for group in grouped(found, "_arm"):
+            blocks += 1
+            rows += [{**row, "block": blocks} for row in group]
+    return frame_of(rows, COLUMNS)
+
+
+def pivot(frame: pd.DataFrame, head: Head) -> tuple[list[str], list[list[Any]]]:
+    """Lay the blocks out below each other: heads, and rows of robust accuracy (clean)."""
+    columns = _ordered(frame["column"])
+    labels = ["dataset", "norm", "eps", "attack", "defense", "settings", "seed"]
+    labels = [
+        name for name in labels
+        if name in ("dataset", "defense") or frame[name].nunique() > 1
+    ]  # fmt: skip
+    heads = [*labels, str(head.rows), *(f"{head.columns} {_name(value)}" for value in columns)]
+    rows = []
+    for _, block in frame.groupby("block", sort=False):
+        for value in _ordered(block["row"]):
+            line = block[[_same(other, value) for other in block["row"]]]
+            places = {_name(row["column"]): row for row in records(line)}
+            first = block.iloc[0]
+            rows.append(
+                [*(first[name] for name in labels), _name(value)]
+                + [_text(places.get(_name(column))) for column in columns]
+            )
+    return heads, rows
+
+
+def _ordered(values: pd.Series[Any]) -> list[Any]:
+    """Each value once, numbers by size, what a defense does not have first."""
+    once = {_name(value): value for value in values}
+    numbers = [value for value in once.values() if _is_number(value)]
+    others = [value for value in once.values() if not _is_number(value)]
+    return [*others, *sorted(numbers)]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not pd.isna(value)
+
+
+def _same(one: Any, other: Any) -> bool:
+    return _name(one) == _name(other)
+
+
+def _name(value: Any) -> str:
+    if value is None or (isinstance(value, float) and pd.isna(value)):
+        return "-"
+    return f"{value:g}" if _is_number(value) else str(value)
+
+
+def _text(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    if row["state"] != "done":
+        return str(row["state"])
+    clean = "" if pd.isna(row["clean"]) else f" ({row['clean']:.1f})"
+    return f"{row['robust']:.1f}{clean}"

@@ -1,0 +1,145 @@
+"""A table file: what a paper's table shows, and the plans behind it. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from bench.errors import PlanError, UsageError
+from bench.plan import Plan, all_faults, parse_plan, read_mapping
+
+Layout = Literal["gain", "attacks", "ablation"]
+_KEYS = "title, layout (gain, attacks or ablation) and runs, as plans/paper/table1.yaml has."
+_ONLY: dict[Layout, tuple[str, ...]] = {
+    "gain": ("baseline",),
+    "attacks": (),
+    "ablation": ("rows", "columns"),
+}
+
+
+class Run(Plan, extra="forbid"):
+    """A plan of a table; ``paper`` is the gain in points that the paper claims of a defense."""
+
+    paper: dict[str, float] = pydantic.Field(default_factory=dict)
+
+
+class Head(pydantic.BaseModel, extra="forbid"):
+    """What a table file says beside its runs.
+
+    ``gain``: ``baseline`` is the defense to which the others are compared, and ``match`` names
+    the parameters of defenses by which a baseline is chosen among several (see
+    ``bench.paper.gain``). ``ablation``: ``rows`` and ``columns`` are parameters of defenses.
+    """
+
+    title: str
+    layout: Layout
+    text: str = ""
+    baseline: str | None = None
+    match: list[str] = ["training.seed", "steps"]
+    rows: str | None = None
+    columns: str | None = None
+
+    def faults(self) -> list[str]:
+        """Name the keys that the layout lacks and those that it does not know."""
+        faults = []
+        for layout, names in _ONLY.items():
+            for name in names:
+                given = getattr(self, name) is not None
+                if layout == self.layout and not given:
+                    faults.append(f"layout {layout} needs the key '{name}'.")
+                elif layout != self.layout and given:
+                    faults.append(f"'{name}' is a key of the layout {layout} alone.")
+        if self.layout != "gain" and "match" in self.model_fields_set:
+            faults.append("'match' is a key of the layout gain alone.")
+        if self.layout == "ablation" and self.rows is not None and self.rows == self.columns:
+            faults.append(f"rows and columns are both '{self.rows}'.")
+        return faults
+
+
+class TableFile(pydantic.BaseModel):
+    """A whole table file, all of it sound."""
+
+    head: Head
+    runs: list[Run]
+
+
+def read_table(path: Path) -> TableFile:
+    """Read a table file; raises PlanError with every fault of it."""
+    content = read_mapping(path, f"is no table file: it has to be a mapping with {_KEYS}")
+    written = content.pop("runs", None)
+    faults: list[str] = []
+    head = None
+    try:
+        head = Head.model_validate(content)
+        faults += [f"{path.name}: {fault}" for fault in head.faults()]
+    except pydantic.ValidationError as error:
+        faults += [
+            f"{path.name}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}."
+            for fault in error.errors()
+        ]
+    runs = []
+    if not isinstance(written, list) or not written:
+        faults.append(f"{path.name}: runs has to be a list of plans, one or more.")
+        written = []
+    for number, plan in enumerate(written, 1):
+        where = f"{path.name}, run {number}"
+        try:
+            runs.append(_run(plan, where))
+            faults += [f"{where}: {fault}" for fault in _of_the_table(runs[-1], head)]
+        except PlanError as error:
+            faults += error.faults
+    if faults or head is None:
+        raise all_faults(faults)
+    return TableFile(head=head, runs=runs)
+
+
+def _run(content: Any, where: str) -> Run:
+    if not isinstance(content, dict):
+        raise all_faults([f"{where}: write a mapping with defenses, attacks and threats."])
+    run = parse_plan(content, Run, where=where)
+    faults = run.faults()
+    try:
+        run.requests()
+    except PlanError as error:
+        faults += error.faults
+    if faults:
+        raise all_faults(f"{where}: {fault}" for fault in faults)
+    return run
+
+
+def _of_the_table(run: Run, head: Head | None) -> list[str]:
+    """Check what a run says against the head of its table."""
+    names = [choice.name for choice in run.defenses]
+    faults = [
+        f"paper names {name}, which is none of the defenses {', '.join(names)}."
+        for name in run.paper
+        if name not in names
+    ]
+    if head is None:
+        return faults
+    if head.layout == "gain" and head.baseline and head.baseline not in names:
+        faults.append(f"the baseline {head.baseline} is not among its defenses.")
+    if run.ladder and head.layout == "gain":
+        faults.append("ladder: true leaves survivors alone, which cannot be paired for a gain.")
+    if run.paper and head.layout != "gain":
+        faults.append("'paper' is a key of the layout gain alone.")
+    if head.baseline in run.paper:
+        faults.append(f"paper claims a gain of the baseline {head.baseline} over itself.")
+    return faults
+
+
+def table_files(given: list[Path], folder: Path) -> list[Path]:
+    """List the table files that are meant, each stem once; raises UsageError."""
+    found = given or sorted(folder.glob("*.yaml"))
+    if not found:
+        raise UsageError(f"there is no table file in {folder}: name one, such as FILE.yaml.")
+    stems = [path.stem for path in found]
+    for stem in stems:
+        if stems.count(stem) > 1:
+            raise UsageError(
+                f"several table files are called {stem}: their tables would overwrite each "
+                "other. Give them names of their own, or another --output each."
+            )
+    return found

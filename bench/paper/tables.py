@@ -1,0 +1,135 @@
+"""A table as it is read: from cells to every column, and to those of a page.
+
+Imports no torch. No number comes from anywhere but the stored outcomes, beside the paper's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from bench.paper import ablation, attacks, gain
+from bench.paper.cells import Cells, Row, records
+from bench.paper.spec import Head
+
+# Told once under the table where all rows agree and the page has no column of it.
+_CONSTANT = ("dataset", "classifier", "norm", "eps", "attack", "access", "split", "n", "draws",
+             "seed", "judging", "audit")  # fmt: skip
+
+
+def table(runs: list[tuple[Cells, dict[str, float]]], head: Head) -> pd.DataFrame:
+    """Write the rows of a table with every column, from runs and what the paper claims."""
+    if head.layout == "gain":
+        return gain.table(runs, head)
+    return attacks.table(runs) if head.layout == "attacks" else ablation.table(runs, head)
+
+
+def page(frame: pd.DataFrame, head: Head) -> tuple[list[str], list[list[str]]]:
+    """Choose what fits a page: heads and rows of text, columns without any text left out."""
+    if head.layout == "ablation":
+        heads, places = ablation.pivot(frame, head)
+        return heads, [[_plain(value) for value in row] for row in places]
+    shown = _GAIN if head.layout == "gain" else _ATTACKS
+    common = common_words(frame)
+    rows_of_text = [
+        {**row, "settings": _own(row["settings"], common)} for row in records(frame)
+    ]
+    text = {name: [write(row) for row in rows_of_text] for name, write in shown.items()}
+    for name in ("classifier", "attack", "access", "seed", "audit"):
+        if name in text and len(set(text[name])) == 1 and (name, head.layout) not in _KEPT:
+            del text[name]  # `constants` tells it
+    if set(text["state"]) == {"done"}:
+        del text["state"]
+    text = {name: column for name, column in text.items() if any(column)}
+    return list(text), [list(row) for row in zip(*text.values(), strict=True)]
+
+
+def constants(frame: pd.DataFrame) -> str:
+    """Name what all rows have in common."""
+    told = []
+    for name in _CONSTANT:
+        values = {_plain(value) for value in frame[name]} - {""}
+        if len(values) == 1:
+            told.append(f"{name} {values.pop()}")
+    return ", ".join([*told, *common_words(frame)])
+
+
+def common_words(frame: pd.DataFrame) -> list[str]:
+    """List the settings that all rows share."""
+    words = [str(settings).split() for settings in frame["settings"]]
+    return [word for word in words[0] if all(word in other for other in words)] if words else []
+
+
+def _own(settings: str, common: list[str]) -> str:
+    return " ".join(word for word in str(settings).split() if word not in common)
+
+
+def _plain(value: Any) -> str:
+    return "" if value is None or pd.isna(value) else str(value)
+
+
+def _column(name: str) -> Callable[[Row], str]:
+    return lambda row: _plain(row[name])
+
+
+def _accuracy(name: str) -> Callable[[Row], str]:
+    def write(row: Row) -> str:
+        if pd.isna(row[name]):
+            return ""
+        if pd.isna(row[f"{name}_low"]):  # a mean over trainings
+            spread = row.get(f"{name}_sd")
+            more = "" if spread is None or pd.isna(spread) else f", sd {spread:.1f}"
+            return f"{row[name]:.1f}{more}"
+        return f"{row[name]:.1f} ({row[f'{name}_low']:.1f}-{row[f'{name}_high']:.1f})"
+
+    return write
+
+
+def _gain(row: Row) -> str:
+    if pd.isna(row["gain"]):
+        return ""
+    if pd.isna(row["gain_low"]):  # over trainings there is a spread and no interval
+        spread = f"sd {row['gain_sd']:.1f}, {row['gain_min']:+.1f} to {row['gain_max']:+.1f}"
+        return f"{row['gain']:+.1f}, {spread}"
+    return f"{row['gain']:+.1f} ({row['gain_low']:+.1f} to {row['gain_high']:+.1f})"
+
+
+def _signed(name: str, digits: int) -> Callable[[Row], str]:
+    return lambda row: "" if pd.isna(row[name]) else f"{row[name]:+.{digits}f}"
+
+
+def _p_value(row: Row) -> str:
+    return "" if pd.isna(row["gain_p"]) else f"{row['gain_p']:.2g}"
+
+
+_KEPT = {("attack", "attacks"), ("access", "attacks")}
+_GAIN: dict[str, Callable[[Row], str]] = {
+    **{name: _column(name) for name in ("dataset", "norm", "eps", "classifier", "attack")},
+    **{name: _column(name) for name in ("access", "defense", "settings")},
+    "training seed": lambda row: (
+        f"mean of {row['seeds']}" if row["seeds"] > 1 else _plain(row["training_seed"])
+    ),
+    "K": _column("steps"),
+    "clean": _accuracy("clean"),
+    "robust": _accuracy("robust"),
+    "gain": _gain,
+    "p": _p_value,
+    "clean gain": _signed("clean_gain", 1),
+    "paired": _column("paired"),
+    "paper's gain": _signed("paper", 2),
+    **{name: _column(name) for name in ("n", "seed", "audit")},
+    "state": _column("state"),
+}
+_ATTACKS: dict[str, Callable[[Row], str]] = {
+    **{name: _column(name) for name in ("dataset", "norm", "eps", "classifier", "defense")},
+    **{name: _column(name) for name in ("attack", "access", "settings")},
+    "training seed": _column("training_seed"),
+    "clean": _accuracy("clean"),
+    "robust": _accuracy("robust"),
+    "attacked": lambda row: "" if row["attacked"] == row["n"] else _plain(row["attacked"]),
+    "passes": _column("passes"),
+    **{name: _column(name) for name in ("n", "seed", "audit")},
+    "state": _column("state"),
+}

@@ -1,0 +1,183 @@
+"""The files of a table: a sidecar that names its cells, and CSV, Markdown and LaTeX from it.
+
+Imports no torch. The sidecar and the cells determine the other three to the byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.cell import subject_of
+from bench.errors import StoreError
+from bench.paper.cells import Cells, check_present, records
+from bench.paper.spec import Head, TableFile
+from bench.paper.tables import constants, page, table
+from bench.store import Store, read_json, write_json, written
+
+_REBUILT = ("csv", "md", "tex")
+_AUDIT = ("state", "accuracy")  # what a row's column `audit` needs of a report
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A cell of a table: the digest of what was asked, and the key of what answers it."""
+
+    asked: str
+    key: str
+
+
+def earlier(path: Path) -> dict[str, str]:
+    """Read which cells answered before, from a sidecar if there is one."""
+    if not path.is_file():
+        return {}
+    return {
+        cell["asked"]: cell["key"] for run in read_json(path)["runs"] for cell in run["cells"]
+    }
+
+
+def write_table(
+    path: Path, file: TableFile, cells: Sequence[Sequence[Asked]], store: Store, command: str
+) -> pd.DataFrame:
+    """Write a table for the first time: the sidecar at ``path``, then what it determines."""
+    runs = [
+        {"paper": run.paper, "cells": [vars(cell) for cell in asked]}
+        for run, asked in zip(file.runs, cells, strict=True)
+    ]
+    keys = list(dict.fromkeys(cell.key for asked in cells for cell in asked))
+    content = {
+        "command": command,
+        **file.head.model_dump(),
+        "runs": runs,
+        "audits": _audits(store, keys),
+        **_measured(store, keys),
+    }
+    frame = _frame(content, store)
+    content["rows of the table"] = _provenance(frame)
+    write_json(path, content)
+    return rebuild(path, store)
+
+
+def rebuild(path: Path, store: Store) -> pd.DataFrame:
+    """Write CSV, Markdown and LaTeX from a sidecar and the cells; raises StoreError."""
+    content = read_json(path)
+    try:
+        frame = _frame(content, store)
+        head = _head(content)
+        texts = [frame.to_csv(index=False), _markdown(frame, head, content),
+                 _latex(frame, head, content)]  # fmt: skip
+    except KeyError as error:
+        raise StoreError(
+            f"{path} is not what this version of bench wrote: {error} is missing. Delete it "
+            "and measure the table again: finished cells are found."
+        ) from error
+    for suffix, text in zip(_REBUILT, texts, strict=True):
+        with written(path.with_suffix(f".{suffix}")) as temporary:
+            temporary.write_text(text)
+    return frame
+
+
+def _head(content: Mapping[str, Any]) -> Head:
+    return Head.model_construct(**{name: content[name] for name in Head.model_fields})
+
+
+def _frame(content: Mapping[str, Any], store: Store) -> pd.DataFrame:
+    keys = [[cell["key"] for cell in run["cells"]] for run in content["runs"]]
+    check_present(store, dict.fromkeys(key for run in keys for key in run), content["command"])
+    runs = [
+        (Cells(store, own, content["audits"]), run["paper"])
+        for own, run in zip(keys, content["runs"], strict=True)
+    ]
+    return table(runs, _head(content))
+
+
+def _audits(store: Store, keys: Sequence[str]) -> dict[str, Any]:
+    """Keep what audits say of these cells: the audits themselves need not be committed."""
+    found = {}
+    for key in keys:
+        subject = subject_of(read_json(store.cell(key) / "cell.json"))
+        if store.audit(subject).is_file():
+            report = read_json(store.audit(subject))
+            found[subject] = {name: report.get(name) for name in _AUDIT}
+    return found
+
+
+def _measured(store: Store, keys: Sequence[str]) -> dict[str, Any]:
+    """Say when, by which source, with which versions and on what the cells were measured."""
+    about = [
+        read_json(store.cell(key) / "provenance.json")
+        for key in keys
+        if store.outcomes(key).is_file()
+    ]
+    names = sorted({name for one in about for name in one.get("versions", {})})
+    dates = sorted(one["date"] for one in about)
+    return {
+        "date": [*dates[:1], *dates[-1:]],
+        "commit": sorted({one["commit"] or "unknown" for one in about}),
+        "versions": {
+            name: sorted({one.get("versions", {}).get(name, "none") for one in about})
+            for name in names
+        },
+        "device": sorted({device for one in about for device in one.get("devices", [])}),
+    }
+
+
+def _provenance(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Name what is behind every row of the CSV, in its order."""
+    kept = ["dataset", "norm", "eps", "defense", "attack", "settings", "training_seed", "seed",
+            "n", "classifier_checkpoint", "checkpoint", "state"]  # fmt: skip
+    return [
+        {
+            **{name: None if pd.isna(row[name]) else row[name] for name in kept},
+            "keys": row["keys"].split(),
+        }
+        for row in records(frame)
+    ]
+
+
+def _made(frame: pd.DataFrame, content: Mapping[str, Any]) -> str:
+    """Say in one line how the table came about."""
+    days = sorted({date[:10] for date in content["date"]})
+    digests = {
+        f"{row['defense']} {digest[:8]}"
+        for row in records(frame)
+        for digest in str(row["checkpoint"] or "").split()
+        if digest not in ("", "nan")
+    }
+    classifiers = {
+        f"{row['classifier']} {row['classifier_checkpoint'][:8]}"
+        for row in records(frame)
+        if row["classifier_checkpoint"]
+    }
+    checkpoints = ", ".join(sorted(classifiers) + sorted(digests)) or "none"
+    return (
+        f"Made by `{content['command']}`, measured {' to '.join(days) or 'never'}; "
+        f"checkpoints (SHA-256): {checkpoints}. {constants(frame)}. Percent and points; 95 % "
+        "intervals."
+    )
+
+
+def _markdown(frame: pd.DataFrame, head: Head, content: Mapping[str, Any]) -> str:
+    heads, rows = page(frame, head)
+    text = [f"# {head.title}", ""]
+    text += [" ".join(head.text.split()), ""] if head.text else []
+    text += [f"| {' | '.join(map(_cell, line))} |" for line in (heads, ["---"] * len(heads))]
+    text += [f"| {' | '.join(map(_cell, row))} |" for row in rows]
+    return "\n".join([*text, "", _made(frame, content), ""])
+
+
+def _cell(text: str) -> str:
+    """Keep a text from ending a Markdown cell or line."""
+    return " ".join(text.replace("|", r"\|").split())
+
+
+def _latex(frame: pd.DataFrame, head: Head, content: Mapping[str, Any]) -> str:
+    heads, rows = page(frame, head)
+    rows = [[" ".join(text.split()) for text in row] for row in rows]
+    lines = [head.title, _made(frame, content), r"Needs \usepackage{booktabs}."]
+    comments = "".join(f"% {' '.join(line.split())}\n" for line in lines)
+    return comments + str(pd.DataFrame(rows, columns=heads).to_latex(index=False, escape=True))
