@@ -20,7 +20,7 @@ from bench.paper.spec import Head
 
 COLUMNS = (
     "block", "dataset", "classifier", "norm", "eps", "attack", "access", "defense", "settings",
-    "row", "column", "split",
+    "row", "column",
     "clean", "clean_low", "clean_high", "robust", "robust_low", "robust_high",
     "n", "seed", "draws", "judging", "audit", "state", "note", "training_seed", "keys",
     "classifier_checkpoint", "checkpoint",

@@ -17,7 +17,7 @@ from bench.table import with_worst_case
 
 COLUMNS = (
     "dataset", "classifier", "norm", "eps", "defense", "attack", "access", "settings",
-    "training_seed", "steps", "split",
+    "training_seed", "steps",
     "clean", "clean_low", "clean_high", "robust", "robust_low", "robust_high",
     "attacked", "passes", "seconds", "n", "seed", "draws", "judging", "audit", "state", "note",
     "keys", "classifier_checkpoint", "checkpoint",
@@ -53,7 +53,7 @@ def _worst(cells: Cells, rows: list[Row], name: str) -> Row:
     """Join attacks image by image; no number where one of them has none."""
     first = rows[0]
     kept = ["dataset", "classifier", "norm", "eps", "defense", "training_seed", "steps"]
-    kept += ["split", "n", "seed", "draws", "judging"]
+    kept += ["n", "seed", "draws", "judging"]
     row: dict[str, Any] = {
         **{name: first[name] for name in kept},
         "attack": name,

@@ -19,7 +19,7 @@ Row = dict[str, Any]
 NUMBERS = tuple(name for name in COLUMNS if name.startswith(("clean", "robust")))
 _FOLDERS = re.compile(r"(?<![\w.])/(?:[\w.~-]+/)+")
 _ABOUT_THE_ATTACK = ("attack", "access", "shard")
-_ABOUT_THE_IMAGES = ("dataset", "split", "norm", "eps", "n", "seed", "draws")
+_ABOUT_THE_IMAGES = ("dataset", "norm", "eps", "n", "seed", "draws")
 
 
 class Cells:
@@ -48,7 +48,6 @@ class Cells:
                     **row,
                     "training_seed": parameter(content, "training.seed"),
                     "steps": parameter(content, "steps"),
-                    "split": content.get("split", "test"),
                     "keys": row["key"],
                 }
             )

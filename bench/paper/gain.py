@@ -23,7 +23,7 @@ from bench.store import read_rows
 
 COLUMNS = (
     "dataset", "classifier", "norm", "eps", "attack", "access", "defense", "settings",
-    "training_seed", "steps", "split",
+    "training_seed", "steps",
     "clean", "clean_low", "clean_high", "robust", "robust_low", "robust_high", "robust_sd",
     "gain", "gain_low", "gain_high", "gain_method", "gain_p", "gain_sd", "gain_min", "gain_max",
     "clean_gain", "paired", "paper", "seeds", "n", "seed", "draws", "judging", "audit", "state",
@@ -115,7 +115,7 @@ def _over_seeds(group: list[Row], *, is_baseline: bool) -> Row:
     """Sum the trainings of one defense up: spread over seeds, and no interval over images."""
     first = group[0]
     kept = ["dataset", "classifier", "norm", "eps", "attack", "access", "defense", "steps"]
-    kept += ["split", "n", "seed", "draws", "judging", "paper", "classifier_checkpoint"]
+    kept += ["n", "seed", "draws", "judging", "paper", "classifier_checkpoint"]
     row = {name: first[name] for name in kept}
     row |= {
         "settings": words_without(first["settings"], [f"defense.{_SEED}"]),

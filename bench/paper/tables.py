@@ -15,7 +15,7 @@ from bench.paper.cells import Cells, Row, records
 from bench.paper.spec import Head
 
 # Told once under the table where all rows agree and the page has no column of it.
-_CONSTANT = ("dataset", "classifier", "norm", "eps", "attack", "access", "split", "n", "draws",
+_CONSTANT = ("dataset", "classifier", "norm", "eps", "attack", "access", "n", "draws",
              "seed", "judging", "audit")  # fmt: skip
 
 
