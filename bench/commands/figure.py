@@ -192,6 +192,68 @@ def strips(
     _write(space.store, output, name, frame, draw, {**about(used), "n": count})
 
 
+@app.command()
+def pag(
+    defense: Annotated[list[str], typer.Option(help="A defense; may be repeated.")],
+    dataset: Dataset = "digits",
+    classifier: Classifier = "small_cnn",
+    control_classifier: Annotated[
+        str | None, typer.Option(help="A classifier to compare with, such as robust_cnn.")
+    ] = None,
+    norm: Norm = "Linf",
+    eps: Annotated[str, typer.Option(help="Radius; large ones show more.")] = "0.5",
+    access: Annotated[str, typer.Option(help="How to see the defense: full or bpda.")] = "full",
+    steps: Annotated[int, typer.Option(help="Steps of the targeted attack.", min=1)] = 200,
+    eot: Annotated[int, typer.Option(help="Draws of a stochastic defense.", min=1)] = 1,
+    count: Annotated[int, typer.Option("-m", help="Rows of pictures.", min=1)] = 8,
+    n: Annotated[int, typer.Option("-n", help="Images to measure: the first n.")] = 100,
+    seed: Seed = 0,
+    settings: Settings = [],  # noqa: B006 - Typer copies it
+    device: Device = "auto",
+    results: Results = RESULTS,
+    data: Data = DATA,
+    models: Models = MODELS,
+    output: Output = None,
+) -> None:
+    """Perceptually aligned gradients: targeted attacks in a large ball, and what they draw."""
+    import functools
+
+    requests = [
+        _request(defense=name, attack="noise", dataset=dataset, classifier=classifier,
+                 norm=norm, eps=eps, n=n, seed=seed, settings=settings)
+        for name in defense
+    ]  # fmt: skip
+    if count > n:
+        raise UsageError(f"-m {count} rows of the first {n} images: give -n {count} or more.")
+    space = workspace(results, data, models, device)
+    from dataclasses import replace
+
+    from bench.figures import pag as figure
+    from bench.figures.images import about
+    from bench.figures.output import file_name
+    from bench.prepare import resolve
+    from bench.threat import Access, format_eps, parse_access
+
+    seen = parse_access(access)
+    if seen not in (Access.FULL, Access.BPDA):
+        raise UsageError(
+            f"--access {access} hides the gradient of the purifier: use full or bpda."
+        )
+    pairs = [resolve(request) for request in requests]
+    threat = replace(pairs[0].threat, access=seen)
+    effort = figure.Effort(threat, steps, eot, count)
+    found = watch(
+        figure.collect(pairs, control=control_classifier, effort=effort, space=space),
+        quiet=False,
+    )
+    known = about(*found.used)
+    known = {**known, "checkpoints": {**known["checkpoints"], **found.checkpoints}, "n": n}
+    del known["cells"]  # nothing of a run is used but its parts
+    draw = functools.partial(figure.draw, pictures=found.pictures)
+    name = file_name("pag", dataset, *defense, seen, threat.norm, format_eps(threat.eps))
+    _write(space.store, output, name, found.frame, draw, known)
+
+
 def _request(*, settings: list[str], **options: Any) -> Request:
     from bench.cell import Request, parse_settings
     from bench.datasets import dataset_info

@@ -16,7 +16,7 @@ from bench.progress import Work
 from bench.workspace import Workspace
 
 KINDS = ("clean", "adversarial", "purified clean", "purified adversarial")
-_LINES = ("-", "-", "--", "--")
+_LINES = ("-", "-", "--", ":")
 _BINS = 40
 
 
@@ -71,23 +71,30 @@ def auroc(values: np.ndarray, clean: np.ndarray) -> float:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """Draw a panel per defense: clean images filled, the other kinds as outlines."""
-    panels = frame.groupby("defense", sort=False)
-    figure = page(0.2 + 2.3 * len(panels))
-    all_axes = figure.subplots(len(panels), squeeze=False)[:, 0]
-    for axes, (defense, of_defense) in zip(all_axes, panels, strict=True):
-        edges = np.histogram_bin_edges(of_defense["energy"], bins=_BINS)
-        for number, kind in enumerate(KINDS):
-            of_kind = of_defense[of_defense["kind"] == kind]
-            said = "" if kind == "clean" else f", AUROC {of_kind['auroc'].iloc[0]:.2f}"
+    """Draw two panels per defense: clean images before others as attacked and as purified.
+
+    Each has its own scale, since attacked images can lie far from all the others.
+    """
+    defenses = list(dict.fromkeys(frame["defense"]))
+    figure = page(0.2 + 3.4 * len(defenses))
+    all_axes = figure.subplots(2 * len(defenses), squeeze=False)[:, 0]
+    for place, axes in enumerate(all_axes):
+        defense = defenses[place // 2]
+        kinds = KINDS[:1] + (KINDS[2:] if place % 2 else KINDS[1:2])
+        shown = frame[(frame["defense"] == defense) & frame["kind"].isin(kinds)]
+        edges = np.histogram_bin_edges(shown["energy"], bins=_BINS)
+        for kind in kinds:
+            of_kind = shown[shown["kind"] == kind]
             counts, _ = np.histogram(of_kind["energy"], edges)
-            look = {"color": COLOURS[number], "label": kind + said}
+            colour, line = COLOURS[KINDS.index(kind)], _LINES[KINDS.index(kind)]
             if kind == "clean":
-                axes.stairs(counts, edges, fill=True, alpha=0.4, **look)
+                axes.stairs(counts, edges, fill=True, alpha=0.4, color=colour, label=kind)
             else:
-                axes.stairs(counts, edges, linestyle=_LINES[number], linewidth=1.2, **look)
-        axes.set_title(str(defense))
+                label = f"{kind}, AUROC {of_kind['auroc'].iloc[0]:.2f}"
+                axes.stairs(counts, edges, linestyle=line, lw=1.2, color=colour, label=label)
+        axes.set_ylim(top=axes.get_ylim()[1] * 1.5)  # room for the legend
+        axes.set_title(f"{defense}, {'purified' if place % 2 else 'attacked'}")
         axes.set_ylabel("images")
+        axes.set_xlabel("energy")
         axes.legend(loc="upper right")
-    all_axes[-1].set_xlabel("energy")
     return figure

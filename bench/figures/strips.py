@@ -85,10 +85,11 @@ def draw(frame: pd.DataFrame, pictures: np.ndarray) -> Figure:
     for number, (axes, picture) in enumerate(zip(grid, pictures, strict=True)):
         row = frame.iloc[number]
         bare(axes, picture)
+        energy = f"{row['energy']:#.3g}".replace("-", "\N{MINUS SIGN}")
         mark = "" if row["right"] else " ✗"
         axes.set_xlabel(
-            f"{row['energy']:.3g}\n{row['predicted']}{mark}",
-            fontsize=6.5, labelpad=1.5, linespacing=1.0,
+            f"E {energy}\nclass {row['predicted']}{mark}",
+            fontsize=6, labelpad=1.5, linespacing=1.0,
             color=RIGHT if row["right"] else WRONG,
             fontweight="normal" if row["right"] else "bold",
         )  # fmt: skip
@@ -105,4 +106,6 @@ def bare(axes: Axes, picture: np.ndarray) -> None:
 
 
 def _head(steps: int) -> str:
-    return {-1: "clean", 0: "adversarial"}.get(steps, f"K = {steps}")
+    return {-1: "clean", 0: "adversarial"}.get(
+        steps, f"{steps} steps" if steps > 1 else "1 step"
+    )
