@@ -43,10 +43,8 @@ def keep(
 
 
 def read(path: Path | io.StringIO) -> pd.DataFrame:
-    """Read a figure's rows, to the last digit as they were written."""
-    return pd.read_csv(
-        path, float_precision="round_trip", keep_default_na=False, na_values=[""]
-    )
+    """Read a figure's rows; 'none' and 'inf' are names, and only an empty field is missing."""
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 
 def render(draw: Callable[[pd.DataFrame], Figure], frame: pd.DataFrame) -> bytes:

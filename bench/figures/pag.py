@@ -159,8 +159,8 @@ def draw(frame: pd.DataFrame, pictures: np.ndarray) -> Figure:
     subjects = list(dict.fromkeys(frame["subject"]))
     first = frame[frame["subject"] == subjects[0]].reset_index(drop=True)
     lines = pictures.shape[1]
-    side = 3.4 / (len(subjects) + 1)
-    figure = page(0.75 + (side + 0.02) * lines)
+    side = 3.25 / (len(subjects) + 1)  # inches, beside the labels of the rows
+    figure = page(0.6 + (side + 0.02) * lines)
     figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
     grid = figure.subplots(lines, len(subjects) + 1, squeeze=False)
     for place, subject in enumerate([None, *subjects]):
