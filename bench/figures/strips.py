@@ -94,7 +94,7 @@ def draw(frame: pd.DataFrame, pictures: np.ndarray) -> Figure:
             fontweight="normal" if row["right"] else "bold",
         )  # fmt: skip
         if number < len(columns):
-            axes.set_title(_head(int(row["steps"])), fontsize=7, pad=2)
+            axes.set_title(_head(int(row["steps"])), fontsize=6.5, pad=2)
     return figure
 
 
