@@ -17,7 +17,7 @@ from bench.workspace import Workspace
 
 KINDS = ("clean", "adversarial", "purified clean", "purified adversarial")
 _LINES = ("-", "-", "--", ":")
-_BINS = 40
+_BINS = 30
 
 
 def collect(
@@ -92,7 +92,7 @@ def draw(frame: pd.DataFrame) -> Figure:
             else:
                 label = f"{kind}, AUROC {of_kind['auroc'].iloc[0]:.2f}"
                 axes.stairs(counts, edges, linestyle=line, lw=1.2, color=colour, label=label)
-        axes.set_ylim(top=axes.get_ylim()[1] * 1.5)  # room for the legend
+        axes.set_ylim(top=axes.get_ylim()[1] * 1.8)  # room for the legend
         axes.set_title(f"{defense}, {'purified' if place % 2 else 'attacked'}")
         axes.set_ylabel("images")
         axes.set_xlabel("energy")
