@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from bench import __version__
-from bench.commands import calibrate, compare, evaluate, judge, look, paper, report, verify
+from bench.commands import (
+    calibrate,
+    compare,
+    evaluate,
+    figure,
+    judge,
+    look,
+    paper,
+    report,
+    verify,
+)
 from bench.commands.audit import audit
 from bench.commands.shared import complain
 from bench.errors import BenchError
@@ -51,6 +61,7 @@ app.command()(paper.paper)
 app.command()(verify.verify)
 app.command()(look.doctor)
 app.command()(calibrate.calibrate)
+app.add_typer(figure.app, name="figure")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""How a result came about: commit, versions, device, memory."""
+"""How a result came about: commit, versions, device, memory. Imports no torch by itself."""
 
 from __future__ import annotations
 
@@ -12,20 +12,28 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from bench import __version__
 
+if TYPE_CHECKING:
+    import torch
 
-def provenance(device: torch.device) -> dict[str, Any]:
-    """Describe this process: JSON values, without paths, host or user names."""
+
+def origin() -> dict[str, Any]:
+    """Describe command, date and source: JSON values, without paths, host or user names."""
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "command": _command(),
         "commit": _commit(),
         "versions": _versions(),
+    }
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Describe this process as ``origin`` does, with its device and memory."""
+    return {
+        **origin(),
         "device": _device_name(device),
         "peak memory MiB": _peak_memory(device),
     }
@@ -74,6 +82,8 @@ def _commit() -> str | None:
 
 
 def _device_name(device: torch.device) -> str:
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu {platform.machine()}, {torch.get_num_threads()} threads"
@@ -81,6 +91,8 @@ def _device_name(device: torch.device) -> str:
 
 def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
+        import torch
+
         return int(torch.cuda.max_memory_allocated(device)) // 2**20
     kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(kibibytes) // (2**20 if sys.platform == "darwin" else 2**10)

@@ -11,6 +11,7 @@
     images/<key>/                    what the attacks proposed, stored before it is judged
     checkpoints/<data set>/          trained weights and their cards
     training/                        where an interrupted training goes on
+    figures/                         pictures, the numbers behind them and their origin
     runs.csv                         one row per cell, rebuilt from the cells
 
 Every file is written under a temporary name and renamed: what exists is whole.
@@ -133,6 +134,11 @@ class Store:
     def runs(self) -> Path:
         """The table of all cells as CSV."""
         return self.root / "runs.csv"
+
+    @property
+    def figures(self) -> Path:
+        """Where figures go by default."""
+        return self.root / "figures"
 
     def cell(self, key: str) -> Path:
         """Name the folder of a cell."""

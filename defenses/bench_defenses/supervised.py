@@ -63,6 +63,7 @@ class Supervised:
         rows = self._rows().to(data.x.device)
         x = _augment(data.x[rows], recipe, generator)
         self.net.train()
+        x = self.perturbed(x, data.y[rows], generator)
         loss = F.cross_entropy(self.net(x), data.y[rows])
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -70,6 +71,10 @@ class Supervised:
         self.schedule.step()
         self._loss = loss.detach()
         self.step += 1
+
+    def perturbed(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the images (N, C, H, W) to learn from: x itself, in ordinary training."""
+        return x
 
     def _rows(self) -> Tensor:
         epoch, place = divmod(self.step, self.per_epoch)

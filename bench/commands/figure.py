@@ -1,0 +1,317 @@
+"""bench figure: the figures of a paper, each with the numbers behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.commands.shared import (
+    DATA,
+    MODELS,
+    RESULTS,
+    Data,
+    Device,
+    Models,
+    Results,
+    Settings,
+    say,
+    watch,
+    workspace,
+)
+from bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from bench.cell import Request
+    from bench.figures.cells import Wanted
+    from bench.prepare import Plugins
+    from bench.store import Store
+
+app = typer.Typer(
+    help="Draw a figure of a paper: a PNG, the CSV behind it and a JSON on its origin.",
+    no_args_is_help=True,
+)
+
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Folder to write to.", show_default="RESULTS/figures"),
+]
+Dataset = Annotated[
+    str, typer.Option(help="digits, mnist, fashion_mnist, cifar10 or cifar100.")
+]
+Attack = Annotated[str, typer.Option(help="An attack: see `bench list attacks`.")]
+Classifier = Annotated[str, typer.Option(help="small_cnn, resnet18 or robustbench:NAME.")]
+Norm = Annotated[str, typer.Option(help="Linf or L2.")]
+Eps = Annotated[str, typer.Option(help="Radius: 8/255, 0.3 or inf; exact.")]
+Access = Annotated[
+    str | None,
+    typer.Option(help="transfer, bpda, full or query.", show_default="the attack's own"),
+]
+Seed = Annotated[int, typer.Option(help="Seed of attack and noise.")]
+Shard = Annotated[int, typer.Option(help="Images attacked at a time; part of the cell.")]
+Defenses = Annotated[
+    list[str], typer.Option("--defense", help="A defense; may be repeated. All by default.")
+]
+Attacks = Annotated[
+    list[str], typer.Option("--attack", help="An attack; may be repeated. All by default.")
+]
+OnlyAccess = Annotated[str | None, typer.Option("--access", help="Only cells of this access.")]
+OnlyN = Annotated[int | None, typer.Option("-n", help="Only cells on so many images.")]
+OnlySeed = Annotated[int | None, typer.Option("--seed", help="Only cells of this seed.")]
+
+
+@app.command()
+def tradeoff(
+    attack: Annotated[str, typer.Option(help="The attack of the cells.")],
+    dataset: Dataset = "digits",
+    defense: Defenses = [],  # noqa: B006 - Typer copies it
+    access: OnlyAccess = None,
+    norm: Norm = "Linf",
+    eps: Eps = "8/255",
+    n: OnlyN = None,
+    seed: OnlySeed = None,
+    results: Results = RESULTS,
+    output: Output = None,
+) -> None:
+    """Clean and robust accuracy over the purification steps, from finished cells."""
+    from bench.figures import tradeoff as figure
+    from bench.figures.cells import Wanted
+    from bench.threat import format_eps, parse_eps, parse_norm
+
+    ball = parse_norm(norm)
+    radius = format_eps(parse_eps(eps, ball))
+    wanted = Wanted(_known(dataset), tuple(defense), (attack,), _access(access), ball.value,
+                    radius, n, seed)  # fmt: skip
+    words = (attack, access or "", ball.value, radius)
+    _from_cells("tradeoff", figure.collect, figure.draw, wanted, words, results, output)
+
+
+@app.command()
+def curves(
+    dataset: Dataset = "digits",
+    defense: Defenses = [],  # noqa: B006 - Typer copies it
+    attack: Attacks = [],  # noqa: B006 - Typer copies it
+    access: OnlyAccess = None,
+    norm: Norm = "Linf",
+    n: OnlyN = None,
+    seed: OnlySeed = None,
+    results: Results = RESULTS,
+    output: Output = None,
+) -> None:
+    """Robust accuracy over eps, from finished cells; at eps 0 it is the clean accuracy."""
+    from bench.figures import curves as figure
+    from bench.figures.cells import Wanted
+    from bench.threat import parse_norm
+
+    ball = parse_norm(norm)
+    wanted = Wanted(_known(dataset), tuple(defense), tuple(attack), _access(access),
+                    ball.value, None, n, seed)  # fmt: skip
+    words = (*attack, access or "", ball.value)
+    _from_cells("curves", figure.collect, figure.draw, wanted, words, results, output)
+
+
+@app.command()
+def energies(
+    defense: Annotated[list[str], typer.Option(help="A defense with an energy; repeatable.")],
+    attack: Attack,
+    dataset: Dataset = "digits",
+    classifier: Classifier = "small_cnn",
+    norm: Norm = "Linf",
+    eps: Eps = "8/255",
+    access: Access = None,
+    n: Annotated[int, typer.Option("-n", help="Images: the first n of the test set.")] = 500,
+    seed: Seed = 0,
+    shard: Shard = 100,
+    settings: Settings = [],  # noqa: B006 - Typer copies it
+    device: Device = "auto",
+    results: Results = RESULTS,
+    data: Data = DATA,
+    models: Models = MODELS,
+    output: Output = None,
+) -> None:
+    """Histograms of the energy of clean, attacked and purified images."""
+    requests = [
+        _request(defense=name, attack=attack, dataset=dataset, classifier=classifier, norm=norm,
+                 eps=eps, access=access, n=n, seed=seed, shard=shard, settings=settings)
+        for name in defense
+    ]  # fmt: skip
+    space = workspace(results, data, models, device)
+    from bench.figures import energies as figure
+    from bench.figures.images import about
+    from bench.prepare import resolve
+
+    pairs = [resolve(request) for request in requests]
+    frame, used = watch(figure.collect(pairs, space=space), quiet=False)
+    name = _named("energies", pairs)
+    _write(space.store, output, name, frame, figure.draw, {**about(*used), "n": n})
+
+
+@app.command()
+def strips(
+    defense: Annotated[str, typer.Option(help="A defense with an energy and steps.")],
+    attack: Attack,
+    dataset: Dataset = "digits",
+    classifier: Classifier = "small_cnn",
+    norm: Norm = "Linf",
+    eps: Eps = "8/255",
+    access: Access = None,
+    count: Annotated[
+        int, typer.Option("-m", help="Strips: the first m test images.", min=1)
+    ] = 8,
+    n: Annotated[int, typer.Option("-n", help="Images of the run that they belong to.")] = 500,
+    seed: Seed = 0,
+    shard: Shard = 100,
+    settings: Settings = [],  # noqa: B006 - Typer copies it
+    device: Device = "auto",
+    results: Results = RESULTS,
+    data: Data = DATA,
+    models: Models = MODELS,
+    output: Output = None,
+) -> None:
+    """Pictures: clean, attacked, and purified after several steps, with their energies."""
+    import functools
+
+    request = _request(defense=defense, attack=attack, dataset=dataset, classifier=classifier,
+                       norm=norm, eps=eps, access=access, n=n, seed=seed, shard=shard,
+                       settings=settings)  # fmt: skip
+    if count > n:
+        raise UsageError(f"-m {count} strips of the first {n} images: give -n {count} or more.")
+    space = workspace(results, data, models, device)
+    from bench.figures import strips as figure
+    from bench.figures.images import about
+    from bench.prepare import resolve
+
+    plugins = resolve(request)
+    frame, pictures, used = watch(
+        figure.collect(plugins, count=count, space=space), quiet=False
+    )
+    draw = functools.partial(figure.draw, pictures=pictures)
+    name = _named("strips", [plugins])
+    _write(space.store, output, name, frame, draw, {**about(used), "n": count})
+
+
+@app.command()
+def pag(
+    defense: Annotated[list[str], typer.Option(help="A defense; may be repeated.")],
+    dataset: Dataset = "digits",
+    classifier: Classifier = "small_cnn",
+    control_classifier: Annotated[
+        str | None, typer.Option(help="A classifier to compare with, such as robust_cnn.")
+    ] = None,
+    norm: Norm = "Linf",
+    eps: Annotated[str, typer.Option(help="Radius; large ones show more.")] = "0.5",
+    access: Annotated[str, typer.Option(help="How to see the defense: full or bpda.")] = "full",
+    steps: Annotated[int, typer.Option(help="Steps of the targeted attack.", min=1)] = 200,
+    eot: Annotated[int, typer.Option(help="Draws of a stochastic defense.", min=1)] = 1,
+    count: Annotated[int, typer.Option("-m", help="Rows of pictures.", min=1)] = 8,
+    n: Annotated[int, typer.Option("-n", help="Images to measure: the first n.")] = 100,
+    seed: Seed = 0,
+    settings: Settings = [],  # noqa: B006 - Typer copies it
+    device: Device = "auto",
+    results: Results = RESULTS,
+    data: Data = DATA,
+    models: Models = MODELS,
+    output: Output = None,
+) -> None:
+    """Perceptually aligned gradients: targeted attacks in a large ball, and what they draw."""
+    import functools
+
+    requests = [
+        _request(defense=name, attack="noise", dataset=dataset, classifier=classifier,
+                 norm=norm, eps=eps, n=n, seed=seed, settings=settings)
+        for name in defense
+    ]  # fmt: skip
+    if count > n:
+        raise UsageError(f"-m {count} rows of the first {n} images: give -n {count} or more.")
+    space = workspace(results, data, models, device)
+    from dataclasses import replace
+
+    from bench.figures import pag as figure
+    from bench.figures.images import about
+    from bench.figures.output import file_name
+    from bench.prepare import resolve
+    from bench.threat import Access, format_eps, parse_access
+
+    seen = parse_access(access)
+    if seen not in (Access.FULL, Access.BPDA):
+        raise UsageError(
+            f"--access {access} hides the gradient of the purifier: use full or bpda."
+        )
+    pairs = [resolve(request) for request in requests]
+    threat = replace(pairs[0].threat, access=seen)
+    effort = figure.Effort(threat, steps, eot, count)
+    found = watch(
+        figure.collect(pairs, control=control_classifier, effort=effort, space=space),
+        quiet=False,
+    )
+    known = about(*found.used)
+    known = {**known, "checkpoints": {**known["checkpoints"], **found.checkpoints}, "n": n}
+    del known["cells"]  # nothing of a run is used but its parts
+    draw = functools.partial(figure.draw, pictures=found.pictures)
+    name = file_name("pag", dataset, *defense, seen, threat.norm, format_eps(threat.eps))
+    _write(space.store, output, name, found.frame, draw, known)
+
+
+def _request(*, settings: list[str], **options: Any) -> Request:
+    from bench.cell import Request, parse_settings
+    from bench.datasets import dataset_info
+
+    dataset_info(options["dataset"])
+    return Request.parse(settings=parse_settings(settings), **options)
+
+
+def _named(figure: str, pairs: list[Plugins]) -> str:
+    from bench.figures.output import file_name
+    from bench.threat import format_eps
+
+    request, threat = pairs[0].request, pairs[0].threat
+    defenses = [pair.request.defense for pair in pairs]
+    return file_name(figure, request.dataset, *defenses, request.attack, threat.access,
+                     threat.norm, format_eps(threat.eps))  # fmt: skip
+
+
+def _write(
+    store: Store,
+    output: Path | None,
+    name: str,
+    frame: Any,
+    draw: Callable[[Any], Any],
+    about: dict[str, Any],
+) -> None:
+    from bench.figures.output import keep
+
+    for path in keep(output or store.figures, name, frame, draw, about):
+        say(f"wrote {path}")
+
+
+def _known(dataset: str) -> str:
+    from bench.datasets import dataset_info
+
+    return dataset_info(dataset).name
+
+
+def _access(name: str | None) -> str | None:
+    from bench.threat import parse_access
+
+    return None if name is None else parse_access(name).value
+
+
+def _from_cells(
+    name: str,
+    collect: Callable[[Store, Wanted], Any],
+    draw: Callable[[Any], Any],
+    wanted: Wanted,
+    words: tuple[str, ...],
+    results: Path,
+    output: Path | None,
+) -> None:
+    from bench.figures.cells import about
+    from bench.figures.output import file_name
+    from bench.store import Store
+
+    store = Store(results)
+    frame = collect(store, wanted)
+    named = file_name(name, wanted.dataset, *wanted.defenses, *words)
+    _write(store, output, named, frame, draw, about(frame))

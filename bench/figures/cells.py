@@ -1,0 +1,174 @@
+"""The points of a curve: finished cells that differ in one number alone. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bench.cell import digest_of
+from bench.errors import UsageError
+from bench.store import Store, read_json, read_rows
+from bench.table import accuracies
+
+SHARES = [
+    f"{name}{end}" for name in ("clean", "robust") for end in ("", "_low", "_high")
+]  # in percent, with 95 % Wilson intervals
+_NAMES = ("dataset", "classifier", "defense", "attack", "access", "norm", "eps", "n", "seed")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which finished cells a figure is drawn from; None and () leave the choice open."""
+
+    dataset: str
+    defenses: tuple[str, ...] = ()
+    attacks: tuple[str, ...] = ()
+    access: str | None = None
+    norm: str | None = None
+    eps: str | None = None
+    n: int | None = None
+    seed: int | None = None
+
+    def takes(self, cell: Mapping[str, Any]) -> bool:
+        """Say whether a cell (as it was written down) is one of those."""
+        named = (
+            (self.defenses, cell["defense"]["name"]),
+            (self.attacks, cell["attack"]["name"]),
+        )
+        fields = ("access", "norm", "eps", "n", "seed")
+        return (
+            cell["dataset"] == self.dataset
+            and all(not names or name in names for names, name in named)
+            and all(getattr(self, field) in (None, cell[field]) for field in fields)
+            # Cells on the survivors of others, and judged again, are no accuracy of one attack.
+            and not any(cell.get(name) for name in ("after", "images", "bits"))
+        )
+
+
+def finished(store: Store, wanted: Wanted) -> Iterator[tuple[str, dict[str, Any]]]:
+    """List key and content of the finished cells that are wanted; void ones are none."""
+    for folder in store.cells():
+        cell = read_json(folder / "cell.json")
+        if (
+            store.outcomes(folder.name).is_file()
+            and wanted.takes(cell)
+            and read_rows(store.outcomes(folder.name))["legal"].all()
+        ):
+            yield folder.name, cell
+
+
+def points(
+    store: Store,
+    wanted: Wanted,
+    *,
+    figure: str,
+    value: str,
+    number: Callable[[Mapping[str, Any]], float | None],
+    fixed: Callable[[dict[str, Any]], dict[str, Any]],
+) -> pd.DataFrame:
+    """Read a row per cell, ``curve`` naming those that differ in the number ``value`` alone.
+
+    ``number`` reads it of a cell, None where the cell has none, and ``fixed`` returns the cell
+    without it. Raises UsageError where no cell is left, and StoreError.
+    """
+    rows, parts = [], []
+    for key, cell in finished(store, wanted):
+        found = number(cell)
+        if found is None:
+            continue
+        shares = accuracies(read_rows(store.outcomes(key)))
+        names = {name: _name(cell[name]) for name in _NAMES}
+        digests = {
+            "classifier_checkpoint": cell["classifier"]["checkpoint"],
+            "checkpoint": cell["defense"]["checkpoint"],
+        }
+        same = {name: content for name, content in fixed(cell).items() if name != "settings"}
+        rows.append(
+            {**names, **{name: shares[name] for name in SHARES}, **digests, "key": key,
+             value: found}
+        )  # fmt: skip
+        parts.append(same)
+    if not rows:
+        raise UsageError(_nothing(store, wanted, figure))
+    frame = pd.DataFrame(rows)
+    frame.insert(0, "curve", _labels(parts))
+    return frame.sort_values(["curve", value], kind="stable", ignore_index=True)
+
+
+def about(frame: pd.DataFrame) -> dict[str, Any]:
+    """Say of which cells a figure is made: keys, seeds, numbers of images, checkpoints."""
+    digests = pd.concat([frame["classifier_checkpoint"], frame["checkpoint"]]).dropna()
+    return {
+        "seed": sorted({int(seed) for seed in frame["seed"]}),
+        "n": sorted({int(n) for n in frame["n"]}),
+        "checkpoints": sorted({digest for digest in digests if digest}),
+        "cells": sorted(set(frame["key"])),
+    }
+
+
+def _name(content: Any) -> Any:
+    return content["name"] if isinstance(content, dict) else content
+
+
+def _nothing(store: Store, wanted: Wanted, figure: str) -> str:
+    asked = [wanted.dataset, "/".join(wanted.defenses), "/".join(wanted.attacks)]
+    asked += [wanted.access or "", wanted.norm or "", wanted.eps or ""]
+    asked += [f"{name} {value}" for name, value in (("n", wanted.n), ("seed", wanted.seed))
+              if value is not None]  # fmt: skip
+    return (
+        f"{store.root} has no finished cell for the figure '{figure}' "
+        f"({', '.join(filter(None, asked))}). Make some with `bench run` or a plan and "
+        "`bench matrix`, or name their folder with --results."
+    )
+
+
+def _labels(parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name every curve by its defense and attack, and by whatever else tells it from others."""
+    flat = [dict(_flat("", part)) for part in parts]
+    alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for one in flat:
+        alike.setdefault(_who(one), []).append(one)
+    attacks = {_who(one)[1:] for one in flat}
+    found = []
+    for one in flat:
+        group = alike[_who(one)]
+        differ = [
+            name
+            for name in sorted({name for other in group for name in other})
+            if len({str(other.get(name)) for other in group}) > 1 and name not in _NO_LABEL
+        ]
+        name, attack, access = _who(one)
+        head = f"{name}, {attack} ({access})" if len(attacks) > 1 else str(name)
+        found.append(", ".join([head, *(f"{_short(name)} {one.get(name)}" for name in differ)]))
+    # Two checkpoints of one recipe, or other data: only a digest tells them apart.
+    digests = [digest_of(one) for one in flat]
+    seen: dict[str, set[str]] = {}
+    for label, digest in zip(found, digests, strict=True):
+        seen.setdefault(label, set()).add(digest)
+    return [
+        f"{label}, {digest[:4]}" if len(seen[label]) > 1 else label
+        for label, digest in zip(found, digests, strict=True)
+    ]
+
+
+_NO_LABEL = ("data", "classifier.checkpoint", "defense.checkpoint", "shard")
+
+
+def _who(flat: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    return flat["defense.name"], flat["attack.name"], flat["access"]
+
+
+def _short(name: str) -> str:
+    """Write 'attack.params.steps' as 'attack.steps', as --set has it."""
+    return name.replace(".params.", ".")
+
+
+def _flat(path: str, content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(f"{path}{name}.", value)
+        else:
+            yield f"{path}{name}", value

@@ -1,0 +1,56 @@
+"""Security curves: robust accuracy over eps (Carlini et al. 2019). Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bench.figures.cells import Wanted, points
+from bench.figures.style import legend_below, page, percent_axis
+from bench.figures.tradeoff import band
+from bench.store import Store
+from bench.threat import parse_eps, parse_norm
+
+
+def collect(store: Store, wanted: Wanted) -> pd.DataFrame:
+    """Read a row per cell with curve, radius, robust and its interval in percent.
+
+    Every curve begins at radius 0 with its clean accuracy; cells without a bound have no place.
+    Raises UsageError where there is no cell.
+    """
+    frame = points(
+        store, wanted, figure="curves", value="radius", number=_radius, fixed=_without_eps
+    )
+    starts = frame.groupby("curve", sort=False).head(1).copy()
+    starts["radius"], starts["eps"] = 0.0, "0"
+    for end in ("", "_low", "_high"):
+        starts[f"robust{end}"] = starts[f"clean{end}"]
+    both = pd.concat([starts, frame])
+    return both.sort_values(["curve", "radius"], kind="stable", ignore_index=True)
+
+
+def _radius(cell: Mapping[str, Any]) -> float | None:
+    eps = parse_eps(cell["eps"], parse_norm(cell["norm"]))
+    return float(eps) if eps else None  # 0 is the clean accuracy, which every cell has
+
+
+def _without_eps(cell: dict[str, Any]) -> dict[str, Any]:
+    return {name: content for name, content in cell.items() if name != "eps"}
+
+
+def draw(frame: pd.DataFrame) -> Figure:
+    """Draw a curve per defense and attack, with Wilson bands."""
+    curves = frame.groupby("curve", sort=True)
+    figure = page(2.2 + 0.14 * len(curves))
+    axes = figure.add_subplot()
+    for number, (curve, rows) in enumerate(curves):
+        band(axes, rows, "radius", "robust", number, label=str(curve))
+    norms = "/".join(sorted(set(frame["norm"])))
+    axes.set_xlabel(f"radius eps ({norms}, pixels in [0, 1])")
+    axes.set_xlim(left=0)
+    percent_axis(axes)
+    legend_below(figure, axes, columns=2 if frame["curve"].str.len().max() < 24 else 1)
+    return figure

@@ -1,0 +1,137 @@
+"""The images of a figure: clean ones, and those of the attack of a run, made once for both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.errors import UsageError
+from bench.gradient import blocks, images_per_pass
+from bench.prepare import Plugins, Prepared, prepare
+from bench.progress import Progress, Work
+from bench.propose import propose
+from bench.protocols import EnergyPurifier, Images, SteppedPurifier
+from bench.rng import Rng
+from bench.threat import Access
+from bench.views import view_of
+from bench.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """The first test images and ``x_adv`` (N, C, H, W), what an attack made of them."""
+
+    prepared: Prepared
+    images: Images
+    x_adv: Tensor
+
+    @property
+    def streams(self) -> Rng:
+        """The figure's own noise: neither the attack's nor the judge's."""
+        return Rng.seeded(self.prepared.cell.seed, self.images.indices).fork("figure")
+
+
+def prepared_for(plugins: Plugins, *, space: Workspace, figure: str) -> Work[Prepared]:
+    """Load or train what a figure of energies needs; raises UsageError where it has none."""
+    if plugins.impossible:
+        raise UsageError(f"this pair cannot work: {plugins.impossible}.")
+    space.store.probe()
+    prepared = yield from prepare(plugins, space=space)
+    if not isinstance(prepared.defense.purifier, EnergyPurifier):
+        raise UsageError(
+            f"the defense '{plugins.request.defense}' has no energy, which '{figure}' shows. "
+            "Choose one whose purifier has an `energy`, such as ebm or adv_ebm."
+        )
+    return prepared
+
+
+def attacked(prepared: Prepared, *, count: int, space: Workspace) -> Work[Attacked]:
+    """Attack the first ``count`` images, or read what a run of the same cell proposed.
+
+    Whole shards are attacked, as `bench run` would, so that neither attacks anything twice.
+    """
+    cell, defense = prepared.cell, prepared.defense
+    view = view_of(defense, cell.threat.access)
+    bare = view.access is Access.TRANSFER
+    networks = {"classifier": defense.classifier} if bare else defense.networks()
+    found = []
+    shards = [(start, stop) for start, stop in cell.shards() if start < count]
+    for number, (start, stop) in enumerate(shards):
+        yield Progress(f"{cell.defense.name} under {cell.attack.name}", number, len(shards))
+        proposal = propose(
+            prepared.attack,
+            view,
+            prepared.pixels.images(start, stop).to(space.device),
+            threat=cell.threat,
+            seed=cell.seed,
+            networks=networks,
+            path=space.store.proposal(cell.proposal_key(), start, stop),
+        )
+        found.append(proposal.x_adv)
+    images = prepared.pixels.images(0, count).to(space.device)
+    return Attacked(prepared, images, torch.cat(found)[:count])
+
+
+def energies(prepared: Prepared, x: Tensor) -> np.ndarray:
+    """Measure the energy (N,) of images (N, C, H, W)."""
+    purifier = prepared.defense.purifier
+    assert isinstance(purifier, EnergyPurifier)
+    with torch.no_grad():
+        return np.concatenate([purifier.energy(x[part]).cpu().numpy() for part in _parts(x)])
+
+
+def predictions(prepared: Prepared, x: Tensor) -> np.ndarray:
+    """Name the class (N,) that the bare classifier sees in images (N, C, H, W)."""
+    classify = prepared.defense.classify
+    with torch.no_grad():
+        return np.concatenate([classify(x[part]).argmax(1).cpu().numpy() for part in _parts(x)])
+
+
+def purified(prepared: Prepared, x: Tensor, *, rng: Rng) -> Tensor:
+    """Purify images (N, C, H, W) once."""
+    defense = prepared.defense
+    with torch.no_grad():
+        return torch.cat([defense.purify(x[part], rng=rng[part]) for part in _parts(x)])
+
+
+def path(prepared: Prepared, x: Tensor, *, rng: Rng) -> Iterator[Tensor]:
+    """Yield images (N, C, H, W) after each purification step; raises UsageError.
+
+    The noise has the law of the defense's own and is drawn from other streams.
+    """
+    purifier, name = prepared.defense.purifier, prepared.cell.defense.name
+    steps = prepared.cell.defense.params.get("steps")
+    if not isinstance(purifier, SteppedPurifier) or steps is None:
+        raise UsageError(
+            f"the defense '{name}' does not purify step by step: a strip needs a purifier with "
+            "`step` and a parameter `steps`, such as ebm or adv_ebm."
+        )
+    with torch.no_grad():
+        for k in range(steps):
+            x = purifier.step(x, rng=rng.fork("step", k))
+            yield x
+
+
+def about(*prepared: Prepared) -> dict[str, Any]:
+    """Say what a figure's numbers depend on: checkpoints, cells and the seed."""
+    cells = [one.cell for one in prepared]
+    parts = [part for cell in cells for part in (cell.classifier, cell.defense)]
+    return {
+        "seed": cells[0].seed,
+        "checkpoints": _digests(parts),
+        "data": cells[0].data,
+        "cells": [cell.canonical() for cell in cells],
+    }
+
+
+def _digests(parts: Any) -> Mapping[str, str]:
+    return {part.name: part.checkpoint for part in parts if part.checkpoint}
+
+
+def _parts(x: Tensor) -> list[slice]:
+    return blocks(len(x), images_per_pass(x.device, 1))
