@@ -21,6 +21,7 @@ from bench.audit.subject import Subject
 
 Check = Callable[[Subject], Finding]
 
+ATTACKS = ("apgd", "autoattack", "noise", "pgd", "square")  # what the checks attack with
 REVISION = 2  # raise it when a check changes: finished audits are then done again
 
 # What looks at the user's own cells too, and so may say otherwise once there are more.

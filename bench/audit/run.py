@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bench.audit.checks import CHECKS, RECORDS, REVISION, Check
+from bench.audit.checks import ATTACKS, CHECKS, RECORDS, REVISION, Check
 from bench.audit.efforts import NO_GRADIENT, attackable, clean, square, worst
 from bench.audit.findings import Finding, State, Verdict, Weight, verdict
 from bench.audit.recheck import read_finding
@@ -19,7 +19,7 @@ from bench.errors import StoreError, UsageError
 from bench.prepare import Plugins, prepare, resolve
 from bench.progress import Progress, Work
 from bench.provenance import provenance
-from bench.registry import build, parameters
+from bench.registry import build, parameters, plugin
 from bench.rungs import target_of
 from bench.stats import wilson
 from bench.store import Store, read_json, write_json, written
@@ -118,7 +118,8 @@ def _keep(report: dict[str, Any], path: Path) -> None:
 
 def asked_of(subject: Subject) -> dict[str, Any]:
     """Write what decides the outcome of an audit, before any check changes the attack."""
-    return {"cell": subject.base.cell.canonical(), "checks": REVISION}
+    attacks = {name: plugin("attacks", name).revision for name in ATTACKS}
+    return {"cell": subject.base.cell.canonical(), "checks": REVISION, "attacks": attacks}
 
 
 def _run(check: Check, subject: Subject) -> Finding:
