@@ -94,6 +94,11 @@ def test_all_checks_are_in_the_report_the_page_and_on_the_terminal(
     assert f"{accuracy['robust']} %" in told.out
     assert bench(*ASK).out == told.out
 
+    # What other attacks would have found is not known.
+    monkeypatch.setattr("bench_attacks.pgd.Pgd.revision", 1000)
+    with pytest.raises(pytest.fail.Exception, match="done again"):
+        bench(*ASK)
+
 
 def test_the_table_carries_the_state_to_the_same_defense_and_ball_alone(bench: Bench) -> None:
     noise = ("--attack=noise", "--set=attack.tries=1", *SMALL)
