@@ -87,6 +87,18 @@ def test_cells_that_differ_in_more_than_the_number_are_other_curves(space: Works
     assert list(one["curve"]) == ["ebm", "ebm"]
 
 
+def test_parameters_choose_cells(space: Workspace) -> None:
+    for steps in (1, 2):
+        stepped(space, steps)
+    wanted = dataclasses.replace(DIGITS, settings={"defense": {"steps": 2, "noise": 0.05}})
+    assert list(tradeoff.collect(space.store, wanted)["steps"]) == [2]
+    cell = read_json(next(iter(space.store.cells())) / "cell.json")
+    nested = {**cell, "defense": {**cell["defense"], "params": {"training": {"seed": 1}}}}
+    for seed, taken in ((1, True), (2, False)):
+        asked = {"defense": {"training": {"seed": seed}}}
+        assert dataclasses.replace(DIGITS, settings=asked).takes(nested) == taken
+
+
 def test_only_attacks_on_all_images_that_are_legal_and_bounded_count(space: Workspace) -> None:
     stepped(space, 1)
     (folder,) = space.store.cells()

@@ -59,6 +59,10 @@ Attacks = Annotated[
 ]
 OnlyAccess = Annotated[str | None, typer.Option("--access", help="Only cells of this access.")]
 OnlyN = Annotated[int | None, typer.Option("-n", help="Only cells on so many images.")]
+OnlySettings = Annotated[
+    list[str],
+    typer.Option("--set", help="Only cells with this parameter: defense.NAME=VALUE."),
+]
 OnlySeed = Annotated[int | None, typer.Option("--seed", help="Only cells of this seed.")]
 
 
@@ -72,10 +76,12 @@ def tradeoff(
     eps: Eps = "8/255",
     n: OnlyN = None,
     seed: OnlySeed = None,
+    settings: OnlySettings = [],  # noqa: B006 - Typer copies it
     results: Results = RESULTS,
     output: Output = None,
 ) -> None:
     """Clean and robust accuracy over the purification steps, from finished cells."""
+    from bench.cell import parse_settings
     from bench.figures import tradeoff as figure
     from bench.figures.cells import Wanted
     from bench.threat import format_eps, parse_eps, parse_norm
@@ -83,8 +89,8 @@ def tradeoff(
     ball = parse_norm(norm)
     radius = format_eps(parse_eps(eps, ball))
     wanted = Wanted(_known(dataset), tuple(defense), (attack,), _access(access), ball.value,
-                    radius, n, seed)  # fmt: skip
-    words = (attack, access or "", ball.value, radius)
+                    radius, n, seed, parse_settings(settings))  # fmt: skip
+    words = (attack, access or "", ball.value, radius, *settings)
     _from_cells("tradeoff", figure.collect, figure.draw, wanted, words, results, output)
 
 
@@ -97,18 +103,20 @@ def curves(
     norm: Norm = "Linf",
     n: OnlyN = None,
     seed: OnlySeed = None,
+    settings: OnlySettings = [],  # noqa: B006 - Typer copies it
     results: Results = RESULTS,
     output: Output = None,
 ) -> None:
     """Robust accuracy over eps, from finished cells; at eps 0 it is the clean accuracy."""
+    from bench.cell import parse_settings
     from bench.figures import curves as figure
     from bench.figures.cells import Wanted
     from bench.threat import parse_norm
 
     ball = parse_norm(norm)
     wanted = Wanted(_known(dataset), tuple(defense), tuple(attack), _access(access),
-                    ball.value, None, n, seed)  # fmt: skip
-    words = (*attack, access or "", ball.value)
+                    ball.value, None, n, seed, parse_settings(settings))  # fmt: skip
+    words = (*attack, access or "", ball.value, *settings)
     _from_cells("curves", figure.collect, figure.draw, wanted, words, results, output)
 
 

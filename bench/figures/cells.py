@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -21,7 +21,10 @@ _NAMES = ("dataset", "classifier", "defense", "attack", "access", "norm", "eps",
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which finished cells a figure is drawn from; None and () leave the choice open."""
+    """Which finished cells a figure is drawn from; None, () and {} leave the choice open.
+
+    ``settings`` has the parameters that a cell must have, of attack, defense and classifier.
+    """
 
     dataset: str
     defenses: tuple[str, ...] = ()
@@ -31,6 +34,7 @@ class Wanted:
     eps: str | None = None
     n: int | None = None
     seed: int | None = None
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def takes(self, cell: Mapping[str, Any]) -> bool:
         """Say whether a cell (as it was written down) is one of those."""
@@ -42,10 +46,21 @@ class Wanted:
         return (
             cell["dataset"] == self.dataset
             and all(not names or name in names for names, name in named)
-            and all(getattr(self, field) in (None, cell[field]) for field in fields)
+            and all(getattr(self, name) in (None, cell[name]) for name in fields)
+            and all(_has(cell[part]["params"], set_) for part, set_ in self.settings.items())
             # Cells on the survivors of others, and judged again, are no accuracy of one attack.
             and not any(cell.get(name) for name in ("after", "images", "bits"))
         )
+
+
+def _has(params: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    def same(name: str, value: Any) -> bool:
+        found = params.get(name)
+        if isinstance(value, Mapping) and isinstance(found, Mapping):
+            return _has(found, value)
+        return bool(found == value)
+
+    return all(same(name, value) for name, value in wanted.items())
 
 
 def finished(store: Store, wanted: Wanted) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -162,8 +177,8 @@ def _who(flat: Mapping[str, Any]) -> tuple[Any, Any, Any]:
 
 
 def _short(name: str) -> str:
-    """Write 'attack.params.steps' as 'attack.steps', as --set has it."""
-    return name.replace(".params.", ".")
+    """Write 'attack.params.steps' as 'attack.steps', and what is the defense's without it."""
+    return name.replace(".params.", ".").removeprefix("defense.")
 
 
 def _flat(path: str, content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

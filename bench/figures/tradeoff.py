@@ -37,11 +37,13 @@ def _without_steps(cell: dict[str, Any]) -> dict[str, Any]:
 def draw(frame: pd.DataFrame) -> Figure:
     """Draw a solid robust and a dashed clean curve per defense, with Wilson bands."""
     curves = frame.groupby("curve", sort=True)
-    figure = page(2.3 + 0.15 * len(curves))
+    figure = page(2.4 + 0.17 * len(curves))
     axes = figure.add_subplot()
     for number, (curve, rows) in enumerate(curves):
         for share, line in (("robust", "-"), ("clean", "--")):
-            band(axes, rows, "steps", share, number, label=f"{curve}, {share}", line=line)
+            label = str(curve) if share == "robust" else "_"  # one entry for both
+            band(axes, rows, "steps", share, number, label=label, line=line)
+    axes.plot([], [], "--", color="0.4", marker="o", mfc="white", label="dashed: clean")
     steps = sorted(set(frame["steps"]))
     few = len(steps) <= 6
     axes.xaxis.set_major_locator(FixedLocator(steps) if few else MaxNLocator(integer=True))
