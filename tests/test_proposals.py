@@ -69,8 +69,9 @@ def test_more_images_go_on_from_fewer(space: Workspace, tmp_path: Path) -> None:
     assert_equal(more[:8], fewer)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     assert len(proposals(space)) == 4
-    # Of the attack the last two shards alone: 4 evaluations of 2 draws; of the judge all.
-    attacked, judged = 8 * 4 * 2, 16 * 2 * 5
+    # Of the attack the last two shards alone: 4 evaluations and 2 votes of 2 draws; of the
+    # judge all.
+    attacked, judged = 8 * (4 + 2) * 2, 16 * 2 * 5
     assert counts["classifier forward"] == attacked + judged
 
 

@@ -173,10 +173,11 @@ def test_provenance_says_how_and_nothing_of_whom(
     assert found["attack seconds"] > 0
     assert found["judge seconds"] > 0
     assert found["peak memory MiB"] > 10
-    # PGD: 3 gradients and a last look, 2 draws each, 2 steps each; the replay adds (1, 2).
+    # PGD: 3 gradients, a last look and two votes between best and last iterate, 2 draws each,
+    # 2 steps each; the replay adds (1, 2).
     assert found["attack passes"] == {
-        "classifier forward": 4 * 8, "classifier backward": 4 * 6,
-        "energy forward": 4 * (16 + 12), "energy backward": 4 * (16 + 24),
+        "classifier forward": 4 * 12, "classifier backward": 4 * 6,
+        "energy forward": 4 * (24 + 12), "energy backward": 4 * (24 + 24),
     }  # fmt: skip
     assert found["judge passes"] == {
         "classifier forward": 4 * 10, "energy forward": 4 * 20, "energy backward": 4 * 20,
