@@ -46,7 +46,9 @@ class Choice(pydantic.BaseModel, extra="forbid"):
             Choice(
                 name=self.name,
                 access=self.access,
-                set=functools.reduce(_with, zip(self.grid, values, strict=True), self.set),
+                set=functools.reduce(
+                    _with, [*self.set.items(), *zip(self.grid, values, strict=True)], {}
+                ),
             )
             for values in itertools.product(*self.grid.values())
         ]
@@ -57,8 +59,12 @@ def _with(settings: dict[str, Any], setting: tuple[str, Any]) -> dict[str, Any]:
     path, value = setting
     name, _, rest = path.partition(".")
     inner = settings.get(name)
-    nested = _with(inner if isinstance(inner, dict) else {}, (rest, value)) if rest else value
-    return {**settings, name: nested}
+    if rest:
+        value = _with(inner if isinstance(inner, dict) else {}, (rest, value))
+    elif isinstance(value, dict):
+        start = inner if isinstance(inner, dict) else {}
+        value = functools.reduce(_with, value.items(), start)
+    return {**settings, name: value}
 
 
 def _spread(choices: list[Choice]) -> list[Choice]:

@@ -72,6 +72,12 @@ def test_a_grid_beats_what_is_set() -> None:
     assert request.settings["defense"] == {"steps": 7, "training": 3}
 
 
+def test_set_takes_the_paths_that_a_grid_and_the_command_line_take() -> None:
+    given = {"training.lr": 0.1, "training": {"seed": 3}, "training.width": 8}
+    (request,) = plan(defenses={"name": "ebm", "set": given}).requests()
+    assert request.settings["defense"] == {"training": {"lr": 0.1, "seed": 3, "width": 8}}
+
+
 def test_faults_in_a_grid_are_told_with_all_others() -> None:
     defense = {"name": "gaussian", "grid": {"sigma": [0.1, -1], "sgima": [1]}}
     faults = plan(defenses=defense, datasets="mnits").faults()

@@ -74,6 +74,9 @@ def _partner(
 ) -> tuple[str | None, str]:
     """Choose the cell of the baseline that a cell is paired with, and say where it differs."""
     differs = []
+    unlike = all(parameter(contents[key], path) is None for path in match)
+    if unlike and len(others) > 1:
+        return None, ""  # the undefended classifier has no setting to be paired by
     for path in match:
         own = parameter(contents[key], path)
         same = [other for other in others if parameter(contents[other], path) == own]
