@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from bench.paper import ablation, attacks, gain
-from bench.paper.cells import Cells, Row, records
+from bench.paper.cells import Cells, Row, records, words_without
 from bench.paper.spec import Head
 
 # Told once under the table where all rows agree and the page has no column of it.
@@ -33,9 +33,8 @@ def page(frame: pd.DataFrame, head: Head) -> tuple[list[str], list[list[str]]]:
         return heads, [[_plain(value) for value in row] for row in places]
     shown = _GAIN if head.layout == "gain" else _ATTACKS
     common = common_words(frame)
-    rows_of_text = [
-        {**row, "settings": _own(row["settings"], common)} for row in records(frame)
-    ]
+    own = _settings_of_defenses if head.layout == "gain" else _settings
+    rows_of_text = [{**row, "settings": own(row["settings"], common)} for row in records(frame)]
     text = {name: [write(row) for row in rows_of_text] for name, write in shown.items()}
     for name in ("classifier", "attack", "access", "seed", "audit"):
         if name in text and len(set(text[name])) == 1 and (name, head.layout) not in _KEPT:
@@ -62,8 +61,14 @@ def common_words(frame: pd.DataFrame) -> list[str]:
     return [word for word in words[0] if all(word in other for other in words)] if words else []
 
 
-def _own(settings: str, common: list[str]) -> str:
+def _settings(settings: str, common: list[str]) -> str:
     return " ".join(word for word in str(settings).split() if word not in common)
+
+
+def _settings_of_defenses(settings: str, common: list[str]) -> str:
+    """Leave out what has a column of its own, K and the training seed."""
+    own = words_without(_settings(settings, common), ["defense.steps", "defense.training.seed"])
+    return ", ".join(word.removeprefix("defense.") for word in own.split())
 
 
 def _plain(value: Any) -> str:

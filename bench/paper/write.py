@@ -15,6 +15,7 @@ import pandas as pd
 from bench.cell import subject_of
 from bench.errors import StoreError
 from bench.paper.cells import Cells, check_present, records
+from bench.paper.latex import latex
 from bench.paper.spec import Head, TableFile
 from bench.paper.tables import constants, page, table
 from bench.store import Store, read_json, write_json, written
@@ -69,7 +70,7 @@ def rebuild(path: Path, store: Store) -> pd.DataFrame:
         frame = _frame(content, store)
         head = _head(content)
         texts = [frame.to_csv(index=False), _markdown(frame, head, content),
-                 _latex(frame, head, content)]  # fmt: skip
+                 latex(page(frame, head), [head.title, _made(frame, content)])]  # fmt: skip
     except KeyError as error:
         raise StoreError(
             f"{path} is not what this version of bench wrote: {error} is missing. Delete it "
@@ -173,11 +174,3 @@ def _markdown(frame: pd.DataFrame, head: Head, content: Mapping[str, Any]) -> st
 def _cell(text: str) -> str:
     """Keep a text from ending a Markdown cell or line."""
     return " ".join(text.replace("|", r"\|").split())
-
-
-def _latex(frame: pd.DataFrame, head: Head, content: Mapping[str, Any]) -> str:
-    heads, rows = page(frame, head)
-    rows = [[" ".join(text.split()) for text in row] for row in rows]
-    lines = [head.title, _made(frame, content), r"Needs \usepackage{booktabs}."]
-    comments = "".join(f"% {' '.join(line.split())}\n" for line in lines)
-    return comments + str(pd.DataFrame(rows, columns=heads).to_latex(index=False, escape=True))
