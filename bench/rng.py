@@ -36,8 +36,10 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
     for _ in range(_ROUNDS):
         # A product of two 32-bit words wraps in int64, but its 64 bits are the right ones.
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1 = ((p1 >> 32) & _LOW) ^ c1 ^ k0, p1 & _LOW
-        c2, c3 = ((p0 >> 32) & _LOW) ^ c3 ^ k1, p0 & _LOW
+        # In place where a tensor is new: memory traffic is what this costs.
+        c0 = (p1 >> 32).bitwise_and_(_LOW).bitwise_xor_(c1).bitwise_xor_(k0)
+        c2 = (p0 >> 32).bitwise_and_(_LOW).bitwise_xor_(c3).bitwise_xor_(k1)
+        c1, c3 = p1.bitwise_and_(_LOW), p0.bitwise_and_(_LOW)
         k0, k1 = (k0 + _WEYL[0]) & _LOW, (k1 + _WEYL[1]) & _LOW
     return torch.stack((c0, c1, c2, c3), dim=-1)
 
@@ -94,12 +96,11 @@ class Rng:
         blocks = -(-numbers // 4)
         rows = len(self)
         block = torch.arange(blocks, device=self.images.device).expand(rows, blocks)
-        image = self.images[:, None].expand(rows, blocks)
-        draw = self.draws[:, None].expand(rows, blocks)
-        words = philox(
-            (block, image & _LOW, draw & _LOW, (image >> 32) & _LOW),
-            (self.key & _LOW, self.key >> 32),
+        low, high = self.images & _LOW, (self.images >> 32) & _LOW
+        image, draw, far = (
+            one[:, None].expand(rows, blocks) for one in (low, self.draws & _LOW, high)
         )
+        words = philox((block, image, draw, far), (self.key & _LOW, self.key >> 32))
         return words.reshape(rows, 4 * blocks)[:, :numbers].reshape(rows, *shape)
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
@@ -109,9 +110,11 @@ class Rng:
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Draw standard normal numbers, float32 (M, *shape), within +-4.5."""
         knots, steps = _normal_table(self.images.device)
-        words = self.bits(shape)
+        words = self.bits(shape).flatten()
         cell = words >> 16
-        return knots[cell] + steps[cell] * (words & 0xFFFF).float()
+        fraction = words.bitwise_and_(0xFFFF).float()
+        found = steps.index_select(0, cell).mul_(fraction).add_(knots.index_select(0, cell))
+        return found.reshape(len(self), *shape)
 
     def uniform_like(self, x: Tensor) -> Tensor:
         """Draw uniform numbers in [0, 1) of the shape and type of x (M, ...)."""

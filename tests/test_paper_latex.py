@@ -52,7 +52,9 @@ def compiled(folder: Path, table: str) -> str:
     """Compile a document around a table and return the text of its page."""
     (folder / "page.tex").write_text(
         "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs,graphicx}\n"
-        "\\begin{document}\\noindent\\resizebox{\\textwidth}{!}{%\n" + table + "}\\end{document}\n"
+        "\\begin{document}\\noindent\\resizebox{\\textwidth}{!}{%\n"
+        + table
+        + "}\\end{document}\n"
     )
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"],
