@@ -229,7 +229,7 @@ def test_an_empty_store_gives_an_empty_table(store: Store) -> None:
 
 def test_states_without_outcomes(store: Store) -> None:
     store.open(cell("pgd"), "")
-    store.fail({**cell("noise").canonical(), "settings": ""}, "f" * 16, "it burnt")
+    store.fail({**cell("noise").canonical(), "settings": ""}, "f" * 16, "it burnt", "run")
     store.skip({**cell("square").canonical(), "settings": ""}, "0" * 16, "no gradient")
     rows = {row["attack"]: row for row in collect(store).to_dict("records")}
     assert rows["pgd"]["state"] == "unfinished"

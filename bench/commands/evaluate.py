@@ -109,8 +109,9 @@ def matrix(
 
     content = read_plan(plan)
     space = workspace(results, data, models, device)
-    from bench.commands.measuring import list_cells, measure, ordered
+    from bench.commands.measuring import list_cells, measure
     from bench.table import write_runs
+    from bench.walk import ordered
 
     pairs = ordered(content)
     if dry_run:

@@ -103,9 +103,9 @@ def _read(paths: list[Path]) -> list[TableFile]:
 
 def _resolved(paths: list[Path], tables: list[TableFile]) -> list[list[list[Plugins]]]:
     """Resolve every run of every table before anything runs; raises PlanError, all faults."""
-    from bench.commands.measuring import ordered
     from bench.plan import all_faults
     from bench.registry import parameters
+    from bench.walk import ordered
 
     found: list[list[list[Plugins]]] = []
     faults: list[str] = []
