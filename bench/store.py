@@ -12,6 +12,7 @@
     checkpoints/<data set>/          trained weights and their cards
     training/                        where an interrupted training goes on
     claims/                          what running processes are at; see bench.claims
+    jobs/                            what was sent to Slurm, and its logs
     figures/                         pictures, the numbers behind them and their origin
     runs.csv                         one row per cell, rebuilt from the cells
 
@@ -203,6 +204,11 @@ class Store:
         ]
         # In this order: whoever finishes a cell drops its blocks when the whole is there.
         return [] if found and self.done(cell) else found
+
+    @property
+    def jobs(self) -> Path:
+        """Where the jobs sent to Slurm are noted and write their logs."""
+        return self.root / "jobs"
 
     def claim(self, name: str) -> Path:
         """Name the claim on a piece of work."""

@@ -31,7 +31,7 @@ def list_cells(plan: Plan, pairs: list[Plugins], space: Workspace, *, as_json: b
         print_outline(outline, as_json=False)
 
 
-def measure(plan: Plan, pairs: list[Plugins], space: Workspace, *, as_json: bool) -> list[str]:
+def measure(plan: Plan, pairs: list[Plugins], space: Workspace, *, quiet: bool) -> list[str]:
     """Measure what is missing and return the key of every pair; a failure stops no other."""
     from bench import walk
 
@@ -39,7 +39,7 @@ def measure(plan: Plan, pairs: list[Plugins], space: Workspace, *, as_json: bool
         plan,
         pairs,
         space=space,
-        drive=partial(watch, quiet=as_json),
-        announce=(lambda _: None) if as_json else say,
+        drive=partial(watch, quiet=quiet),
+        announce=(lambda _: None) if quiet else say,
         complain=complain,
     )
