@@ -60,14 +60,14 @@ class Standings:
     def _one(self, number: int, before: list[Standing]) -> Standing:
         plugins, store = self._pairs[number], self._space.store
         whole = Standing(title(plugins), State.OPEN, 0, plugins.request.n)
-        if plugins.impossible:
-            return replace(whole, state=State.SKIPPED, note=plugins.impossible)
         early = digest_of(pending(plugins))
+        if plugins.impossible:
+            return replace(whole, state=State.SKIPPED, note=plugins.impossible, key=early)
         if reason := _reason(store, early):
             return replace(whole, state=State.FAILED, note=reason, key=early)
         rungs = [before[rung] for rung in self._below[number]]
         if any(rung.state not in _SETTLED for rung in rungs):
-            return replace(whole, note="waits for cheaper attacks")
+            return replace(whole, note="waits for the cheaper attacks")
         cell = self._cells.get(number)
         if cell is None:
             try:

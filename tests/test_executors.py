@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,40 +14,10 @@ from bench.executors.local import slots
 from bench.executors.task import Task
 
 from .command import Bench, is_one_clear_message
-from .workers import assert_same_rows, bench, calls, ended, install_logged, pids, write_plan
+from .trials import Trial, trial, wait_until
+from .workers import assert_same_rows, calls, ended, install_logged, pids, write_plan
 
 LOCAL = ("--executor", "local", "--jobs", "2", "--device", "cpu")
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A plan measured by one process, and a folder to measure it in again."""
-
-    plan: Path
-    alone: Path
-    ours: Path
-    site: Path
-
-    @property
-    def log(self) -> Path:
-        return self.ours.with_suffix(".log")
-
-    def start(self, *words: str, by: int = 1, slow_s: float = 0.0) -> subprocess.Popen[str]:
-        given = ("matrix", self.plan, "--results", self.ours, *words)
-        return bench(*given, site=self.site, log=self.log, by=by, slow_s=slow_s)
-
-    def done_again(self) -> Counter[str]:
-        """Count what was asked of plugins here and not by the one process."""
-        ours, theirs = calls(self.log), calls(self.alone.with_suffix(".log"))
-        assert not theirs - ours, "some work was never done"
-        return ours - theirs
-
-
-def trial(plan: Path, site: Path, ours: Path, *, code: int = 0) -> Trial:
-    alone = plan.with_suffix("")
-    log = alone.with_suffix(".log")
-    ended(bench("matrix", plan, "--results", alone, site=site, log=log), code)
-    return Trial(plan, alone, ours, site)
 
 
 @pytest.fixture(scope="module")
@@ -150,13 +116,6 @@ def test_workers_end_with_their_parent_and_what_is_finished_is_kept(
     assert_same_rows(again.ours, again.alone)
     attacked = [what for what in again.done_again() if what.startswith("attack")]
     assert len(attacked) <= 2, "more was lost than the two blocks at work"
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    until = time.monotonic() + 100
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 def test_gpus_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
