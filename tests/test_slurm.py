@@ -102,7 +102,7 @@ def test_a_preempted_job_is_queued_again_and_goes_on(
     assert "running" in said
     assert "blocks at work" in said
     log = made.ours / "jobs" / f"{job}_0_0_log.out"
-    wait_until(lambda: "requeue" in (log.read_text() + log.with_suffix(".err").read_text()))
+    wait_until(lambda: f"Requeued job {job}_0" in log.read_text())
     wait_until(lambda: not queue(job))
     shown = subprocess.run(
         ["scontrol", "show", "job", f"{job}_0"], capture_output=True, text=True, check=True
