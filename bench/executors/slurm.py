@@ -14,7 +14,7 @@ from bench.executors.task import Task, work
 from bench.store import Store, read_json, write_json
 
 _MINUTES = 60  # of a job, where --slurm time= says nothing; it is requeued after that
-_REQUEUES = 1000  # everything is kept between them: no reason to stop
+_REQUEUES = 100  # after a time limit; after preemption there is no end to it
 _WARNING_S = 30  # between Slurm's signal and the end
 
 
