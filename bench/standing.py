@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -95,7 +96,7 @@ def _standing(cell: Cell, whole: Standing, store: Store) -> Standing:
     blocks = cell.proposal_key()
     busy = sum(is_held(store.claim_on_block(blocks, *block)) for block in left)
     if busy:
-        return replace(found, state=State.RUNNING, note=f"{busy} blocks at work")
+        return replace(found, state=State.RUNNING, note=f"{counted({'block': busy})} at work")
     return found
 
 
@@ -104,20 +105,25 @@ def _reason(store: Store, key: str) -> str:
     return str(read_json(path)["reason"]) if path.is_file() else ""
 
 
-def at_work(store: Store) -> dict[str, int]:
-    """Count the trainings, audits and blocks that living processes have claimed."""
-    found = {"trainings": 0, "audits": 0, "blocks": 0}
-    for path in (store.root / "claims").glob("*"):
-        kind = {"train": "trainings", "audit": "audits"}.get(path.name.split("-")[0], "blocks")
+def at_work(store: Store) -> Counter[str]:
+    """Count what living processes have claimed: trainings, audits and blocks, if any."""
+    found: Counter[str] = Counter()
+    for path in sorted((store.root / "claims").glob("*")):
+        kind = {"train": "training", "audit": "audit"}.get(path.name.split("-")[0], "block")
         found[kind] += is_held(path)
     return found
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Write counts in words, such as '1 training, 2 blocks'."""
+    return ", ".join(f"{n} {name}{'s' * (n > 1)}" for name, n in counts.items() if n)
 
 
 def progress(standings: Iterable[Standing], store: Store) -> Progress:
     """Sum the standings of a plan up to one figure for all who work on it."""
     cells = [one for one in standings if one.state is not State.SKIPPED]
-    busy = [f"{count} {kind}" for kind, count in at_work(store).items() if count]
     settled = sum(one.state in _SETTLED for one in cells)
-    note = f"{settled} of {len(cells)} cells" + "".join(f", {part}" for part in busy)
+    busy = counted(at_work(store))
+    note = f"{settled} of {len(cells)} cells" + (f", {busy}" if busy else "")
     done = sum(one.total if one.state in _SETTLED else one.done for one in cells)
     return Progress("images", done, sum(one.total for one in cells), note=note)

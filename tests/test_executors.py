@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bench.errors import UsageError
 from bench.executors.local import slots
@@ -15,7 +16,7 @@ from bench.executors.task import Task
 
 from .command import Bench, is_one_clear_message
 from .trials import Trial, trial, wait_until
-from .workers import assert_same_rows, calls, ended, install_logged, pids, write_plan
+from .workers import assert_same_rows, bench, calls, ended, install_logged, pids, write_plan
 
 LOCAL = ("--executor", "local", "--jobs", "2", "--device", "cpu")
 
@@ -116,6 +117,20 @@ def test_workers_end_with_their_parent_and_what_is_finished_is_kept(
     assert_same_rows(again.ours, again.alone)
     attacked = [what for what in again.done_again() if what.startswith("attack")]
     assert len(attacked) <= 2, "more was lost than the two blocks at work"
+
+
+@pytest.mark.slow
+def test_a_table_of_a_paper_is_measured_by_workers_too(site: Path, tmp_path: Path) -> None:
+    run = yaml.safe_load(write_plan(tmp_path / "plan.yaml", attacks=["logged"]).read_text())
+    table = {"title": "T", "layout": "gain", "baseline": "none", "runs": [run, {**run, "n": 8}]}
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump(table))
+    texts = []
+    for name, words, by in (("alone", (), 1), ("ours", LOCAL, 2)):
+        given = ("paper", tmp_path / "table.yaml", "--results", tmp_path / name, *words)
+        ended(bench(*given, site=site, log=tmp_path / f"{name}.log", by=by))
+        texts.append((tmp_path / name / "paper" / "table.csv").read_text())
+    assert texts[0] == texts[1]
+    assert calls(tmp_path / "ours.log") == calls(tmp_path / "alone.log")
 
 
 def test_gpus_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:

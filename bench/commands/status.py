@@ -36,7 +36,7 @@ def status(
 ) -> None:
     """Say how far a plan is, whoever works on it: cells done, running, failed and left."""
     from bench.executors.slurm import queued
-    from bench.standing import at_work
+    from bench.standing import at_work, counted
 
     space = workspace(results, data, models, "cpu")
     found = _look(plan, space)
@@ -45,8 +45,7 @@ def status(
         say(f"{one.state:8} {one.done:6}/{one.total:<6} {one.title}{note}")
     counts = {state: sum(one.state == state for one in found) for state in _states()}
     say(", ".join(f"{count} {state}" for state, count in counts.items() if count))
-    busy = ", ".join(f"{count} {kind}" for kind, count in at_work(space.store).items() if count)
-    say(f"claimed in this folder: {busy or 'nothing'}")
+    say(f"claimed in this folder: {counted(at_work(space.store)) or 'nothing'}")
     queue = queued(space.store)
     for job, states in (queue or {}).items():
         said = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
