@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from bench import matrix
-from bench.audit.run import audit, audits_of
+from bench.audit import run as audits
 from bench.errors import BenchError, StoreError
 from bench.plan import Plan
 from bench.prepare import Plugins
@@ -79,12 +79,12 @@ def _audit(
     complain: Callable[[str], None],
 ) -> None:
     """Audit every defense of a plan; one that cannot be audited does not stop the others."""
-    requests = audits_of(pairs, images)
+    requests = audits.audits_of(pairs, images)
 
     def one(number: int) -> bool:
         name = requests[number].defense
         try:
-            report = drive(unless_waiting(audit(requests[number], space=space)))
+            report = drive(unless_waiting(audits.audit(requests[number], space=space)))
         except StoreError:  # nothing more can be kept
             raise
         except BenchError as error:

@@ -104,7 +104,7 @@ def test_a_cell_that_fails_stops_no_other_and_is_not_tried_by_all(
 def test_workers_end_with_their_parent_and_what_is_finished_is_kept(
     again: Trial, by: signal.Signals
 ) -> None:
-    parent = again.start(*LOCAL, by=2, slow_s=0.3)
+    parent = again.start(*LOCAL, by=2, slow_s=1.5)
     wait_until(lambda: len(list(again.ours.glob("cells/*/shards/*.parquet"))) > 1)
     parent.send_signal(by)
     _, err = parent.communicate(timeout=60)
@@ -113,6 +113,7 @@ def test_workers_end_with_their_parent_and_what_is_finished_is_kept(
         assert "what is finished is kept" in err
         assert "Traceback" not in err
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids(again.log)))
+    assert len(list(again.ours.glob("cells/*/outcomes.parquet"))) < 4, "they did all the work"
     ended(again.start())
     assert_same_rows(again.ours, again.alone)
     attacked = [what for what in again.done_again() if what.startswith("attack")]
