@@ -23,6 +23,8 @@ def note(what: str, x: Tensor | None = None) -> None:
     digest = "" if x is None else hashlib.sha256(x.detach().numpy().tobytes()).hexdigest()[:12]
     with Path(os.environ["LOGGED"]).open("a") as log:
         log.write(f"{os.getpid()} {what} {digest}\n")
+    with Path(os.environ["LOGGED"] + ".gpus").open("a") as log:
+        log.write(f"{os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
 
 
 def processes() -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +13,23 @@ import pytest
 import yaml
 
 from bench.errors import UsageError
-from bench.executors.local import slots
+from bench.executors.local import Slot, run_local, slots
 from bench.executors.task import Task
+from bench.plan import read_plan
+from bench.progress import Progress, finish
 
 from .command import Bench, is_one_clear_message
 from .trials import Trial, trial, wait_until
-from .workers import assert_same_rows, bench, calls, ended, install_logged, pids, write_plan
+from .workers import (
+    SITE,
+    assert_same_rows,
+    bench,
+    calls,
+    ended,
+    install_logged,
+    pids,
+    write_plan,
+)
 
 LOCAL = ("--executor", "local", "--jobs", "2", "--device", "cpu")
 
@@ -150,6 +163,27 @@ def test_gpus_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [slot.visible for slot in slots("auto", None, gpus=2)] == ["GPU-a", "GPU-b"]
     with pytest.raises(UsageError, match="--device cpu"):
         slots("cuda", 2, gpus=0)
+
+
+def test_each_worker_sees_its_own_gpu_and_sees_to_that_before_it_imports_torch(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    light = "import sys, bench.executors.local; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", light], check=False).returncode == 0
+    log = tmp_path / "log"
+    log.touch()
+    monkeypatch.syspath_prepend(site / SITE)
+    monkeypatch.setenv("LOGGED", str(log))
+    monkeypatch.setenv("LOGGED_BY", "2")
+    plan = read_plan(write_plan(tmp_path / "plan.yaml", defenses=["none"], attacks=["logged"]))
+    folder = str(tmp_path / "results")
+    task = Task(
+        (plan.model_dump(mode="json"),), folder, folder, folder, "cpu", "run", ("bench",)
+    )
+    where = [Slot(0, "3", "cpu"), Slot(1, "GPU-5", "cpu")]
+    finish(run_local(task, where, look=lambda: Progress("", 0, 1), complain=pytest.fail))
+    assert set((tmp_path / "log.gpus").read_text().split()) == {"3", "GPU-5"}
+    assert len(list((tmp_path / "results").glob("cells/*/outcomes.parquet"))) == 1
 
 
 def test_a_task_survives_being_text() -> None:
