@@ -34,7 +34,8 @@ def claimed(path: Path) -> Iterator[bool]:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise StoreError(
-                f"cannot write {path}: {error.strerror}. Name another folder with --results."
+                f"cannot write {path}: {error.strerror}. Mend its permissions or name another "
+                "folder."
             ) from error
         yield True
         return
@@ -47,6 +48,17 @@ def claimed(path: Path) -> Iterator[bool]:
         # While it is still ours: whoever has opened the file by now finds it gone, below.
         path.unlink(missing_ok=True)
         os.close(file)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Claim what ``path`` stands for, waiting for whoever has it; raises StoreError."""
+    while True:
+        with claimed(path) as ours:
+            if ours:
+                yield
+                return
+        time.sleep(_LOOK_AGAIN_S)
 
 
 def _locked(path: Path) -> int | None:

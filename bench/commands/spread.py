@@ -87,6 +87,7 @@ def spread(
         from bench.executors.slurm import parse_options, submit
 
         assert jobs is not None  # `check` saw to it
+        _looking(plans, space)()  # fetches what is missing of the data: nodes may be offline
         job = submit(task, jobs=jobs, options=parse_options(slurm), store=space.store)
         say(f"submitted: job {job}, {jobs} workers. See `bench status`, then `bench collect`.")
         return False

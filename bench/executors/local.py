@@ -78,6 +78,7 @@ def run_local(
         workers[said] = (slot, process)
 
     try:
+        yield look()  # which fetches what is missing of the data, before all workers do
         for slot in where:
             start(slot)
         while workers:
