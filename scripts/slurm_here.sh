@@ -15,7 +15,12 @@ port=${SLURM_PORT:-16817}
 stop() {
     for daemon in slurmd slurmctld munged; do
         if [ -f "$folder/$daemon.pid" ]; then
-            kill "$(cat "$folder/$daemon.pid")" 2>/dev/null || true
+            pid=$(cat "$folder/$daemon.pid")
+            kill "$pid" 2>/dev/null || true
+            for _ in $(seq 50); do
+                kill -0 "$pid" 2>/dev/null || break
+                sleep 0.1
+            done
         fi
     done
 }
