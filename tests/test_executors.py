@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 
-from bench.errors import UsageError
+from bench.errors import BenchError, UsageError
 from bench.executors.local import Slot, run_local, slots
 from bench.executors.task import Task
 from bench.plan import read_plan
@@ -181,9 +182,35 @@ def test_each_worker_sees_its_own_gpu_and_sees_to_that_before_it_imports_torch(
         (plan.model_dump(mode="json"),), folder, folder, folder, "cpu", "run", ("bench",)
     )
     where = [Slot(0, "3", "cpu"), Slot(1, "GPU-5", "cpu")]
-    finish(run_local(task, where, look=lambda: Progress("", 0, 1), complain=pytest.fail))
+    finish(run_local(task, where, look=partial(Progress, "", 0, 1), complain=pytest.fail))
     assert set((tmp_path / "log.gpus").read_text().split()) == {"3", "GPU-5"}
     assert len(list((tmp_path / "results").glob("cells/*/outcomes.parquet"))) == 1
+
+
+def test_workers_that_all_die_are_given_up(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    broken = Task(({"no": "plan"},), folder, folder, folder, "cpu", "run", ("bench",))
+    said: list[str] = []
+    look = partial(Progress, "", 0, 1)
+    with pytest.raises(BenchError, match=r"all workers died.*What is finished is kept"):
+        finish(run_local(broken, [Slot(0, "", "cpu")], look=look, complain=said.append))
+    assert said == [
+        *["worker 0 died (exit code 1): another one takes its place."] * 3,
+        "worker 0 died (exit code 1): the others take its work.",
+    ]
+
+
+def test_what_no_worker_can_mend_ends_all_of_them(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    plan = read_plan(write_plan(tmp_path / "plan.yaml", defenses=["none"], attacks=["noise"],
+                                classifiers=["small_cnn"]))  # fmt: skip
+    results, folder = str(tmp_path / "file"), str(tmp_path)
+    contents = (plan.model_dump(mode="json"),)
+    task = Task(contents, results, folder, folder, "cpu", "run", ("bench",))
+    where = [Slot(number, "", "cpu") for number in range(2)]
+    look = partial(Progress, "", 0, 1)
+    with pytest.raises(BenchError, match="cannot write"):
+        finish(run_local(task, where, look=look, complain=print))
 
 
 def test_a_task_survives_being_text() -> None:
