@@ -18,6 +18,7 @@ from bench.commands import (
     look,
     paper,
     report,
+    status,
     verify,
 )
 from bench.commands.audit import audit
@@ -50,6 +51,8 @@ def _options(
 app.command()(evaluate.run)
 app.command()(evaluate.matrix)
 app.command()(evaluate.train)
+app.command()(status.status)
+app.command()(status.collect)
 app.command()(audit)
 app.command()(judge.judge)
 app.command("list")(look.list_)

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.claims import alone
 from bench.datasets import dataset_info, trained_on
-from bench.errors import DataError
+from bench.errors import DataError, StoreError
 from bench.protocols import Images
 
 _MNIST_FILES: dict[str, dict[str, str]] = {
@@ -193,8 +194,9 @@ def _download(folder: str, root: Path) -> None:
 
     try:
         root.mkdir(parents=True, exist_ok=True)
-        getattr(torchvision.datasets, folder)(str(root), download=True)
-    except (OSError, RuntimeError) as error:
+        with alone(root / f".{folder}.download"):  # what another process fetched is kept
+            getattr(torchvision.datasets, folder)(str(root), download=True)
+    except (OSError, RuntimeError, StoreError) as error:
         raise DataError(
             f"{folder} is not in {root} and cannot be downloaded ({_first_line(error)}). Put "
             f"torchvision's files there (for MNIST: {root}/MNIST/raw/*.gz; for CIFAR-10: "

@@ -64,10 +64,12 @@ def attempt(
     ``after``: keys of finished cells whose broken images are not attacked again.
     """
     settings = settings_text(plugins.request)
+    content = pending(plugins)
+    key = digest_of(content)
     if plugins.impossible:
-        content = pending(plugins)
-        key = digest_of(content)
         space.store.skip({**content, "settings": settings}, key, plugins.impossible)
+        return key
+    if space.store.failed(key, space.run):  # in another process of this run
         return key
     prepared = None
     try:
@@ -77,23 +79,29 @@ def attempt(
     except Exception as error:  # one failing cell never stops the others
         reason = str(error) if isinstance(error, BenchError) else _unexpected(error)
         # A cell that failed while it ran has a key and a row already: the reason goes there.
-        content = prepared.cell.canonical() if prepared else pending(plugins)
+        content = prepared.cell.canonical() if prepared else content
         key = digest_of(content)
         say(f"failed: {reason}")
-        space.store.fail({**content, "settings": settings}, key, reason)
+        space.store.fail({**content, "settings": settings}, key, reason, space.run)
         return key
 
 
 def _evaluate(plugins: Plugins, prepared: Prepared, space: Workspace) -> Work[str]:
+    key = prepared.cell.key()
     space.store.forget(digest_of(pending(plugins)))
     try:
-        yield from run_cell(prepared, space=space, settings=settings_text(plugins.request))
+        work = run_cell(prepared, space=space, settings=settings_text(plugins.request))
+        for now in work:
+            if space.store.failed(key, space.run):  # in another process of this run
+                work.close()
+                break
+            yield now
     except torch.cuda.OutOfMemoryError as error:
         raise BenchError(
             "the GPU ran out of memory. Use a smaller --shard (it is part of the cell), fewer "
             "eot draws, or --device cpu. Finished shards are kept."
         ) from error
-    return prepared.cell.key()
+    return key
 
 
 def _unexpected(error: Exception) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -126,7 +128,7 @@ def outline(plugins: Plugins, space: Workspace) -> tuple[Cell, list[str]]:
     classifier = _classifier_part(plugins, None)
     digest = None
     if plugins.classifier is None:
-        _, digest = _zoo(plugins, space)
+        digest = _zoo_digest(*_zoo_names(plugins), space.models)
     else:
         digest = find_trained(
             request.classifier,
@@ -184,7 +186,7 @@ def prepare(plugins: Plugins, *, space: Workspace) -> Work[Prepared]:
 def prepare_classifier(plugins: Plugins, *, space: Workspace) -> Work[tuple[nn.Module, Part]]:
     """Load or train the classifier of a request, frozen and in evaluation mode."""
     if plugins.classifier is None:
-        network, digest = _zoo(plugins, space)
+        network, digest = _zoo(*_zoo_names(plugins), space.models)
     else:
         info = dataset_info(plugins.request.dataset)
         trained = yield from train(
@@ -201,17 +203,27 @@ def prepare_classifier(plugins: Plugins, *, space: Workspace) -> Work[tuple[nn.M
     return network, _classifier_part(plugins, digest)
 
 
-def _zoo(plugins: Plugins, space: Workspace) -> tuple[nn.Module, str]:
+def _zoo_names(plugins: Plugins) -> tuple[str, str, str]:
+    """Name a classifier of the zoo, its data set and the norm that it is wanted for."""
+    request = plugins.request
+    name = request.classifier.removeprefix(ZOO)
+    return name, trained_on(request.dataset), request.norm.value
+
+
+def _zoo(name: str, dataset: str, norm: str, models: Path) -> tuple[nn.Module, str]:
     """Load a classifier of the zoo and the digest of its weights."""
-    name = plugins.request.classifier.removeprefix(ZOO)
-    dataset = trained_on(plugins.request.dataset)
-    threat = find_threat(name, dataset=dataset, preferred=plugins.request.norm.value)
-    network = load_zoo_classifier(name, dataset=dataset, threat=threat, model_dir=space.models)
+    threat = find_threat(name, dataset=dataset, preferred=norm)
+    network = load_zoo_classifier(name, dataset=dataset, threat=threat, model_dir=models)
     content = hashlib.sha256()
     for key, tensor in network.state_dict().items():
         content.update(key.encode())
         content.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return network, content.hexdigest()
+
+
+@functools.cache  # the cells of a plan have one classifier, and it may be large
+def _zoo_digest(name: str, dataset: str, norm: str, models: Path) -> str:
+    return _zoo(name, dataset, norm, models)[1]
 
 
 def _classifier_part(plugins: Plugins, digest: str | None) -> Part:

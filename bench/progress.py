@@ -11,13 +11,17 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Progress:
-    """``done`` of ``total`` pieces of ``what``, with the latest figures and what comes next."""
+    """``done`` of ``total`` pieces of ``what``, with the latest figures and what comes next.
+
+    ``waits``: nothing goes on here until another process has finished its part.
+    """
 
     what: str
     done: int
     total: int
     figures: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
+    waits: bool = False
 
 
 Work = Generator[Progress, None, Result]
@@ -31,3 +35,17 @@ def finish(work: Work[Result]) -> Result:
         except StopIteration as stop:
             result: Result = stop.value
             return result
+
+
+def unless_waiting(work: Work[Result]) -> Work[Result | None]:
+    """Run work to its end, or give it up and return None where it has to wait for others."""
+    while True:
+        try:
+            now = next(work)
+        except StopIteration as stop:
+            result: Result = stop.value
+            return result
+        if now.waits:
+            work.close()
+            return None
+        yield now

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bench.claims import alone
 from bench.errors import BenchError, CheckpointError, UsageError, unknown_name
 
 DATASETS = ("cifar10", "cifar100")
@@ -74,7 +75,9 @@ def load_zoo_classifier(name: str, *, dataset: str, threat: str, model_dir: Path
     files = _files(name, dataset, threat, folder)
     for file in files:
         if not file.path.is_file():
-            _download(file)
+            with alone(file.path.with_name(f"{file.path.name}.download")):
+                if not file.path.is_file():  # another process may have fetched it
+                    _download(file)
         _check(file)
     try:
         with _quiet():

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.claims import claimed, wait
 from bench.geometry import rounded
 from bench.judge import Outcomes, judge
 from bench.ladder import best_before, left_over, survivors_of
@@ -28,70 +29,76 @@ def run_cell(prepared: Prepared, *, space: Workspace, settings: str = "") -> Wor
 
     ``settings`` is what the user set, in words, for the table; the cell has all parameters.
     """
-    cell, defense, store = prepared.cell, prepared.defense, space.store
+    cell, store = prepared.cell, space.store
     if store.done(cell):
         return
     store.open(cell, settings)
+    survivors = survivors_of(cell, store=store)
+    what = f"{cell.defense.name} under {cell.attack.name}"
+    while left := store.missing(cell):
+        refused = 0
+        for start, stop in left:
+            yield Progress(what, cell.n - _images(store.missing(cell)), cell.n)
+            with claimed(store.claim_on_block(cell.proposal_key(), start, stop)) as ours:
+                refused += not ours
+                if ours and (start, stop) in store.missing(cell):
+                    images = left_over(prepared.pixels.images(start, stop), survivors)
+                    rows, cost = _measured(prepared, images, start, stop, space=space)
+                    store.append(cell, start, rows, {**cost, **provenance(space.device)})
+        if refused == len(left):
+            yield from wait(what, cell.n - _images(left), cell.n)
+    yield Progress(what, cell.n, cell.n)
+    store.finish(cell, _joined)
+
+
+def _images(blocks: list[tuple[int, int]]) -> int:
+    return sum(stop - start for start, stop in blocks)
+
+
+def _measured(
+    prepared: Prepared, images: Images, start: int, stop: int, *, space: Workspace
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Attack and judge those images of a block that are to be; return rows and cost."""
+    cell, defense, attack, store = prepared.cell, prepared.defense, prepared.attack, space.store
+    if len(images) == 0:
+        return _NO_ROWS, _NO_COST
+    images = images.to(space.device)
     view = view_of(defense, cell.threat.access)
     networks = defense.networks()
     seen = {"classifier": defense.classifier} if view.access is Access.TRANSFER else networks
-    survivors = survivors_of(cell, store=store)
-    attack = prepared.attack
     warm = bool(cell.after) and isinstance(attack, WarmAttack) and attack.warm
-    what = f"{cell.defense.name} under {cell.attack.name}"
-    left = [
-        (start, stop)
-        for start, stop in cell.shards()
-        if not store.shard(cell.key(), start).is_file()
-    ]
-    finished = cell.n - sum(stop - start for start, stop in left)
-    for start, stop in left:
-        yield Progress(what, finished, cell.n)
-        if store.done(cell):  # by another process on the same folder
-            return
-        if store.shard(cell.key(), start).is_file():
-            continue
-        images = left_over(prepared.pixels.images(start, stop), survivors).to(space.device)
-        if len(images) == 0:
-            store.append(cell, start, _NO_ROWS, {**_NO_COST, **provenance(space.device)})
-            finished += stop - start
-            continue
-        proposal = propose(
-            attack,
-            view,
-            images,
+    proposal = propose(
+        attack,
+        view,
+        images,
+        threat=cell.threat,
+        seed=cell.seed,
+        networks=seen,
+        path=store.proposal(cell.proposal_key(), start, stop),
+        start=best_before(cell, images, start, stop, store=store) if warm else None,
+    )
+    x_adv = proposal.x_adv
+    if cell.bits:
+        x_adv = rounded(x_adv, images.x, cell.bits)
+    begun = time.perf_counter()
+    with count_passes(networks) as passes:
+        outcomes = judge(
+            defense,
+            images.x,
+            images.y,
+            x_adv,
             threat=cell.threat,
-            seed=cell.seed,
-            networks=seen,
-            path=store.proposal(cell.proposal_key(), start, stop),
-            start=best_before(cell, images, start, stop, store=store) if warm else None,
+            draws=cell.draws,
+            sequential=cell.sequential,
+            rng=Rng.seeded(cell.seed, images.indices).fork("judge"),
         )
-        x_adv = proposal.x_adv
-        if cell.bits:
-            x_adv = rounded(x_adv, images.x, cell.bits)
-        begun = time.perf_counter()
-        with count_passes(networks) as passes:
-            outcomes = judge(
-                defense,
-                images.x,
-                images.y,
-                x_adv,
-                threat=cell.threat,
-                draws=cell.draws,
-                sequential=cell.sequential,
-                rng=Rng.seeded(cell.seed, images.indices).fork("judge"),
-            )
-        cost = {
-            "attack passes": dict(proposal.passes),
-            "attack seconds": proposal.seconds,
-            "judge passes": dict(passes),
-            "judge seconds": time.perf_counter() - begun,
-            "flags": list(proposal.flags),
-        }
-        store.append(cell, start, _rows(images, outcomes), {**cost, **provenance(space.device)})
-        finished += stop - start
-    yield Progress(what, cell.n, cell.n)
-    store.finish(cell, _joined)
+    return _rows(images, outcomes), {
+        "attack passes": dict(proposal.passes),
+        "attack seconds": proposal.seconds,
+        "judge passes": dict(passes),
+        "judge seconds": time.perf_counter() - begun,
+        "flags": list(proposal.flags),
+    }
 
 
 def _rows(images: Images, outcomes: Outcomes) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 
 from bench.cell import digest_of
 from bench.cost import estimate
@@ -44,21 +43,15 @@ def _cost(plugins: Plugins) -> tuple[bool, int]:
     return not shared, sum(estimate(plugins)["attack"].values())
 
 
-@dataclass
-class Ladder:
-    """The cells of each target so far."""
+def rungs_below(pairs: Sequence[Plugins]) -> list[list[int]]:
+    """List, for each pair of a ladder, which pairs below break images that it leaves out.
 
-    climbed: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-
-    def before(self, plugins: Plugins) -> tuple[str, ...]:
-        """Name the cells whose broken images a cell leaves out.
-
-        None for a transfer attack: all purifiers share its images, so it attacks all of them.
-        """
-        if plugins.threat.access is Access.TRANSFER:
-            return ()
-        return tuple(self.climbed[target_of(plugins)])
-
-    def add(self, plugins: Plugins, key: str) -> None:
-        """Take note of a cell."""
-        self.climbed[target_of(plugins)].append(key)
+    None for a transfer attack: all purifiers share its images, so it attacks all of them.
+    """
+    targets = [target_of(plugins) for plugins in pairs]
+    return [
+        []
+        if plugins.threat.access is Access.TRANSFER
+        else [below for below in range(number) if targets[below] == targets[number]]
+        for number, plugins in enumerate(pairs)
+    ]

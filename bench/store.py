@@ -11,6 +11,8 @@
     images/<key>/                    what the attacks proposed, stored before it is judged
     checkpoints/<data set>/          trained weights and their cards
     training/                        where an interrupted training goes on
+    claims/                          what running processes are at; see bench.claims
+    jobs/                            what was sent to Slurm, and its logs
     figures/                         pictures, the numbers behind them and their origin
     runs.csv                         one row per cell, rebuilt from the cells
 
@@ -176,10 +178,48 @@ class Store:
         write_json(self.cell(key) / "skipped.json", {"reason": reason})
         write_json(self.cell(key) / "cell.json", content)
 
-    def fail(self, content: Mapping[str, Any], key: str, reason: str) -> None:
-        """Write down why the latest try of a cell failed."""
-        write_json(self.cell(key) / "failed.json", {"reason": reason})
+    def fail(self, content: Mapping[str, Any], key: str, reason: str, run: str) -> None:
+        """Write down why the latest try of a cell failed, and in which run that was."""
+        write_json(self.cell(key) / "failed.json", {"reason": reason, "run": run})
         write_json(self.cell(key) / "cell.json", content)
+
+    def failed(self, key: str, run: str) -> bool:
+        """Say whether a cell failed in a run, in whichever of its processes."""
+        try:
+            content = json.loads((self.cell(key) / "failed.json").read_text())
+        except (OSError, ValueError):
+            return False
+        return isinstance(content, dict) and content.get("run") == run
+
+    def missing(self, cell: Cell) -> list[tuple[int, int]]:
+        """List the blocks [start, stop) of a cell that nobody has finished."""
+        key = cell.key()
+        try:
+            # The folder, not file by file: a network file system remembers what it missed.
+            there = set(os.listdir(self.cell(key) / "shards"))
+        except FileNotFoundError:
+            there = set()
+        found = [
+            block for block in cell.shards() if self.shard(key, block[0]).name not in there
+        ]
+        # In this order: whoever finishes a cell drops its blocks when the whole is there.
+        return [] if found and self.done(cell) else found
+
+    @property
+    def jobs(self) -> Path:
+        """Where the jobs sent to Slurm are noted and write their logs."""
+        return self.root / "jobs"
+
+    def claim(self, name: str) -> Path:
+        """Name the claim on a piece of work."""
+        return self.root / "claims" / name
+
+    def claim_on_block(self, key: str, start: int, stop: int) -> Path:
+        """Name the claim on a block under an attack, by the key of its proposals.
+
+        Cells that share proposals share their claims too, so that nothing is attacked twice.
+        """
+        return self.claim(f"{key}-{start:06d}-{stop:06d}")
 
     def shard(self, key: str, start: int) -> Path:
         """Name the outcomes of one block."""

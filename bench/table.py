@@ -55,8 +55,19 @@ def rows_of(store: Store, keys: Sequence[str], audits: Mapping[str, Any]) -> pd.
 
     ``audits`` are reports by subject, as `bench audit` wrote them.
     """
-    rows = [_row(store, store.cell(key), audits) for key in keys]
-    return _counted(pd.DataFrame(rows, columns=list(COLUMNS)))
+    rows = [_row_again(store, store.cell(key), audits) for key in keys]
+    found = [row for row in rows if row is not None]
+    return _counted(pd.DataFrame(found, columns=list(COLUMNS)))
+
+
+def _row_again(store: Store, folder: Path, audits: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Read a cell that another process may be changing; None where it dropped a failure."""
+    try:
+        return _row(store, folder, audits)
+    except StoreError:
+        if not folder.exists():
+            return None
+        return _row(store, folder, audits)  # finished meanwhile; or damaged: it raises again
 
 
 def _counted(frame: pd.DataFrame) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bench.cell import ZOO, Part, digest_of
 from bench.checkpoints import complete, load_checkpoint, save_checkpoint
+from bench.claims import claimed, is_held, wait
 from bench.data import load_train
 from bench.datasets import dataset_info
 from bench.errors import UsageError
@@ -116,31 +117,40 @@ def train(
         classifier=classifier[1] if classifier else None,
     )
     path = space.store.checkpoint(dataset, name, digest_of(about)[:8])
-    if not complete(path):
-        task = Task(
-            train=found.to(space.device),
-            validation=held_out.to(space.device),
-            classes=dataset_info(dataset).classes,
-            device=space.device,
-            classifier=classifier[0] if classifier else None,
-            adversarial=(
-                (yield from _attacked(plugin, found, data, classifier, dataset, space))
-                if classifier
-                else None
-            ),
+    what = f"train {name} on {dataset}"
+    claim = space.store.claim(f"train-{digest_of(about)}")
+    while not complete(path):
+        if is_held(claim):
+            yield from wait(what, 0, 1)
+            continue
+        # Before the claim, so that several processes share the blocks of these images.
+        attacked = (
+            (yield from _attacked(plugin, found, data, classifier, dataset, space))
+            if classifier
+            else None
         )
-        state = space.store.training(digest_of(about))
-        run, spent = _resumed(plugin, task, state)
-        seconds = yield from _advance(f"train {name} on {dataset}", run, state, spent)
-        card = {
-            **about,
-            "images": len(found),
-            "metrics": run.evaluate(),
-            "seconds": round(seconds, 1),
-            **provenance(space.device),
-        }
-        save_checkpoint(path, run.weights(), card)
-        state.unlink(missing_ok=True)
+        with claimed(claim) as ours:
+            if ours and not complete(path):
+                task = Task(
+                    train=found.to(space.device),
+                    validation=held_out.to(space.device),
+                    classes=dataset_info(dataset).classes,
+                    device=space.device,
+                    classifier=classifier[0] if classifier else None,
+                    adversarial=attacked,
+                )
+                state = space.store.training(digest_of(about))
+                run, spent = _resumed(plugin, task, state)
+                seconds = yield from _advance(what, run, state, spent)
+                card = {
+                    **about,
+                    "images": len(found),
+                    "metrics": run.evaluate(),
+                    "seconds": round(seconds, 1),
+                    **provenance(space.device),
+                }
+                save_checkpoint(path, run.weights(), card)
+                state.unlink(missing_ok=True)
     weights, found_digest = load_checkpoint(path)
     return Trained(weights, found_digest)
 
@@ -201,23 +211,32 @@ def _attacked(
         "norm": threat.norm.value,
         "eps": format_eps(threat.eps),
     }
-    parts = []
     n = min(wanted.images, len(images))
-    for start in range(0, n, _BLOCK):
-        yield Progress(f"attack training images of {dataset}", start, n)
-        stop = min(start + _BLOCK, n)
-        proposal = propose(
-            attack,
-            TransferView(network),
-            images[start:stop].to(space.device),
-            threat=threat,
-            seed=0,
-            networks={"classifier": network},
-            path=space.store.proposal(digest_of(content), start, stop),
-        )
-        parts.append(proposal.x_adv)
-    yield Progress(f"attack training images of {dataset}", n, n)
-    return torch.cat(parts)
+    blocks = [(start, min(start + _BLOCK, n)) for start in range(0, n, _BLOCK)]
+    key, what = digest_of(content), f"attack training images of {dataset}"
+    parts: dict[int, Tensor] = {}
+    while len(parts) < len(blocks):
+        refused = 0
+        for start, stop in blocks:
+            if start in parts:
+                continue
+            yield Progress(what, len(parts) * _BLOCK, n)
+            with claimed(space.store.claim_on_block(key, start, stop)) as ours:
+                refused += not ours
+                if ours:
+                    parts[start] = propose(
+                        attack,
+                        TransferView(network),
+                        images[start:stop].to(space.device),
+                        threat=threat,
+                        seed=0,
+                        networks={"classifier": network},
+                        path=space.store.proposal(key, start, stop),
+                    ).x_adv
+        if refused == len(blocks) - len(parts) > 0:
+            yield from wait(what, len(parts) * _BLOCK, n)
+    yield Progress(what, n, n)
+    return torch.cat([parts[start] for start, _ in blocks])
 
 
 def _another(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,12 +15,17 @@ from bench.store import Store
 
 @dataclass(frozen=True)
 class Workspace:
-    """The results folder, the data folder, the folder of RobustBench's models, the device."""
+    """The results folder, the data folder, the folder of RobustBench's models, the device.
+
+    ``run`` names the command at work, the same in all of its processes: what failed in it once
+    is not tried again.
+    """
 
     store: Store
     data: Path
     models: Path
     device: torch.device
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 def open_device(name: str) -> torch.device:

@@ -206,7 +206,7 @@ def test_shards_become_one_file_in_the_order_of_the_images(tmp_path: Path) -> No
 def test_a_failure_is_forgotten_and_other_cells_are_not(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.open(CELL, "")
-    store.fail({**CELL.canonical(), "settings": ""}, "failed", "because")
+    store.fail({**CELL.canonical(), "settings": ""}, "failed", "because", "run")
     store.skip({**CELL.canonical(), "settings": ""}, "skipped", "no gradient")
     assert set(collect(store)["state"]) == {"unfinished", "failed", "skipped"}
     for key in ("failed", "skipped", CELL.key(), "unknown"):

@@ -14,7 +14,7 @@ import pytest
 from scipy.stats import binomtest
 
 from bench.cell import Cell, Part
-from bench.store import Store
+from bench.store import Store, read_json
 from bench.table import (
     COLUMNS,
     accuracies,
@@ -229,13 +229,33 @@ def test_an_empty_store_gives_an_empty_table(store: Store) -> None:
 
 def test_states_without_outcomes(store: Store) -> None:
     store.open(cell("pgd"), "")
-    store.fail({**cell("noise").canonical(), "settings": ""}, "f" * 16, "it burnt")
+    store.fail({**cell("noise").canonical(), "settings": ""}, "f" * 16, "it burnt", "run")
     store.skip({**cell("square").canonical(), "settings": ""}, "0" * 16, "no gradient")
     rows = {row["attack"]: row for row in collect(store).to_dict("records")}
     assert rows["pgd"]["state"] == "unfinished"
     assert (rows["noise"]["state"], rows["noise"]["note"]) == ("failed", "it burnt")
     assert (rows["square"]["state"], rows["square"]["note"]) == ("skipped", "no gradient")
     assert worst(store).empty
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_table_is_made_while_another_process_mends_a_failure(
+    store: Store, keep: Keep, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    keep(cell("pgd"), HALF)
+    mended = cell("noise")
+    store.fail({**mended.canonical(), "settings": ""}, mended.key(), "it burnt", "run")
+
+    def late(path: Path) -> dict[str, Any]:
+        if path.name == "failed.json":
+            if finished:
+                keep(mended, HALF)
+            else:
+                store.forget(mended.key())
+        return read_json(path)
+
+    monkeypatch.setattr("bench.table.read_json", late)
+    assert list(collect(store)["state"]) == ["done"] * (1 + finished)
 
 
 def test_the_worst_case_joins_attacks_and_accesses(store: Store, keep: Keep) -> None:

@@ -15,6 +15,7 @@ from bench.audit.recheck import read_finding
 from bench.audit.report import markdown
 from bench.audit.subject import Subject
 from bench.cell import Request, subject_of
+from bench.claims import claimed, wait
 from bench.errors import StoreError, UsageError
 from bench.prepare import Plugins, prepare, resolve
 from bench.progress import Progress, Work
@@ -80,18 +81,23 @@ def audit(request: Request, *, space: Workspace) -> Work[dict[str, Any]]:
     subject = yield from open_subject(request, space=space)
     path = space.store.audit(subject_of(subject.base.cell.canonical()))
     asked = asked_of(subject)
-    if path.is_file() and (known := read_json(path))["asked"] == asked:
-        return _looked_over(known, subject, path)
-    findings: list[Finding] = []
-    for done, check in enumerate(CHECKS):
-        what = f"audit of {request.defense}"
-        yield Progress(what, done, len(CHECKS), note=check.__name__.replace("_", " "))
-        findings.append(_run(check, subject))
-    yield Progress(what, len(CHECKS), len(CHECKS))
-    findings.sort(key=lambda finding: int(finding.check[1:]))
-    report = {"asked": asked, **report_of(subject, findings, verdict(findings))}
-    _keep(report, path)
-    return report
+    what = f"audit of {request.defense}"
+    while True:
+        with claimed(space.store.claim(f"audit-{path.parent.name}")) as ours:
+            if ours:
+                if path.is_file() and (known := read_json(path))["asked"] == asked:
+                    return _looked_over(known, subject, path)
+                findings: list[Finding] = []
+                for done, check in enumerate(CHECKS):
+                    note = check.__name__.replace("_", " ")
+                    yield Progress(what, done, len(CHECKS), note=note)
+                    findings.append(_run(check, subject))
+                yield Progress(what, len(CHECKS), len(CHECKS))
+                findings.sort(key=lambda finding: int(finding.check[1:]))
+                found = report_of(subject, findings, verdict(findings))
+                _keep({"asked": asked, **found}, path)
+                return {"asked": asked, **found}
+        yield from wait(what, 0, len(CHECKS))
 
 
 def _looked_over(known: dict[str, Any], subject: Subject, path: Path) -> dict[str, Any]:

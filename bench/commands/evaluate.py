@@ -24,6 +24,7 @@ from bench.commands.shared import (
     watch,
     workspace,
 )
+from bench.commands.spread import Executor, Jobs, Slurm, check, spread
 from bench.errors import UsageError, unknown_name
 
 
@@ -99,6 +100,9 @@ def matrix(
     results: Results = RESULTS,
     data: Data = DATA,
     models: Models = MODELS,
+    executor: Executor = None,
+    jobs: Jobs = None,
+    slurm: Slurm = [],  # noqa: B006 - Typer copies it
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check and list the cells.")
     ] = False,
@@ -107,10 +111,12 @@ def matrix(
     """Evaluate every cell of a plan that is not done yet; the same command goes on."""
     from bench.plan import read_plan
 
+    check(executor, jobs, slurm)
     content = read_plan(plan)
     space = workspace(results, data, models, device)
-    from bench.commands.measuring import list_cells, measure, ordered
+    from bench.commands.measuring import list_cells, measure
     from bench.table import write_runs
+    from bench.walk import ordered
 
     pairs = ordered(content)
     if dry_run:
@@ -119,7 +125,12 @@ def matrix(
     space.store.probe()
     keys: list[str] = []
     try:
-        keys += measure(content, pairs, space, as_json=as_json)
+        if executor and not spread(
+            [(content, pairs)], space, executor=executor, jobs=jobs, slurm=slurm,
+            device=device, quiet=as_json,
+        ):  # fmt: skip
+            return
+        keys += measure(content, pairs, space, quiet=as_json or executor is not None)
     finally:
         frame = write_runs(space.store)
     rows = frame[frame["key"].isin(keys)]

@@ -19,6 +19,7 @@ from bench.commands.shared import (
     say,
     workspace,
 )
+from bench.commands.spread import Executor, Jobs, Slurm, check, spread
 from bench.errors import BenchError, PlanError, UsageError
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ def paper(
     results: Results = RESULTS,
     data: Data = DATA,
     models: Models = MODELS,
+    executor: Executor = None,
+    jobs: Jobs = None,
+    slurm: Slurm = [],  # noqa: B006 - Typer copies it
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check and list the cells.")
     ] = False,
@@ -55,6 +59,7 @@ def paper(
     if rebuild:
         _rebuild(files or [], folder, results)
         return
+    check(executor, jobs, slurm)
     from bench.paper.spec import table_files
 
     paths = table_files(files or [], _FILES)
@@ -77,9 +82,18 @@ def paper(
             raise typer.Exit(1)
         return
     space.store.probe()
+    plans = [
+        run
+        for file, of_file in zip(tables, pairs, strict=True)
+        for run in zip(file.runs, of_file, strict=True)
+    ]
+    if executor and not spread(
+        plans, space, executor=executor, jobs=jobs, slurm=slurm, device=device, quiet=False
+    ):
+        return
     for path, file, of_file in zip(paths, tables, pairs, strict=True):
         say(f"{path.name}: {file.head.title}")
-        whole &= _make(path, file, of_file, folder, space)
+        whole &= _make(path, file, of_file, folder, space, quiet=executor is not None)
     if not whole:
         raise typer.Exit(1)
 
@@ -103,9 +117,9 @@ def _read(paths: list[Path]) -> list[TableFile]:
 
 def _resolved(paths: list[Path], tables: list[TableFile]) -> list[list[list[Plugins]]]:
     """Resolve every run of every table before anything runs; raises PlanError, all faults."""
-    from bench.commands.measuring import ordered
     from bench.plan import all_faults
     from bench.registry import parameters
+    from bench.walk import ordered
 
     found: list[list[list[Plugins]]] = []
     faults: list[str] = []
@@ -134,7 +148,13 @@ def _has(params: Any, path: str) -> bool:
 
 
 def _make(
-    path: Path, file: TableFile, pairs: list[list[Plugins]], folder: Path, space: Workspace
+    path: Path,
+    file: TableFile,
+    pairs: list[list[Plugins]],
+    folder: Path,
+    space: Workspace,
+    *,
+    quiet: bool,
 ) -> bool:
     """Measure one table's cells and write it; say whether all its rows have their numbers."""
     from bench.commands.measuring import measure
@@ -147,7 +167,7 @@ def _make(
     cells = []
     try:
         for run, of_run in zip(file.runs, pairs, strict=True):
-            keys = measure(run, of_run, space, as_json=False)
+            keys = measure(run, of_run, space, quiet=quiet)
             cells.append(_answers(of_run, keys, before, space))
     finally:
         write_runs(space.store)

@@ -1,0 +1,116 @@
+"""Claims on pieces of work in a shared folder, so that no two processes do the same piece.
+
+A claim is a lock of the kernel (``flock``) on an empty file: it ends with its process, however
+that dies, and nobody has to judge by an age whether another one still lives. Between machines
+it holds where the file system carries locks (NFS does). Where there are none, everybody has
+every claim: work may then be done twice, with the same rows. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.errors import StoreError
+from bench.progress import Progress, Work
+
+_LOOK_AGAIN_S = 0.5
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Claim what ``path`` stands for and say whether it is ours; raises StoreError.
+
+    Whoever gets a claim has to look whether the work was done meanwhile.
+    """
+    try:
+        file = _locked(path)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise StoreError(
+                f"cannot write {path}: {error.strerror}. Mend its permissions or name another "
+                "folder."
+            ) from error
+        yield True
+        return
+    if file is None:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        # While it is still ours: whoever has opened the file by now finds it gone, below.
+        path.unlink(missing_ok=True)
+        os.close(file)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Claim what ``path`` stands for, waiting for whoever has it; raises StoreError."""
+    while True:
+        with claimed(path) as ours:
+            if ours:
+                yield
+                return
+        time.sleep(_LOOK_AGAIN_S)
+
+
+def _locked(path: Path) -> int | None:
+    """Lock a file and return its descriptor, None where another process has it."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file), os.stat(path)):
+                return file
+        except BlockingIOError:
+            os.close(file)
+            return None
+        except FileNotFoundError:  # its last owner removed it before we had the lock
+            pass
+        except OSError:
+            os.close(file)
+            raise
+        os.close(file)
+
+
+def is_held(path: Path) -> bool:
+    """Say whether a living process has a claim."""
+    try:
+        file = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        # Shared and for an instant: who wants the claim just then comes back for it.
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in _NO_LOCKS
+    finally:
+        os.close(file)
+    return False
+
+
+def works_in(folder: Path) -> bool:
+    """Say whether the file system of a folder carries locks."""
+    probe = folder / f".claims-{os.getpid()}"
+    try:
+        file = _locked(probe)
+    except OSError:
+        return False
+    probe.unlink(missing_ok=True)
+    if file is not None:
+        os.close(file)
+    return True
+
+
+def wait(what: str, done: int, total: int) -> Work[None]:
+    """Let another process work for a moment; a driver that has other work stops here."""
+    yield Progress(what, done, total, note="another process is at it", waits=True)
+    time.sleep(_LOOK_AGAIN_S)

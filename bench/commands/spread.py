@@ -1,0 +1,125 @@
+"""--executor: several workers on the plans of one command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.commands.shared import complain, say, watch
+from bench.errors import StoreError, UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from bench.plan import Plan
+    from bench.prepare import Plugins
+    from bench.progress import Progress
+    from bench.workspace import Workspace
+
+EXECUTORS = ("local", "slurm")
+Executor = Annotated[
+    str | None,
+    typer.Option(
+        help="local: processes on this machine; slurm: an array of jobs. Rows are the same.",
+        show_default="this process alone",
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs", min=1, help="Workers.", show_default="local: one per GPU, or per CPU core"
+    ),
+]
+Slurm = Annotated[
+    list[str],
+    typer.Option(
+        "--slurm", help="An option of sbatch, such as partition=gpu; may be repeated."
+    ),
+]
+
+
+def check(executor: str | None, jobs: int | None, slurm: list[str]) -> None:
+    """Refuse options that do not go together; raises UsageError."""
+    if executor is None:
+        if jobs is not None:
+            raise UsageError("--jobs is for an --executor: add --executor local or slurm.")
+    elif executor not in EXECUTORS:
+        raise unknown_name("executor", executor, EXECUTORS)
+    if slurm and executor != "slurm":
+        raise UsageError("--slurm is for --executor slurm alone.")
+    if executor == "slurm":
+        if jobs is None:
+            raise UsageError("--executor slurm needs --jobs, the number of workers.")
+        from bench.executors.slurm import parse_options
+
+        parse_options(slurm)
+
+
+def spread(
+    plans: Sequence[tuple[Plan, list[Plugins]]],
+    space: Workspace,
+    *,
+    executor: str,
+    jobs: int | None,
+    slurm: list[str],
+    device: str,
+    quiet: bool,
+) -> bool:
+    """Let workers measure plans; say whether they are through (not so where jobs were sent).
+
+    Raises BenchError where the folder cannot be shared or no worker lives.
+    """
+    from bench.claims import works_in
+    from bench.executors.task import Task
+
+    if not works_in(space.store.root):
+        raise StoreError(
+            f"the file system of {space.store.root} has no locks (flock), by which workers "
+            "share their work. Name another folder with --results, mount it with locks, or run "
+            "without --executor."
+        )
+    folders = [space.store.root, space.data, space.models]
+    results, data, models = (str(folder.resolve()) for folder in folders)
+    contents = tuple(_as_json(plan) for plan, _ in plans)
+    task = Task(contents, results, data, models, device, space.run, tuple(sys.argv))
+    if executor == "slurm":
+        from bench.executors.slurm import parse_options, submit
+
+        assert jobs is not None  # `check` saw to it
+        _looking(plans, space)()  # fetches what is missing of the data: nodes may be offline
+        job = submit(task, jobs=jobs, options=parse_options(slurm), store=space.store)
+        say(f"submitted: job {job}, {jobs} workers. See `bench status`, then `bench collect`.")
+        return False
+    import torch
+
+    from bench.executors.local import run_local, slots
+
+    where = slots(device, jobs, gpus=torch.cuda.device_count())
+    if not quiet:
+        say(f"{len(where)} workers")
+    watch(run_local(task, where, look=_looking(plans, space), complain=complain), quiet=quiet)
+    return True
+
+
+def _as_json(plan: Plan) -> dict[str, object]:
+    from bench.plan import Plan
+
+    return plan.model_dump(mode="json", include=set(Plan.model_fields))
+
+
+def _looking(
+    plans: Sequence[tuple[Plan, list[Plugins]]], space: Workspace
+) -> Callable[[], Progress]:
+    from bench.rungs import rungs_below
+    from bench.standing import Standings, progress
+
+    all_of = [
+        Standings(pairs, rungs_below(pairs) if plan.ladder else [[]] * len(pairs), space)
+        for plan, pairs in plans
+    ]
+
+    def look() -> Progress:
+        return progress((one for some in all_of for one in some.look()), space.store)
+
+    return look

@@ -1,0 +1,95 @@
+"""bench status and bench collect: how far a plan is, and its rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.commands.shared import (
+    DATA,
+    MODELS,
+    RESULTS,
+    Data,
+    Models,
+    Results,
+    exit_on_trouble,
+    print_rows,
+    say,
+    workspace,
+)
+from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from bench.standing import Standing
+    from bench.workspace import Workspace
+
+PlanFile = Annotated[Path, typer.Argument(help="The plan that was given to bench matrix.")]
+
+
+def status(
+    plan: PlanFile,
+    results: Results = RESULTS,
+    data: Data = DATA,
+    models: Models = MODELS,
+) -> None:
+    """Say how far a plan is, whoever works on it: cells done, running, failed and left."""
+    from bench.executors.slurm import queued
+    from bench.standing import at_work, counted
+
+    space = workspace(results, data, models, "cpu")
+    found = _look(plan, space)
+    for one in found:
+        note = f": {one.note}" if one.note else ""
+        say(f"{one.state:8} {one.done:6}/{one.total:<6} {one.title}{note}")
+    counts = {state: sum(one.state == state for one in found) for state in _states()}
+    say(", ".join(f"{count} {state}" for state, count in counts.items() if count))
+    say(f"claimed in this folder: {counted(at_work(space.store)) or 'nothing'}")
+    queue = queued(space.store)
+    for job, states in (queue or {}).items():
+        said = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        say(f"job {job}: {said or 'ended'}; its logs are in {space.store.jobs}")
+
+
+def collect(
+    plan: PlanFile,
+    results: Results = RESULTS,
+    data: Data = DATA,
+    models: Models = MODELS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
+) -> None:
+    """Write runs.csv and print the rows of a plan that others measured."""
+    from bench.standing import State
+    from bench.table import write_runs
+
+    space = workspace(results, data, models, "cpu")
+    found = _look(plan, space)
+    frame = write_runs(space.store)
+    rows = frame[frame["key"].isin([one.key for one in found])]
+    print_rows(rows, as_json=as_json)
+    left = sum(one.state in (State.OPEN, State.RUNNING) for one in found)
+    if left:
+        raise BenchError(
+            f"{left} of {len(found)} cells are not finished. `bench status {plan}` says what "
+            "they wait for; `bench matrix` with the same plan measures what is left."
+        )
+    exit_on_trouble(rows)
+
+
+def _look(plan: Path, space: Workspace) -> list[Standing]:
+    from bench.plan import read_plan
+    from bench.rungs import rungs_below
+    from bench.standing import Standings
+    from bench.walk import ordered
+
+    content = read_plan(plan)
+    pairs = ordered(content)
+    below = rungs_below(pairs) if content.ladder else [[]] * len(pairs)
+    return Standings(pairs, below, space).look()
+
+
+def _states() -> list[str]:
+    from bench.standing import State
+
+    return list(State)

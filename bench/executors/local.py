@@ -1,0 +1,171 @@
+"""Workers on this machine: one process a slot, each with a GPU. Imports no torch by itself.
+
+Processes of the standard library rather than its pool, which gives up all of its workers as
+soon as one of them is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+
+from bench.errors import BenchError, UsageError
+from bench.executors.task import Task, work
+from bench.progress import Progress, Work
+
+_LOOK_EVERY_S = 1.0
+_LIVES = 4  # of a slot: what kills a worker may kill the next one too
+_GRACE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for a worker: its number, the GPUs it may see, and its device."""
+
+    number: int
+    visible: str
+    device: str
+
+
+def slots(device: str, jobs: int | None, *, gpus: int) -> list[Slot]:
+    """Deal the GPUs out to workers, in turn where there are more workers; raises UsageError.
+
+    ``gpus`` is the number that torch sees. Without ``jobs`` there is one worker per GPU, or one
+    per CPU core.
+    """
+    cpu = device == "cpu" or (device == "auto" and gpus == 0)
+    if cpu:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+        return [Slot(k, "", "cpu") for k in range(jobs or cores or os.cpu_count() or 1)]
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = named.split(",")[:gpus] if named else [str(k) for k in range(gpus)]
+    if device.startswith("cuda:"):
+        visible = [visible[int(device.removeprefix("cuda:"))]]
+    if not visible:
+        raise UsageError("there is no GPU to give to workers. Use --device cpu.")
+    return [Slot(k, visible[k % len(visible)], "cuda") for k in range(jobs or len(visible))]
+
+
+def run_local(
+    task: Task,
+    where: list[Slot],
+    *,
+    look: Callable[[], Progress],
+    complain: Callable[[str], None],
+) -> Work[None]:
+    """Let workers do a task, replacing those that die; raises BenchError where all do.
+
+    ``look`` says from the results folder how far all of them are. Whoever stops this generator
+    ends the workers; what they finished is kept.
+    """
+    workers: dict[Connection, tuple[Slot, SpawnProcess]] = {}
+    started: Counter[int] = Counter()
+    done, seen, looking = 0, 0.0, 0.0
+
+    def start(slot: Slot) -> None:
+        started[slot.number] += 1
+        said, process = _start(replace(task, device=slot.device), slot)
+        workers[said] = (slot, process)
+
+    try:
+        yield look()  # which fetches what is missing of the data, before all workers do
+        for slot in where:
+            start(slot)
+        while workers:
+            if time.monotonic() - seen > 10 * looking:  # looking is not to be the main work
+                begun = time.monotonic()
+                yield look()
+                seen = time.monotonic()
+                looking = seen - begun
+            for said in wait(list(workers), timeout=_LOOK_EVERY_S):
+                assert isinstance(said, Connection)
+                slot, process = workers[said]
+                try:
+                    message = json.loads(said.recv())
+                except EOFError:
+                    del workers[said]
+                    said.close()
+                    process.join()
+                    if process.exitcode == 0:
+                        done += 1
+                        continue
+                    again = started[slot.number] < _LIVES
+                    complain(_obituary(slot, process.exitcode, again))
+                    if again:
+                        start(slot)
+                    continue
+                if "error" in message:
+                    raise BenchError(message["error"])
+                complain(message["said"])
+        if not done:
+            raise BenchError(
+                "all workers died again and again. Use fewer --jobs where memory is short, or "
+                "run without --executor to see the error. What is finished is kept."
+            )
+        yield look()
+    finally:
+        _end([process for _, process in workers.values()])
+
+
+def _obituary(slot: Slot, code: int | None, again: bool) -> str:
+    how = f"exit code {code}"
+    if code is not None and code < 0:
+        how = signal.Signals(-code).name
+        if -code == signal.SIGKILL:
+            how += ", as when memory runs out"
+    then = "another one takes its place" if again else "the others take its work"
+    return f"worker {slot.number} died ({how}): {then}."
+
+
+def _start(task: Task, slot: Slot) -> tuple[Connection, SpawnProcess]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    name = f"bench worker {slot.number}"
+    process = context.Process(target=_work, args=(task.text(), slot.visible, theirs), name=name)
+    process.start()
+    theirs.close()
+    return ours, process
+
+
+def _end(processes: list[SpawnProcess]) -> None:
+    for process in processes:
+        process.terminate()
+    until = time.monotonic() + _GRACE_S
+    for process in processes:
+        process.join(max(0.0, until - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+def _work(text: str, visible: str, said: Connection) -> None:
+    """Be a worker: the first thing that a new process does, before torch is imported."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        work(
+            Task.read(text),
+            report=False,
+            complain=lambda line: said.send(json.dumps({"said": line})),
+        )
+    except BenchError as error:
+        said.send(json.dumps({"error": str(error)}))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,60 @@
+"""What a worker is told, as JSON, and what it does. Imports no torch by itself."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Task:
+    """Plans as JSON values, with the folders, device, run and command that they are of."""
+
+    plans: tuple[Mapping[str, Any], ...]
+    results: str
+    data: str
+    models: str
+    device: str
+    run: str
+    command: tuple[str, ...]
+
+    def text(self) -> str:
+        """Write the task as JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def read(cls, text: str) -> Task:
+        """Read what ``text`` wrote."""
+        content = json.loads(text)
+        return cls(**{**content, "plans": tuple(content["plans"])})
+
+
+def work(task: Task, *, report: bool, complain: Callable[[str], None]) -> None:
+    """Walk the plans of a task until every cell is finished, here or elsewhere.
+
+    ``report``: write progress to stderr. Raises BenchError where nothing can go on.
+    """
+    from bench.bars import watch
+    from bench.plan import Plan
+    from bench.progress import finish
+    from bench.store import Store
+    from bench.walk import measure, ordered
+    from bench.workspace import Workspace, open_device
+
+    sys.argv = list(task.command)  # what the provenance of the cells is to say
+    data, models, device = Path(task.data), Path(task.models), open_device(task.device)
+    space = Workspace(Store(Path(task.results)), data, models, device, task.run)
+    for content in task.plans:
+        plan = Plan.model_validate(content)
+        measure(
+            plan,
+            ordered(plan),
+            space=space,
+            drive=watch if report else finish,
+            announce=complain if report else lambda _: None,
+            complain=complain,
+        )

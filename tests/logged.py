@@ -1,0 +1,90 @@
+"""Plugins that write down every call, for tests that count work over several processes.
+
+A test installs this file as a distribution of its own; it is no module of the tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor
+
+from bench.api import Access, Calls, Norm, Rng, Task, ThreatModel, Training, View
+from bench_defenses.small_cnn import SmallCnn
+
+
+def note(what: str, x: Tensor | None = None) -> None:
+    digest = "" if x is None else hashlib.sha256(x.detach().numpy().tobytes()).hexdigest()[:12]
+    with Path(os.environ["LOGGED"]).open("a") as log:
+        log.write(f"{os.getpid()} {what} {digest}\n")
+    with Path(os.environ["LOGGED"] + ".gpus").open("a") as log:
+        log.write(f"{os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
+
+
+def processes() -> int:
+    lines = Path(os.environ["LOGGED"]).read_text().splitlines()
+    return len({line.split()[0] for line in lines if " attack " in line})
+
+
+@dataclass(frozen=True)
+class Logged:
+    """Uniform noise; the first calls wait until as many processes attack as LOGGED_BY says."""
+
+    fail: bool = False
+    die: str = ""  # the process that creates this file is killed
+
+    revision: ClassVar[int] = 1
+    norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF,)
+    accesses: ClassVar[tuple[Access, ...]] = (Access.FULL, Access.TRANSFER)
+    unbounded: ClassVar[bool] = False
+
+    def __call__(
+        self, view: View, x: Tensor, y: Tensor, *, threat: ThreatModel, rng: Rng
+    ) -> Tensor:
+        note("attack", x)
+        until = time.monotonic() + 60
+        while processes() < int(os.environ.get("LOGGED_BY", "1")):
+            assert time.monotonic() < until, "the other process never came"
+            time.sleep(0.05)
+        if self.fail:
+            raise ValueError("this attack fails")
+        if self.die and processes() > 1:
+            try:
+                Path(self.die).touch(exist_ok=False)
+            except FileExistsError:
+                pass
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(float(os.environ.get("LOGGED_S", "0")))
+        return (x + threat.radius * (2 * rng.uniform_like(x) - 1)).clamp(0, 1)
+
+    def calls(self, *, stochastic: bool, classes: int) -> Calls:
+        return Calls()
+
+
+@dataclass(frozen=True)
+class LoggedNoise:
+    """Gaussian noise; only the judge calls it, since the attack asks nothing."""
+
+    revision: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = True
+    differentiable: ClassVar[bool] = True
+
+    def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
+        note("judge", x)
+        return x + 0.3 * rng.normal_like(x)
+
+
+@dataclass(frozen=True)
+class LoggedCnn(SmallCnn):
+    """The small network; says when its training begins."""
+
+    def start(self, task: Task) -> Training:
+        note("train")
+        return super().start(task)

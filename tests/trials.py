@@ -1,0 +1,50 @@
+"""A plan measured by one process, to be measured again by several."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .workers import bench, calls, ended
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A plan measured by one process, and a folder to measure it in again."""
+
+    plan: Path
+    alone: Path
+    ours: Path
+    site: Path
+
+    @property
+    def log(self) -> Path:
+        return self.ours.with_suffix(".log")
+
+    def start(self, *words: str, by: int = 1, slow_s: float = 0.0) -> subprocess.Popen[str]:
+        given = ("matrix", self.plan, "--results", self.ours, *words)
+        return bench(*given, site=self.site, log=self.log, by=by, slow_s=slow_s)
+
+    def done_again(self) -> Counter[str]:
+        """Count what was asked of plugins here and not by the one process."""
+        ours, theirs = calls(self.log), calls(self.alone.with_suffix(".log"))
+        assert not theirs - ours, "some work was never done"
+        return ours - theirs
+
+
+def trial(plan: Path, site: Path, ours: Path, *, code: int = 0) -> Trial:
+    alone = plan.with_suffix("")
+    log = alone.with_suffix(".log")
+    ended(bench("matrix", plan, "--results", alone, site=site, log=log), code)
+    return Trial(plan, alone, ours, site)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + 100
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.05)
