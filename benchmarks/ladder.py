@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,6 @@ def run_of(
     settings: Settings, found: Subject, *, n: int, steps: int, survivors: bool
 ) -> Callable[[], Climbed]:
     """Build a run of all attacks; without warm starts, so that verdicts can be equal."""
-    eps = Fraction(3, 10)
     draws = settings.size(20, quick=5)
     rungs: list[tuple[Any, Access]] = [
         (Noise(tries=steps, eot=2), Access.QUERY),
@@ -85,7 +83,9 @@ def run_of(
             after: tuple[str, ...] = ()
             robust, passes = dict.fromkeys(range(n), True), 0
             for attack, access in rungs:
-                one = found.cell(attack, access=access, n=n, eps=eps, draws=draws, after=after)
+                one = found.cell(
+                    attack, access=access, n=n, eps=found.eps, draws=draws, after=after
+                )
                 finish(run_cell(one, space=space))
                 key = one.cell.key()
                 outcomes = pd.read_parquet(space.store.outcomes(key))

@@ -28,7 +28,7 @@ def peak(function: str, **arguments: Any) -> float:
         text=True,
         check=False,
         # Large blocks straight from the system and back: what is freed no longer counts.
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "16384"},
     )
     if done.returncode:
         raise RuntimeError(f"{function} failed in its process: {done.stderr.strip()}")

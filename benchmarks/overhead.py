@@ -32,7 +32,7 @@ EPS = Fraction(8, 255)  # small on MNIST: few images are done early
 def rows(settings: Settings) -> Iterator[Row]:
     """Measure pgd, apgd, bpda_eot and adaptive on a bare classifier and behind noise."""
     found = subject(settings)
-    steps, n = settings.size(100, quick=4), settings.size(500, quick=32)
+    steps, n = settings.size(50, quick=4), settings.size(500, quick=32)
     what = f"small CNN, {n} images, {steps} steps"
     for case in _cases(steps, 1):
         yield _row(settings, found, found.defense(Identity()), *case, n, what, 1.05)

@@ -238,7 +238,7 @@ def _bpda(settings: Settings, found: Subject) -> Row:
     n, steps, draws = (
         settings.size(50, quick=4), settings.size(20, quick=2), settings.size(15, quick=3)
     )  # fmt: skip
-    defense, images, eps = found.defense(), found.images(n), Fraction(3, 10)
+    defense, images, eps = found.defense(), found.images(n), found.eps
     ours = attacking(defense, BpdaEot(steps=steps, eot=draws), Access.BPDA, images, eps)
     threat_step = default_step_of(images.x, eps, steps)
 

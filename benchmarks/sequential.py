@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fractions import Fraction
 
 from bench.judge import Outcomes, judge
 from bench.passes import count_passes
@@ -23,9 +22,9 @@ def rows(settings: Settings) -> Iterator[Row]:
     found = subject(settings)
     defense, draws = found.defense(), 50
     images = found.images(settings.size(100, quick=16))
-    threat = ThreatModel(Norm.LINF, Fraction(3, 10), Access.BPDA)
+    threat = ThreatModel(Norm.LINF, found.eps, Access.BPDA)
     attack = BpdaEot(steps=settings.size(10, quick=2), eot=settings.size(5, quick=2))
-    x_adv = attacking(defense, attack, Access.BPDA, images, threat.eps or Fraction(0))()
+    x_adv = attacking(defense, attack, Access.BPDA, images, found.eps)()
     rng = Rng.seeded(0, images.indices).fork("judge")
 
     def judged(*, sequential: bool) -> Outcomes:
