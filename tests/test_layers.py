@@ -17,13 +17,14 @@ VIOLATIONS = {
     "bench imports a plugin": ("bench/judge.py", "import bench_attacks.pgd"),
     "an attack imports past the api": ("attacks/bench_attacks/pgd.py", "import bench.judge"),
     "a defense imports past the api": ("defenses/bench_defenses/none.py", "import bench.run"),
+    "bench imports a benchmark": ("bench/judge.py", "import benchmarks.rows"),
     "a defense imports an attack": ("defenses/bench_defenses/none.py", "import bench_attacks"),
 }
 
 
 @pytest.mark.parametrize("violation", VIOLATIONS)
 def test_a_planted_violation_fails(tmp_path: Path, violation: str) -> None:
-    for name in ("bench", "attacks", "defenses"):
+    for name in ("bench", "attacks", "defenses", "benchmarks"):
         shutil.copytree(REPO / name, tmp_path / name)
     shutil.copy(REPO / "pyproject.toml", tmp_path)
     file, line = VIOLATIONS[violation]

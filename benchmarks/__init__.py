@@ -1,0 +1,1 @@
+"""What an evaluation costs beyond its network passes; see benchmarks/README.md."""

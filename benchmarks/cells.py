@@ -1,0 +1,68 @@
+"""Results folders of many small cells, for the commands that read them. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.cell import Cell, Part
+from bench.provenance import origin
+from bench.store import Store, write_json
+from bench.threat import Access, Norm, ThreatModel
+
+_IMAGES = 10
+
+
+def fill(root: Path, cells: int) -> Store:
+    """Write finished cells that differ in their seed and share their outcomes."""
+    store, part = Store(root), Part("none", {}, 1)
+    first = Cell(
+        "digits", "benchmark", _IMAGES, _IMAGES, part, part, Part("noise", {}, 1),
+        ThreatModel(Norm.LINF, Fraction(1, 10), Access.QUERY), 0, 1,
+    )  # fmt: skip
+    store.open(first, "")
+    store.append(first, 0, _outcomes(), _about())
+    store.finish(first, lambda shards: shards[0])
+    folder = store.cell(first.key())
+    for seed in range(1, cells):
+        cell = dataclasses.replace(first, seed=seed)
+        other = store.cell(cell.key())
+        other.mkdir(parents=True)
+        write_json(other / "cell.json", {**cell.canonical(), "settings": ""})
+        for name in ("outcomes.parquet", "provenance.json"):
+            (other / name).write_bytes((folder / name).read_bytes())
+    return store
+
+
+def _outcomes() -> dict[str, Any]:
+    votes = [np.array([1, 0]), np.array([0, 1])] * (_IMAGES // 2)
+    right = [True, False] * (_IMAGES // 2)
+    return {
+        "index": list(range(_IMAGES)),
+        "label": [0] * _IMAGES,
+        "distance": [0.0] * _IMAGES,
+        "legal": [True] * _IMAGES,
+        "clean": right,
+        "robust": right,
+        "clean_votes": votes,
+        "votes": votes,
+        "clean_logits": votes,
+        "logits": votes,
+    }
+
+
+def _about() -> dict[str, Any]:
+    return {
+        **origin(),
+        "attack passes": {"classifier forward": 1},
+        "judge passes": {"classifier forward": 2},
+        "attack seconds": 0.1,
+        "judge seconds": 0.1,
+        "flags": [],
+        "devices": ["cpu"],
+        "peak memory MiB": 1,
+    }
