@@ -2,45 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from bench.commands.shared import (
+from bench.commands.options import (
     DATA,
     MODELS,
     RESULTS,
+    AsJson,
+    Classifier,
     Data,
+    Dataset,
+    Defense,
     Device,
+    Draws,
+    Eps,
+    FirstN,
     Models,
+    Norm,
     Results,
+    Seed,
     Settings,
-    say,
-    watch,
-    workspace,
+    Shard,
 )
+from bench.commands.shared import say, watch, workspace
 
 
 def audit(
-    defense: Annotated[str, typer.Option(help="A defense: see `bench list defenses`.")],
-    dataset: Annotated[
-        str, typer.Option(help="digits, mnist, fashion_mnist, cifar10 or cifar100.")
-    ] = "digits",
-    classifier: Annotated[
-        str, typer.Option(help="small_cnn, resnet18 or robustbench:NAME.")
-    ] = "small_cnn",
-    norm: Annotated[str, typer.Option(help="Linf or L2.")] = "Linf",
-    eps: Annotated[str, typer.Option(help="Radius: 8/255 or 0.3; exact.")] = "8/255",
-    n: Annotated[int, typer.Option("-n", help="Images: the first n of the test set.")] = 256,
-    seed: Annotated[int, typer.Option(help="Seed of attacks and judge.")] = 0,
-    draws: Annotated[int, typer.Option(help="The judge's draws per image.")] = 50,
-    shard: Annotated[int, typer.Option(help="Images attacked at a time.")] = 100,
+    defense: Defense,
+    dataset: Dataset = "digits",
+    classifier: Classifier = "small_cnn",
+    norm: Norm = "Linf",
+    eps: Eps = "8/255",
+    n: FirstN = 256,
+    seed: Seed = 0,
+    draws: Draws = 50,
+    shard: Shard = 100,
     settings: Settings = [],  # noqa: B006 - Typer copies it
     device: Device = "auto",
     results: Results = RESULTS,
     data: Data = DATA,
     models: Models = MODELS,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run the checks C1 to C27 on a defense and say whether its robust accuracy stands."""
     import json

@@ -7,18 +7,8 @@ from typing import Annotated
 
 import typer
 
-from bench.commands.shared import (
-    DATA,
-    MODELS,
-    RESULTS,
-    Data,
-    Models,
-    Results,
-    complain,
-    say,
-    watch,
-    workspace,
-)
+from bench.commands.options import DATA, MODELS, RESULTS, AsJson, Data, Models, Results
+from bench.commands.shared import complain, say, watch, workspace
 
 
 def calibrate(
@@ -28,7 +18,7 @@ def calibrate(
     results: Results = RESULTS,
     data: Data = DATA,
     models: Models = MODELS,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure the attacks against known answers, and the audit against planted traps."""
     import dataclasses

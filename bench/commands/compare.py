@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from bench.commands.shared import RESULTS, Results, say
+from bench.commands.options import RESULTS, AsJson, OnlyN, Results
+from bench.commands.shared import say
 
 
 def compare(
@@ -16,13 +17,13 @@ def compare(
     norm: Annotated[str | None, typer.Option(help="Only this norm: Linf or L2.")] = None,
     eps: Annotated[str | None, typer.Option(help="Only this radius.")] = None,
     attack: Annotated[str | None, typer.Option(help="Only this attack.")] = None,
-    n: Annotated[int | None, typer.Option("-n", help="Only cells on so many images.")] = None,
+    n: OnlyN = None,
     difference: Annotated[
         float | None,
         typer.Option(help="Also say how many images a difference of so many points needs."),
     ] = None,
     results: Results = RESULTS,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare two cells, or two defenses by the attacks that both have, image by image."""
     import json

@@ -7,15 +7,30 @@ from typing import Annotated
 
 import typer
 
-from bench.commands.shared import (
+from bench.commands.options import (
     DATA,
     MODELS,
     RESULTS,
+    Access,
+    AsJson,
+    Attack,
+    Classifier,
     Data,
+    Dataset,
+    Defense,
     Device,
+    Draws,
+    DryRun,
+    Eps,
+    FirstN,
     Models,
+    Norm,
     Results,
+    Seed,
     Settings,
+    Shard,
+)
+from bench.commands.shared import (
     exit_on_trouble,
     opening,
     print_outline,
@@ -29,26 +44,17 @@ from bench.errors import UsageError, unknown_name
 
 
 def run(
-    defense: Annotated[str, typer.Option(help="A defense: see `bench list defenses`.")],
-    attack: Annotated[str, typer.Option(help="An attack: see `bench list attacks`.")],
-    dataset: Annotated[
-        str, typer.Option(help="digits, mnist, fashion_mnist, cifar10 or cifar100.")
-    ] = "digits",
-    classifier: Annotated[
-        str, typer.Option(help="small_cnn, resnet18 or robustbench:NAME.")
-    ] = "small_cnn",
-    norm: Annotated[str, typer.Option(help="Linf or L2.")] = "Linf",
-    eps: Annotated[str, typer.Option(help="Radius: 8/255, 0.3 or inf; exact.")] = "8/255",
-    access: Annotated[
-        str | None,
-        typer.Option(help="transfer, bpda, full or query.", show_default="the attack's own"),
-    ] = None,
-    n: Annotated[int, typer.Option("-n", help="Images: the first n of the test set.")] = 500,
-    seed: Annotated[int, typer.Option(help="Seed of attack and judge.")] = 0,
-    draws: Annotated[int, typer.Option(help="The judge's draws per image.")] = 50,
-    shard: Annotated[
-        int, typer.Option(help="Images attacked at a time; part of the cell.")
-    ] = 100,
+    defense: Defense,
+    attack: Attack,
+    dataset: Dataset = "digits",
+    classifier: Classifier = "small_cnn",
+    norm: Norm = "Linf",
+    eps: Eps = "8/255",
+    access: Access = None,
+    n: FirstN = 500,
+    seed: Seed = 0,
+    draws: Draws = 50,
+    shard: Shard = 100,
     sequential: Annotated[
         bool, typer.Option(help="Stop drawing for an image once its verdict is clear.")
     ] = False,
@@ -60,7 +66,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print cell, key and cost, and stop.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the row as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Evaluate one defense under one attack, training what is missing."""
     from bench.cell import Request, parse_settings
@@ -103,10 +109,8 @@ def matrix(
     executor: Executor = None,
     jobs: Jobs = None,
     slurm: Slurm = [],  # noqa: B006 - Typer copies it
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check and list the cells.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Evaluate every cell of a plan that is not done yet; the same command goes on."""
     from bench.plan import read_plan

@@ -8,19 +8,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.commands.shared import (
+from bench.commands.options import (
     DATA,
     MODELS,
     RESULTS,
+    Access,
+    Attack,
+    Classifier,
     Data,
+    Dataset,
     Device,
+    Eps,
+    FirstN,
     Models,
+    Norm,
+    OnlyN,
     Results,
+    Seed,
     Settings,
-    say,
-    watch,
-    workspace,
+    Shard,
 )
+from bench.commands.shared import say, watch, workspace
 from bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,19 +46,6 @@ Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="Folder to write to.", show_default="RESULTS/figures"),
 ]
-Dataset = Annotated[
-    str, typer.Option(help="digits, mnist, fashion_mnist, cifar10 or cifar100.")
-]
-Attack = Annotated[str, typer.Option(help="An attack: see `bench list attacks`.")]
-Classifier = Annotated[str, typer.Option(help="small_cnn, resnet18 or robustbench:NAME.")]
-Norm = Annotated[str, typer.Option(help="Linf or L2.")]
-Eps = Annotated[str, typer.Option(help="Radius: 8/255, 0.3 or inf; exact.")]
-Access = Annotated[
-    str | None,
-    typer.Option(help="transfer, bpda, full or query.", show_default="the attack's own"),
-]
-Seed = Annotated[int, typer.Option(help="Seed of attack and noise.")]
-Shard = Annotated[int, typer.Option(help="Images attacked at a time; part of the cell.")]
 Defenses = Annotated[
     list[str], typer.Option("--defense", help="A defense; may be repeated. All by default.")
 ]
@@ -58,7 +53,6 @@ Attacks = Annotated[
     list[str], typer.Option("--attack", help="An attack; may be repeated. All by default.")
 ]
 OnlyAccess = Annotated[str | None, typer.Option("--access", help="Only cells of this access.")]
-OnlyN = Annotated[int | None, typer.Option("-n", help="Only cells on so many images.")]
 OnlySettings = Annotated[
     list[str],
     typer.Option("--set", help="Only cells with this parameter: defense.NAME=VALUE."),
@@ -129,7 +123,7 @@ def energies(
     norm: Norm = "Linf",
     eps: Eps = "8/255",
     access: Access = None,
-    n: Annotated[int, typer.Option("-n", help="Images: the first n of the test set.")] = 500,
+    n: FirstN = 500,
     seed: Seed = 0,
     shard: Shard = 100,
     settings: Settings = [],  # noqa: B006 - Typer copies it

@@ -6,21 +6,18 @@ from typing import Annotated
 
 import typer
 
-from bench.commands.shared import (
+from bench.commands.options import (
     DATA,
     MODELS,
     RESULTS,
+    AsJson,
     Data,
     Device,
     Models,
     Results,
     Settings,
-    exit_on_trouble,
-    print_rows,
-    say,
-    watch,
-    workspace,
 )
+from bench.commands.shared import exit_on_trouble, print_rows, say, watch, workspace
 from bench.errors import UsageError
 
 
@@ -41,7 +38,7 @@ def judge(
     results: Results = RESULTS,
     data: Data = DATA,
     models: Models = MODELS,
-    as_json: Annotated[bool, typer.Option("--json", help="Print both rows as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Judge a finished cell's images again: more draws, rounded, or on another defense."""
     import json

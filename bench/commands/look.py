@@ -7,14 +7,8 @@ from typing import Annotated
 
 import typer
 
-from bench.commands.shared import (
-    DATA,
-    RESULTS,
-    Data,
-    Results,
-    complain,
-    say,
-)
+from bench.commands.options import DATA, RESULTS, Data, Results
+from bench.commands.shared import complain, say
 from bench.errors import UsageError, unknown_name
 
 

@@ -7,18 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.commands.shared import (
-    DATA,
-    MODELS,
-    RESULTS,
-    Data,
-    Device,
-    Models,
-    Results,
-    complain,
-    say,
-    workspace,
-)
+from bench.commands.options import DATA, MODELS, RESULTS, Data, Device, DryRun, Models, Results
+from bench.commands.shared import complain, say, workspace
 from bench.commands.spread import Executor, Jobs, Slurm, check, spread
 from bench.errors import BenchError, PlanError, UsageError
 
@@ -50,9 +40,7 @@ def paper(
     executor: Executor = None,
     jobs: Jobs = None,
     slurm: Slurm = [],  # noqa: B006 - Typer copies it
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check and list the cells.")
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Measure what the tables of a paper lack and write them as CSV, Markdown and LaTeX."""
     folder = results / "paper" if output is None else output

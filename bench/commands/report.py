@@ -7,15 +7,16 @@ from typing import Annotated
 
 import typer
 
-from bench.commands.shared import RESULTS, Results, say
+from bench.commands.options import RESULTS, Norm, OnlyN, Results
+from bench.commands.shared import say
 
 
 def report(
     defense: Annotated[str, typer.Option(help="The defense to report on.")],
     dataset: Annotated[str, typer.Option(help="The data set.")] = "digits",
-    norm: Annotated[str, typer.Option(help="Linf or L2.")] = "Linf",
+    norm: Norm = "Linf",
     eps: Annotated[str, typer.Option(help="Radius, as it was run.")] = "8/255",
-    n: Annotated[int | None, typer.Option("-n", help="Only cells on so many images.")] = None,
+    n: OnlyN = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write to a file.")
     ] = None,

@@ -1,10 +1,10 @@
-"""What the commands share: options, the workspace, progress, and how they print."""
+"""What the commands share: the workspace, progress, and how they print."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -14,23 +14,6 @@ if TYPE_CHECKING:
     from bench.workspace import Workspace
 
 Result = TypeVar("Result")
-
-Results = Annotated[
-    Path, typer.Option("--results", help="Results folder.", envvar="BENCH_RESULTS")
-]
-Data = Annotated[
-    Path, typer.Option("--data", help="Folder of the data sets.", envvar="BENCH_DATA")
-]
-Models = Annotated[
-    Path,
-    typer.Option("--models", help="Folder of RobustBench's models.", envvar="BENCH_MODELS"),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-Settings = Annotated[
-    list[str],
-    typer.Option("--set", help="A parameter, such as defense.steps=50; may be repeated."),
-]
-RESULTS, DATA, MODELS = Path("results"), Path("data"), Path("models")
 
 
 def workspace(results: Path, data: Path, models: Path, device: str) -> Workspace:

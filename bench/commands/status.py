@@ -7,18 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.commands.shared import (
-    DATA,
-    MODELS,
-    RESULTS,
-    Data,
-    Models,
-    Results,
-    exit_on_trouble,
-    print_rows,
-    say,
-    workspace,
-)
+from bench.commands.options import DATA, MODELS, RESULTS, AsJson, Data, Models, Results
+from bench.commands.shared import exit_on_trouble, print_rows, say, workspace
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -57,7 +47,7 @@ def collect(
     results: Results = RESULTS,
     data: Data = DATA,
     models: Models = MODELS,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write runs.csv and print the rows of a plan that others measured."""
     from bench.standing import State

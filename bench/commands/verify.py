@@ -8,17 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.commands.shared import (
-    DATA,
-    MODELS,
-    RESULTS,
-    Data,
-    Device,
-    Models,
-    say,
-    watch,
-    workspace,
-)
+from bench.commands.options import DATA, MODELS, RESULTS, AsJson, Data, Device, Models
+from bench.commands.shared import say, watch, workspace
 from bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +26,7 @@ def verify(
     device: Device = "auto",
     data: Data = DATA,
     models: Models = MODELS,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was found.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Recompute distances, verdicts and digests from the stored images; 1 if any is wrong."""
     import json

@@ -1,0 +1,45 @@
+"""Options that several commands have, with one name and one text each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Results = Annotated[
+    Path, typer.Option("--results", help="Results folder.", envvar="BENCH_RESULTS")
+]
+Data = Annotated[
+    Path, typer.Option("--data", help="Folder of the data sets.", envvar="BENCH_DATA")
+]
+Models = Annotated[
+    Path,
+    typer.Option("--models", help="Folder of RobustBench's models.", envvar="BENCH_MODELS"),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+Settings = Annotated[
+    list[str],
+    typer.Option("--set", help="A parameter, such as defense.steps=50; may be repeated."),
+]
+RESULTS, DATA, MODELS = Path("results"), Path("data"), Path("models")
+
+Defense = Annotated[str, typer.Option(help="A defense: see `bench list defenses`.")]
+Attack = Annotated[str, typer.Option(help="An attack: see `bench list attacks`.")]
+Dataset = Annotated[
+    str, typer.Option(help="digits, mnist, fashion_mnist, cifar10 or cifar100.")
+]
+Classifier = Annotated[str, typer.Option(help="small_cnn, resnet18 or robustbench:NAME.")]
+Norm = Annotated[str, typer.Option(help="Linf or L2.")]
+Eps = Annotated[str, typer.Option(help="Radius: 8/255, 0.3 or inf; exact.")]
+Access = Annotated[
+    str | None,
+    typer.Option(help="transfer, bpda, full or query.", show_default="the attack's own"),
+]
+FirstN = Annotated[int, typer.Option("-n", help="Images: the first n of the test set.")]
+OnlyN = Annotated[int | None, typer.Option("-n", help="Only cells on so many images.")]
+Seed = Annotated[int, typer.Option(help="Seed of attack and judge.")]
+Draws = Annotated[int, typer.Option(help="The judge's draws per image.")]
+Shard = Annotated[int, typer.Option(help="Images attacked at a time; part of the cell.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and list the cells.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
