@@ -36,7 +36,7 @@ class Climbed:
 def rows(settings: Settings) -> Iterator[Row]:
     """Measure time and passes of four attacks up to the full gradient."""
     found = subject(settings)
-    n, steps = settings.size(50, quick=12), settings.size(10, quick=3)
+    n, steps = settings.size(50, quick=12), settings.size(5, quick=3)
     climb, every = (
         run_of(settings, found, n=n, steps=steps, survivors=survivors)
         for survivors in (True, False)
@@ -55,7 +55,7 @@ def rows(settings: Settings) -> Iterator[Row]:
         repeats=1,
         reason=f"{other.passes:,} and {one.passes:,} passes, attack and judge; {found.note}",
     )
-    times = interleaved({"every": every, "climb": climb}, repeats=min(3, settings.repeats))
+    times = interleaved({"every": every, "climb": climb}, repeats=min(2, settings.repeats))
     yield times.ratio(
         "every",
         "climb",

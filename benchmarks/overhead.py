@@ -36,7 +36,7 @@ def rows(settings: Settings) -> Iterator[Row]:
     what = f"small CNN, {n} images, {steps} steps"
     for case in _cases(steps, 1):
         yield _row(settings, found, found.defense(Identity()), *case, n, what, 1.05)
-    steps, draws, n = settings.size(10, quick=2), 4, settings.size(64, quick=8)
+    steps, draws, n = settings.size(5, quick=2), 4, settings.size(64, quick=8)
     what = f"behind 10 Langevin steps, {n} images, {steps} steps of {draws} draws"
     for case in _cases(steps, draws):
         yield _row(settings, found, found.defense(), *case, n, what, None)

@@ -9,7 +9,6 @@ import os
 import platform
 import re
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -17,7 +16,6 @@ import torch
 from bench.provenance import origin
 from benchmarks.rows import Row
 
-_LIBRARIES = ("torchattacks", "foolbox", "adversarial-robustness-toolbox")
 _HEADS = ("what", "value", "low to high", "CPU time", "target", "holds", "checked", "reason")
 
 
@@ -54,19 +52,14 @@ def as_csv(rows: Sequence[Row]) -> str:
 def as_markdown(rows: Sequence[Row], *, devices: Sequence[str], quick: bool) -> str:
     """Write the page: what it was measured on, then a table for each item."""
     about = origin()
-    versions = dict(about["versions"])
-    for name in _LIBRARIES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
+    versions = [f"{name} {found}" for name, found in about["versions"].items()]
     lines = [
         "# Benchmarks",
         "",
         f"- machine: {machine(devices)}",
         f"- date: {about['date']}",
         f"- commit: {about['commit'] or 'unknown'}",
-        f"- versions: {', '.join(f'{name} {found}' for name, found in versions.items())}",
+        f"- versions: {', '.join(versions)}",
         f"- command: `{about['command']}`",
         "",
         "What stands left of a stroke is divided by what stands right of it. Values are",

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,12 +132,18 @@ def test_peers_are_measured_by_another_interpreter(settings: Settings) -> None:
     elsewhere = settings.scratch / "python"
     elsewhere.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     elsewhere.chmod(0o755)
-    other = Settings(
-        quick=True, data=settings.data, scratch=settings.scratch, peer_python=elsewhere
-    )
-    rows = measured("peers", other)
+    rows = measured("peers", replace(settings, peer_python=elsewhere))
     assert any(row.value is not None and row.at_least == 1.0 for row in rows)
     assert {row.what for row in rows} == {row.what for row in measured("peers", settings)}
+
+
+def test_an_interpreter_without_the_peers_is_one_row(settings: Settings) -> None:
+    elsewhere = settings.scratch / "python"
+    elsewhere.write_text("#!/bin/sh\nexit 3\n")
+    elsewhere.chmod(0o755)
+    (row,) = peers.rows(replace(settings, peer_python=elsewhere))
+    assert row.value is None
+    assert "python ended with code 3 and no rows: install purifybench" in row.reason
 
 
 @pytest.mark.parametrize("access", [Access.FULL, Access.BPDA, Access.TRANSFER, Access.QUERY])
