@@ -36,7 +36,7 @@ class Climbed:
 def rows(settings: Settings) -> Iterator[Row]:
     """Measure time and passes of four attacks up to the full gradient."""
     found = subject(settings)
-    n, steps = settings.size(50, quick=12), settings.size(5, quick=3)
+    n, steps = settings.size(50, quick=10), settings.size(5, quick=2)
     climb, every = (
         run_of(settings, found, n=n, steps=steps, survivors=survivors)
         for survivors in (True, False)
