@@ -18,6 +18,9 @@ from .command import Bench, Said
 if TYPE_CHECKING:
     from bench.workspace import Workspace
 
+# The benchmarks belong to the checkout and not to the package that is installed.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
 # Real data where it is at hand: BENCH_DATA, or a folder shared/data beside the checkout.
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 if "BENCH_DATA" not in os.environ and _BESIDE.is_dir():
