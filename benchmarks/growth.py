@@ -36,7 +36,7 @@ def rows(settings: Settings) -> Iterator[Row]:
     yield from _grown(settings, "steps K", _steps(settings, found))
     yield from _grown(settings, "draws", _draws(settings, found))
     yield from _grown(settings, "cells", _cells(settings))
-    yield _memory(settings)
+    yield memory_by_images(settings)
 
 
 def _grown(
@@ -124,7 +124,8 @@ def _cells(settings: Settings) -> dict[int, Callable[[], object]]:
     return {cells: reading(cells) for cells in sizes}
 
 
-def _memory(settings: Settings) -> Row:
+def memory_by_images(settings: Settings) -> Row:
+    """Compare the peak memory of a cell on many images with that on few."""
     few, many = (8, 64) if settings.quick else (100, 10_000)
     mib = {
         n: peak(

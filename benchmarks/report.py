@@ -27,7 +27,7 @@ def machine(devices: Sequence[str]) -> str:
         model[1] if model else platform.processor() or platform.machine(),
         f"{os.cpu_count()} cores, 1 used",
         f"{int(memory[1]) // 2**20} GiB" if memory else "",
-        f"{platform.system()} {platform.release()}",
+        platform.system(),
         *(torch.cuda.get_device_name(name) for name in devices if name.startswith("cuda")),
     ]
     return ", ".join(part for part in parts if part)
@@ -60,7 +60,7 @@ def as_markdown(rows: Sequence[Row], *, devices: Sequence[str], quick: bool) -> 
         f"- date: {about['date']}",
         f"- commit: {about['commit'] or 'unknown'}",
         f"- versions: {', '.join(versions)}",
-        f"- command: `{about['command']}`",
+        f"- command: `{about['command'].replace('__main__.py', 'python -m benchmarks')}`",
         "",
         "What stands left of a stroke is divided by what stands right of it. Values are",
         "medians of rounds in which the compared things take turns, by the wall clock; CPU",

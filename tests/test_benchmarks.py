@@ -27,7 +27,7 @@ from benchmarks.__main__ import ITEMS, main
 from benchmarks.clock import interleaved
 from benchmarks.eot import looped
 from benchmarks.full_gradient import gradient
-from benchmarks.growth import exponent, slope
+from benchmarks.growth import exponent, memory_by_images, slope
 from benchmarks.replay import bare, noise_alone, recorded
 from benchmarks.report import as_csv, as_markdown, machine
 from benchmarks.rows import Row, Settings
@@ -108,6 +108,13 @@ def test_the_exact_gradient_keeps_states_alone(settings: Settings) -> None:
     assert exact.value is not None
     assert plain.value is not None
     assert plain.value > 10 * exact.value
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").is_file(), reason="needs Linux's /proc")
+def test_more_images_take_no_more_memory(settings: Settings) -> None:
+    row = memory_by_images(settings)
+    assert row.holds == "yes", row
 
 
 def test_training_has_steps_and_passes(settings: Settings) -> None:
@@ -264,6 +271,9 @@ def test_one_command_writes_the_table(tmp_path: Path) -> None:
     lines = list(csv.DictReader((tmp_path / "sequential.csv").read_text().splitlines()))
     assert {line["item"] for line in lines} == {"sequential"}
     assert "## sequential" in (tmp_path / "sequential.md").read_text()
+    assert (
+        "`python -m benchmarks sequential --quick" in (tmp_path / "sequential.md").read_text()
+    )
     assert str(tmp_path) not in (tmp_path / "sequential.md").read_text()
 
 
