@@ -35,7 +35,7 @@ def project(x_adv: Tensor, x: Tensor, norm: Norm, radius: float) -> Tensor:
         return x_adv.clamp(0.0, 1.0)
     delta = x_adv - x
     if norm is Norm.LINF:
-        return (x + delta.clamp(-radius, radius)).clamp(0.0, 1.0)
+        return delta.clamp_(-radius, radius).add_(x).clamp_(0.0, 1.0)
     share, clipped = torch.ones_like(delta[:, 0, 0, 0], dtype=torch.float64), delta
     for _ in range(1 + _CLIPPINGS):
         # In float64: a float32 sum over many pixels misses the radius by more than 1e-6.

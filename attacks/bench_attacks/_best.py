@@ -32,7 +32,10 @@ class Best:
         """
         wrong, loss = self.wrong[rows], self.loss[rows]
         better = (seen.wrong > wrong) | ((seen.wrong == wrong) & (seen.loss > loss))
-        self.x[rows] = torch.where(per_image(better, x_adv), x_adv, self.x[rows])
+        if len(rows) == len(self.x):  # all of them: rows are in order, and no copy is needed
+            torch.where(per_image(better, x_adv), x_adv, self.x, out=self.x)
+        else:
+            self.x[rows] = torch.where(per_image(better, x_adv), x_adv, self.x[rows])
         self.wrong[rows] = torch.where(better, seen.wrong, wrong)
         self.loss[rows] = torch.where(better, seen.loss, loss)
 

@@ -109,20 +109,21 @@ class Apgd:
         model = view if self.surrogate is None else view.surrogate(self.surrogate)
         looks = checkpoints(self.steps)
         rows = best.open(torch.arange(len(x), device=x.device))
+        clean, classes = x[rows], y[rows]
         climb = Climb.begin(start[rows], step=2 * reach(x, threat))
         for t in range(self.steps + 1):
             if len(rows) == 0:
                 return
             if t > 0:
-                climb = climb.moved(x[rows], threat, share=_MOMENTUM if t > 1 else 1.0)
+                climb = climb.moved(clean, threat, share=_MOMENTUM if t > 1 else 1.0)
             ask = averaged_gradient if t < self.steps else averaged_loss
             streams = rng[rows].fork("step", t)
-            seen = ask(model, climb.x, y[rows], loss=loss, draws=draws, rng=streams)
+            seen = ask(model, climb.x, classes, loss=loss, draws=draws, rng=streams)
             climb = climb.saw(seen)
             if self.surrogate is not None and (t == 0 or t in looks):
                 streams = rng[rows].fork("vote", t)
                 vote = averaged_loss(
-                    view, climb.x, y[rows], loss=loss, draws=draws, rng=streams
+                    view, climb.x, classes, loss=loss, draws=draws, rng=streams
                 )
                 best.offer(climb.x, vote, rows)
             elif self.surrogate is None:
@@ -133,9 +134,10 @@ class Apgd:
                 # As in PGD, the host waits for the device here and nowhere else.
                 staying = (best.wrong[rows] < 1).nonzero()[:, 0]
                 rows, climb = rows[staying], climb[staying]
+                clean, classes = clean[staying], classes[staying]
         if self.surrogate is not None and len(rows) > 0:
             streams = rng[rows].fork("vote", "best")
-            vote = averaged_loss(view, climb.best, y[rows], loss=loss, draws=draws, rng=streams)
+            vote = averaged_loss(view, climb.best, classes, loss=loss, draws=draws, rng=streams)
             best.offer(climb.best, vote, rows)
 
 
@@ -186,7 +188,8 @@ class Climb:
         """Step uphill in the ball around x (M, C, H, W), ``1 - share`` of it as last time."""
         uphill = per_image(self.step, x) * steepest(self.gradient, threat.norm)
         aim = project(self.x + uphill, x, threat.norm, threat.radius)
-        x_adv = self.x + share * (aim - self.x) + (1 - share) * (self.x - self.before)
+        momentum = (self.x - self.before).mul_(1 - share)
+        x_adv = (aim - self.x).mul_(share).add_(self.x).add_(momentum)
         x_adv = project(x_adv, x, threat.norm, threat.radius)
         return replace(self, x=x_adv, before=self.x)
 

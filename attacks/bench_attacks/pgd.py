@@ -104,23 +104,24 @@ def ascend(
     few draws were seen, so fresh ones, the same for both, decide between it and the last.
     """
     tried = best.open(torch.arange(len(x), device=x.device))
-    rows, x_adv = tried, start[tried]
+    rows, x_adv, clean, classes = tried, start[tried], x[tried], y[tried]
     climbed, last = Best.nothing(x), start.clone()
     for t in range(steps):
         if len(rows) == 0:
             break
         now = averaged_gradient(
-            view, x_adv, y[rows], loss=loss, draws=draws, rng=rng[rows].fork(t)
+            view, x_adv, classes, loss=loss, draws=draws, rng=rng[rows].fork(t)
         )
         climbed.offer(x_adv, now, rows)
         x_adv = x_adv + step_size * steepest(now.gradient, threat.norm)
-        x_adv = project(x_adv, x[rows], threat.norm, threat.radius)
+        x_adv = project(x_adv, clean, threat.norm, threat.radius)
         if (t + 1) % _LEAVE == 0:
             # Images that fool every draw leave the batch. To know how many are left the host
             # waits for the device, here and nowhere else.
             last[rows] = x_adv
             staying = now.wrong < 1
             rows, x_adv = rows[staying], x_adv[staying]
+            clean, classes = clean[staying], classes[staying]
 
     def offer(proposed: Tensor, rows: Tensor, to: Best, stream: str | int) -> None:
         streams = rng[rows].fork(stream)
