@@ -143,8 +143,8 @@ def test_the_shipped_recipes_still_name_the_shipped_checkpoints(
     name: str, cls: type[Ebm]
 ) -> None:
     """A new field, revision or default would orphan the weights behind docs/results.md."""
-    (path,) = SHIPPED.glob(f"{name}-*.json")
-    card = read_json(path)
+    cards = {path: read_json(path) for path in SHIPPED.glob(f"{name}-*.json")}
+    ((path, card),) = [one for one in cards.items() if one[1]["recipe"]["seed"] == 0]
     plugin = build_dataclass(cls, recipe(name, "mnist"), where="defense")
     part = Part.read(card["classifier"]) if card["classifier"] else None
     about = identity(name, plugin, dataset="mnist", data=card["data"], classifier=part)
