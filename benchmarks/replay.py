@@ -64,7 +64,7 @@ def recorded(networks: Mapping[str, nn.Module]) -> Iterator[Recording]:
             def backward(_: Tensor) -> None:
                 one.backward += 1
 
-            alias.register_hook(backward)  # type: ignore[no-untyped-call]
+            alias.register_hook(backward)  # type: ignore[no-untyped-call]  # torch's has no types
             return (alias, *args[1:])
 
         return before

@@ -129,6 +129,6 @@ def _fitted(net: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
     for _ in range(40):
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(net(x.float() / 255), y)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
         optimizer.step()
     return net.eval().requires_grad_(False)

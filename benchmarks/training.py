@@ -151,7 +151,7 @@ def _in_bf16(step: Step) -> Step:
 def _graph(step: Step, x: Tensor) -> Step:
     """Capture one step as a CUDA graph that reads and writes the same memory."""
     source = x.clone()
-    aside: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    aside: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's has no types
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):  # as torch asks before a capture
         for _ in range(3):

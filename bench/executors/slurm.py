@@ -23,13 +23,18 @@ class _Worker:
 
     def __call__(self, text: str) -> None:
         """Work, reporting to the job's log; raises BenchError."""
-        work(Task.read(text), report=True, complain=lambda line: print(line, file=sys.stderr))  # noqa: T201
+        task = Task.read(text)
+        work(task, report=True, complain=_log)
 
     def checkpoint(self, text: str) -> Any:
         """Go on from what the results folder has."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, text)
+
+
+def _log(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, str | int]:
