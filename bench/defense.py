@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
@@ -9,13 +11,20 @@ from bench.errors import PluginError
 from bench.protocols import Purifier, SteppedPurifier
 from bench.rng import Rng
 
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def frozen(network: Network) -> Network:
+    """Make a network what attacks and judge run, in place, and return it.
+
+    Frozen and in evaluation mode, so that passes build no parameter graph and no row depends
+    on its batch; channels last, the layout in which convolutions are fastest.
+    """
+    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
 
 class Defense(nn.Module):
-    """Classify after purify: images (N, C, H, W) in [0, 1] to logits (N, K).
-
-    Frozen and in evaluation mode from the start, so that passes build no parameter graph and
-    no row depends on its batch.
-    """
+    """Classify after purify: images (N, C, H, W) in [0, 1] to logits (N, K), frozen."""
 
     def __init__(self, purifier: Purifier, classifier: nn.Module, *, seed: int = 0) -> None:
         super().__init__()
@@ -23,7 +32,7 @@ class Defense(nn.Module):
         self.classifier = classifier
         self.seed = seed
         self._calls = 0
-        self.eval().requires_grad_(False)
+        frozen(self)
 
     @property
     def stochastic(self) -> bool:

@@ -12,7 +12,7 @@ from bench.protocols import View
 from bench.rng import Rng
 
 # Rows per pass: on a CPU more rows fall out of the cache, on a GPU fewer leave it idle.
-_ROWS = {"cpu": 256, "cuda": 8192}
+_ROWS = {"cpu": 128, "cuda": 8192}
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class AveragedGradient(Averaged):
 
 def images_per_pass(device: torch.device, draws: int) -> int:
     """Say how many images fit a pass that folds their draws into the batch."""
-    return max(1, _ROWS.get(device.type, 256) // draws)
+    return max(1, _ROWS.get(device.type, 128) // draws)
 
 
 def blocks(n: int, size: int) -> list[slice]:

@@ -13,7 +13,7 @@ from torch import nn
 from bench.cell import ZOO, Cell, Part, Request
 from bench.data import Pixels, load_test
 from bench.datasets import dataset_info, trained_on
-from bench.defense import Defense
+from bench.defense import Defense, frozen
 from bench.errors import PluginError, UsageError
 from bench.progress import Work
 from bench.protocols import (
@@ -199,7 +199,7 @@ def prepare_classifier(plugins: Plugins, *, space: Workspace) -> Work[tuple[nn.M
         network = plugins.classifier.load(
             trained.weights, shape=info.shape, classes=info.classes
         )
-    network = network.to(space.device).eval().requires_grad_(False)
+    network = frozen(network).to(space.device)
     return network, _classifier_part(plugins, digest)
 
 

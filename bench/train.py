@@ -18,6 +18,7 @@ from bench.checkpoints import complete, load_checkpoint, save_checkpoint
 from bench.claims import claimed, is_held, wait
 from bench.data import load_train
 from bench.datasets import dataset_info
+from bench.defense import frozen
 from bench.errors import UsageError
 from bench.progress import Progress, Work
 from bench.propose import propose
@@ -260,5 +261,5 @@ def _another(
     info = dataset_info(dataset)
     trained = yield from train(part.name, plugin, dataset=dataset, space=space)
     network = plugin.load(trained.weights, shape=info.shape, classes=info.classes)
-    network = network.to(space.device).eval().requires_grad_(False)
+    network = frozen(network).to(space.device)
     return network, Part(part.name, parameters(plugin), plugin.revision, trained.digest)

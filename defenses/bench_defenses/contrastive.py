@@ -60,7 +60,7 @@ class ContrastiveDivergence(EnergyTraining):
         self.adversarial = min(wanted, recipe.batch - 1)
         shape = tuple(task.train.x.shape[1:])
         with seeded(recipe.seed):
-            net = EnergyNet(shape, width=recipe.width).to(task.device)
+            net = EnergyNet(shape, width=recipe.width)
             self.bank = torch.rand(recipe.bank, *shape).to(task.device)
         super().__init__(recipe, task, net, betas=(0.0, 0.999))
 

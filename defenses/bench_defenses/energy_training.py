@@ -43,7 +43,7 @@ class EnergyTraining:
         self.task = task
         self.total = recipe.iterations
         self.step = 0
-        self.net = net
+        self.net = net.to(task.device).to(memory_format=torch.channels_last)
         self.averaged = {name: value.clone() for name, value in net.state_dict().items()}
         self.optimizer = torch.optim.Adam(net.parameters(), lr=recipe.lr, betas=betas)
         self._latest: dict[str, Tensor] = {}
@@ -91,6 +91,7 @@ class EnergyTraining:
     def finished(self) -> EnergyNet:
         """Build the network of the averaged weights."""
         shape = tuple(self.task.train.x.shape[1:])
-        net = EnergyNet(shape, width=self._common.width).to(self.task.device)
+        net = EnergyNet(shape, width=self._common.width)
+        net = net.to(self.task.device).to(memory_format=torch.channels_last)
         net.load_state_dict(self.averaged)
         return net

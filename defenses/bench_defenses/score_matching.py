@@ -88,7 +88,7 @@ class ScoreMatching(EnergyTraining):
         self.online = round(recipe.online_share * recipe.batch) if recipe.online_steps else 0
         with seeded(recipe.seed):
             shape = tuple(task.train.x.shape[1:])
-            net = EnergyNet(shape, width=recipe.width).to(task.device)
+            net = EnergyNet(shape, width=recipe.width)
         super().__init__(recipe, task, net, betas=(0.9, 0.999))
 
     def advance(self) -> None:

@@ -46,7 +46,7 @@ class Supervised:
         self.total = recipe.epochs * self.per_epoch
         self.step = 0
         with seeded(recipe.seed):
-            self.net = make().to(task.device)
+            self.net = make().to(task.device).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
         )
