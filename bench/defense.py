@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import PluginError
-from bench.protocols import Purifier, SteppedPurifier
+from bench.protocols import Purifier, SharingPurifier, SteppedPurifier
 from bench.rng import Rng
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -47,12 +47,23 @@ class Defense(nn.Module):
         return named
 
     def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
-        """Clean x (N, C, H, W) with one stream per row."""
-        purified = self.purifier.purify(x, rng=rng)
-        if purified.shape != x.shape:
+        """Clean x (N, C, H, W) once per stream of rng (N * draws), draws side by side."""
+        draws, rest = divmod(len(rng), max(1, len(x)))
+        if rest or draws < 1 <= len(x):
             raise PluginError(
-                f"the purifier returned shape {tuple(purified.shape)} for images "
-                f"{tuple(x.shape)}. A purifier keeps the shape."
+                f"{len(rng)} streams of random numbers for {len(x)} images. Give a purifier "
+                "one per image, or as many for each: see Rng.repeat."
+            )
+        expected = (len(rng), *x.shape[1:])
+        if draws > 1 and isinstance(self.purifier, SharingPurifier):
+            purified = self.purifier.purify_draws(x, rng=rng)
+        else:
+            rows = x.repeat_interleave(draws, dim=0) if draws > 1 else x
+            purified = self.purifier.purify(rows, rng=rng)
+        if purified.shape != expected:
+            raise PluginError(
+                f"the purifier returned shape {tuple(purified.shape)} for images {expected}. "
+                "A purifier keeps the shape."
             )
         return purified
 

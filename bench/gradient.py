@@ -48,7 +48,8 @@ def averaged_gradient(
     for block in blocks(len(x), images_per_pass(x.device, draws)):
         leaf = x[block].detach().requires_grad_()
         labels = y[block].repeat_interleave(draws)
-        logits = view(_folded(leaf, draws), rng=rng[block].repeat(draws))
+        # A copy, for purifiers may write.
+        logits = view(leaf.clone(), rng=rng[block].repeat(draws))
         values = loss(logits, labels).reshape(-1, draws)
         (gradient,) = torch.autograd.grad(values.sum() / draws, leaf)
         wrong = (logits.argmax(1) != labels).reshape(-1, draws)
@@ -65,15 +66,10 @@ def averaged_loss(
     with torch.no_grad():
         for block in blocks(len(x), images_per_pass(x.device, draws)):
             labels = y[block].repeat_interleave(draws)
-            logits = view(_folded(x[block], draws), rng=rng[block].repeat(draws))
+            logits = view(x[block].clone(), rng=rng[block].repeat(draws))
             wrong = (logits.argmax(1) != labels).reshape(-1, draws)
             parts.append(
                 (loss(logits, labels).reshape(-1, draws).mean(1), wrong.to(x.dtype).mean(1))
             )
     losses, wrongs = zip(*parts, strict=True)
     return Averaged(torch.cat(losses), torch.cat(wrongs))
-
-
-def _folded(x: Tensor, draws: int) -> Tensor:
-    """Repeat each image side by side, (N * draws, C, H, W): a copy, for purifiers may write."""
-    return x.clone() if draws == 1 else x.repeat_interleave(draws, dim=0)

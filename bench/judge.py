@@ -126,12 +126,11 @@ def _draw(defense: Defense, x: Tensor, which: range, rng: Rng) -> tuple[Tensor, 
     votes, sums = [], []
     with torch.no_grad():
         for block in blocks(len(x), images_per_pass(x.device, len(which))):
-            rows = x[block].repeat_interleave(len(which), dim=0)
             streams = rng[block].repeat(which.stop)
             if which.start:
                 kept = torch.arange(len(streams), device=x.device) % which.stop >= which.start
                 streams = streams[kept]
-            purified = defense.purify(rows, rng=streams)
+            purified = defense.purify(x[block].clone(), rng=streams)  # a purifier may write
             logits = defense.classify(purified)
             if bool(logits.isnan().any()):
                 raise PluginError(

@@ -49,6 +49,18 @@ class Purifier(Protocol):
 
 
 @runtime_checkable
+class SharingPurifier(Purifier, Protocol):
+    """A purifier that does once per image what all draws of the image have in common."""
+
+    def purify_draws(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Clean each of x (N, C, H, W) once per stream of rng (N * draws), side by side.
+
+        What comes out is what ``purify`` makes of the repeated images, up to rounding.
+        """
+        ...
+
+
+@runtime_checkable
 class SteppedPurifier(Purifier, Protocol):
     """A purifier made of small equal steps, of which an attack may take a single one."""
 
@@ -93,7 +105,11 @@ class View(Protocol):
     def stochastic(self) -> bool: ...
 
     def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
-        """Return the logits (N, K) of x, with the gradient that this access grants."""
+        """Return the logits of x (N, C, H, W), with the gradient that this access grants.
+
+        ``rng`` has one stream per image, or several, side by side (``Rng.repeat``); there is
+        one row of logits (N * draws, K) for each.
+        """
         ...
 
     def classify(self, x: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ class TransferView:
     stochastic: ClassVar[bool] = False
 
     def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
-        """Return the logits (N, K) of x (N, C, H, W)."""
-        return self.classify(x)
+        """Return the logits of x (N, C, H, W), which are the same for all draws."""
+        return self.classify(x).repeat_interleave(len(rng) // len(x), dim=0)
 
     def classify(self, x: Tensor) -> Tensor:
         """Return the classifier's logits (N, K)."""
@@ -85,11 +85,12 @@ class BpdaView(_WholeView):
     access: ClassVar[Access] = Access.BPDA
 
     def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
-        """Return the logits (N, K) of x (N, C, H, W)."""
+        """Return the logits (N * draws, K) of x (N, C, H, W)."""
         with torch.no_grad():
             purified = self.defense.purify(x, rng=rng).detach()  # the identity returns x itself
         # Adds exactly 0: the classifier sees what the judge's sees, the gradient flows to x.
-        return self.defense.classify(purified + (x - x.detach()))
+        nothing = (x - x.detach()).repeat_interleave(len(rng) // len(x), dim=0)
+        return self.defense.classify(purified + nothing)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class FullView(_WholeView):
     access: ClassVar[Access] = Access.FULL
 
     def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
-        """Return the logits (N, K) of x (N, C, H, W)."""
+        """Return the logits (N * draws, K) of x (N, C, H, W)."""
         return self.defense.classify(self.defense.purify(x, rng=rng))
 
 
@@ -110,7 +111,7 @@ class QueryView(_WholeView):
     access: ClassVar[Access] = Access.QUERY
 
     def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
-        """Return the logits (N, K) of x (N, C, H, W)."""
+        """Return the logits (N * draws, K) of x (N, C, H, W)."""
         with torch.no_grad():
             return self.defense.classify(self.defense.purify(x, rng=rng))
 

@@ -75,7 +75,11 @@ def test_a_run_costs_at_most_what_was_announced(
             assert rows <= bound[who][name], name
     # A bound that says nothing is useless: the judge never leaves early.
     judged = {name: rows / asked.n for name, rows in found["judge passes"].items() if rows}
-    assert judged == bound["judge"]
+    steps = 2  # the first of them is shared by the three draws
+    saved = {name: (steps - 1 + 1 / 3) / steps for name in judged if "energy" in name}
+    assert judged == {
+        name: pytest.approx(rows * saved.get(name, 1)) for name, rows in bound["judge"].items()
+    }
 
 
 def test_more_of_everything_costs_more() -> None:

@@ -127,6 +127,26 @@ def test_every_view_of_the_whole_shows_the_defenses_logits(access: Access) -> No
     assert view.access is access
 
 
+@pytest.mark.parametrize("access", list(Access))
+def test_many_streams_per_image_are_repeated_images(access: Access) -> None:
+    view, x, many = view_of(Defense(TwoBends(), Smooth()), access), images(), RNG.repeat(4)
+    folded, apart = x.clone().requires_grad_(), x.clone().requires_grad_()
+    logits = view(folded, rng=many)
+    expected = view(apart.repeat_interleave(4, dim=0), rng=many)
+    assert torch.allclose(logits, expected, rtol=0, atol=1e-12)
+    if access is not Access.QUERY:
+        weight = torch.arange(36, dtype=torch.float64).reshape(12, 3)
+        (gradient,) = torch.autograd.grad((logits * weight).sum(), folded)
+        (wanted,) = torch.autograd.grad((expected * weight).sum(), apart)
+        assert torch.allclose(gradient, wanted, rtol=0, atol=1e-12)
+
+
+def test_streams_that_fit_no_number_of_draws_are_refused() -> None:
+    defense = Defense(Bend(), Smooth())
+    with pytest.raises(PluginError, match="4 streams of random numbers for 3 images"):
+        defense.purify(images(), rng=Rng.seeded(0, range(4)))
+
+
 @pytest.mark.parametrize("purifier", [Bend(), TwoBends()])
 def test_one_step_is_shown_without_a_gradient(purifier: Bend) -> None:
     view, x = view_of(Defense(purifier, Smooth()), Access.BPDA), images().requires_grad_()

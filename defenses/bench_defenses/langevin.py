@@ -22,15 +22,20 @@ def energy_gradient(energy: nn.Module, x: Tensor, *, create_graph: bool = False)
 class LangevinStep(torch.autograd.Function):
     """x, e -> clamp(x - s grad E(x) + e), differentiable in x.
 
-    The Jacobian is I - s Hessian(E) inside the box and 0 on its border; it does not depend on
-    the noise e. Backwards, the energy is replayed at the stored state: one vector-Jacobian
-    product per step, and no activation outlives it.
+    x (N, C, H, W) and noise e (N * draws, C, H, W), the draws of an image side by side: all
+    draws that begin at one image share its gradient. The Jacobian is I - s Hessian(E) inside
+    the box and 0 on its border; it does not depend on the noise. Backwards, the energy is
+    replayed at the stored state: one vector-Jacobian product per step and image, and no
+    activation outlives it.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, noise: Tensor, energy: nn.Module, step: float) -> Tensor:
         """Take the step."""
-        moved = (x - step * energy_gradient(energy, x) + noise).clamp(0.0, 1.0)
+        drift = x - step * energy_gradient(energy, x)
+        if len(noise) > len(x):
+            drift = drift.repeat_interleave(len(noise) // len(x), dim=0)
+        moved = (drift + noise).clamp_(0.0, 1.0)
         ctx.save_for_backward(x, moved)
         ctx.energy, ctx.step = energy, step
         return moved
@@ -41,6 +46,8 @@ class LangevinStep(torch.autograd.Function):
         """Multiply the outer gradient with the step's Jacobian."""
         x, moved = ctx.saved_tensors
         inside = outer[0] * ((moved > 0) & (moved < 1))
+        if len(moved) > len(x):
+            inside = inside.unflatten(0, (len(x), -1)).sum(1)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             gradient = energy_gradient(ctx.energy, leaf, create_graph=True)
@@ -73,8 +80,11 @@ class LangevinPurifier(nn.Module):
         self.stochastic = noise > 0
 
     def step(self, x: Tensor, *, rng: Rng) -> Tensor:
-        """Take one purification step from x (N, C, H, W)."""
-        noise = self.noise * rng.normal_like(x) if self.noise else torch.zeros_like(x)
+        """Take one purification step from x (N, C, H, W) per stream of rng (N * draws)."""
+        if self.noise:
+            noise = rng.normal_like(x).mul_(self.noise)
+        else:
+            noise = x.new_zeros(len(rng), *x.shape[1:])
         moved: Tensor = LangevinStep.apply(x, noise, self.energy, self.step_size)
         return moved
 
@@ -83,6 +93,13 @@ class LangevinPurifier(nn.Module):
         for k in range(self.steps):
             x = self.step(x, rng=rng.fork("langevin", k))
         return x
+
+    def purify_draws(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Take all steps from x (N, C, H, W) per stream of rng (N * draws).
+
+        The first step goes down the same gradient in every draw, which is taken once.
+        """
+        return self.purify(x, rng=rng)
 
     def coarser(self, factor: int) -> LangevinPurifier:
         """Build the process of K' = ceil(K / factor) steps that goes as far on as much noise.

@@ -93,7 +93,7 @@ class Counter:
         return self.inner.stochastic
 
     def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
-        self.counts["backward" if x.requires_grad else "forward"] += len(x)
+        self.counts["backward" if x.requires_grad else "forward"] += len(rng)
         return self.inner(x, rng=rng)
 
     def classify(self, x: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class Counter:
 
 @dataclass(frozen=True)
 class Recorder:
-    """A view that writes down every batch which the attack shows it."""
+    """A view that writes down every batch which the attack shows it, images draw by draw."""
 
     inner: View
     seen: list[Tensor] = field(default_factory=list)
@@ -121,7 +121,7 @@ class Recorder:
         return self.inner.stochastic
 
     def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
-        self.seen.append(x.detach().clone())
+        self.seen.append(x.detach().repeat_interleave(len(rng) // len(x), dim=0))
         return self.inner(x, rng=rng)
 
     def classify(self, x: Tensor) -> Tensor:

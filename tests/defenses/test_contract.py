@@ -120,6 +120,17 @@ def test_a_row_does_not_depend_on_its_batch(name: str, shape: tuple[int, ...]) -
 
 
 @each_defense
+@each_shape
+def test_draws_side_by_side_are_draws_of_repeated_images(
+    name: str, shape: tuple[int, ...]
+) -> None:
+    clean, x, rng = purifier(name, shape), images(shape), streams().repeat(3)
+    expected = clean.purify(x.repeat_interleave(3, dim=0), rng=rng)
+    found = Defense(clean, nn.Flatten()).purify(x, rng=rng)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-9)
+
+
+@each_defense
 def test_two_streams_differ_exactly_where_the_defense_is_stochastic(name: str) -> None:
     clean, x = purifier(name, SHAPES[0]), images(SHAPES[0])
     first = clean.purify(x, rng=streams())

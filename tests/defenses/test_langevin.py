@@ -115,6 +115,23 @@ def test_the_gradient_is_that_of_finite_differences(steps: int) -> None:
         assert torch.allclose((gradient * toward).flatten(1).sum(1), measured, atol=1e-6)
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+def test_draws_that_share_their_first_gradient_are_the_draws_of_repeated_images(
+    steps: int,
+) -> None:
+    purify, draws = purifier(smooth(), steps=steps, noise=0.05), 3
+    many = RNG.repeat(draws)
+    shared, apart = images().requires_grad_(), images().requires_grad_()
+    found = purify.purify_draws(shared, rng=many)
+    expected = purify.purify(apart.repeat_interleave(draws, dim=0), rng=many)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+    assert not torch.allclose(found[::draws], found[1::draws], atol=1e-2), "one noise for all"
+    assert ((found == 0) | (found == 1)).any(), "the case does not exercise the clamp"
+    (gradient,) = torch.autograd.grad((found * weights_of(found)).sum(), shared)
+    (wanted,) = torch.autograd.grad((expected * weights_of(found)).sum(), apart)
+    assert torch.allclose(gradient, wanted, rtol=0, atol=1e-10)
+
+
 def test_one_step_is_the_first_of_many() -> None:
     purify = purifier(smooth(), steps=1)
     once = purify.step(images(), rng=RNG.fork("langevin", 0))
