@@ -46,18 +46,15 @@ def in_blocks(
         except torch.OutOfMemoryError:
             if images == 1:
                 raise
-            fits = False
         else:
-            fits = True
-        # Outside of the except block: the error holds the frames that hold the block's tensors.
-        if fits:
+            start += images
             # Remembered now that it helped: what no halving makes fit slows nothing else down.
             if rows < rows_per_pass(device):
                 _found[device.type] = rows
-            start += images
-        else:
-            _give_back(device)
-            rows = _halved(rows, images=images, draws=draws)
+            continue
+        # Outside of the except block: the error holds the frames that hold the block's tensors.
+        _give_back(device)
+        rows = _halved(rows, images=images, draws=draws)
     return parts
 
 

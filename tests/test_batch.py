@@ -197,11 +197,19 @@ def test_what_failed_is_gone_before_the_next_try(cyclic: bool) -> None:
 
 def test_memory_is_given_back_to_cuda_between_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: said.append("emptied"))
+    failed: list[weakref.ref[Tensor]] = []
+
+    def emptied() -> None:
+        assert failed[-1]() is None, "the cache cannot give back what is still in use"
+        said.append("emptied")
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", emptied)
 
     def work(block: slice) -> None:
-        said.append(f"{block.stop - block.start}")
-        if block.stop - block.start > 3:
+        tensor = torch.zeros(block.stop - block.start)
+        said.append(f"{len(tensor)}")
+        if len(tensor) > 3:
+            failed.append(weakref.ref(tensor))
             raise torch.OutOfMemoryError
 
     in_blocks(work, 6, draws=2000, device=torch.device("cuda"))
