@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import weakref
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -33,23 +32,12 @@ from bench.store import read_json
 from bench.threat import Access
 from bench.views import view_of
 from bench.workspace import Workspace
-from bench_defenses.langevin import LangevinPurifier
 from bench_defenses.none import Identity
 
-from .cells import (
-    CPU,
-    about,
-    assert_equal,
-    at,
-    classifier,
-    langevin,
-    prepared,
-    rows,
-    stop_after,
-)
+from .cells import CPU, about, assert_equal, at, classifier, prepared, rows, stop_after
 from .command import NOISE, Bench
+from .little_memory import Memory, N, digits, hungry
 
-N = 12
 LABELS = torch.arange(N) % 10
 
 
@@ -57,19 +45,6 @@ LABELS = torch.arange(N) % 10
 def _own_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process-wide number begins anew for each test."""
     monkeypatch.setattr(batch, "_found", {})
-
-
-@dataclass
-class Memory:
-    """Memory of so many rows; keeps the sizes of all tries."""
-
-    holds: int
-    tried: list[int] = field(default_factory=list)
-
-    def take(self, rows: int) -> None:
-        self.tried.append(rows)
-        if rows > self.holds:
-            raise torch.OutOfMemoryError(f"no memory for {rows} rows")
 
 
 def indices(memory: Memory, n: int, *, draws: int) -> list[int]:
@@ -81,32 +56,6 @@ def indices(memory: Memory, n: int, *, draws: int) -> list[int]:
         return found
 
     return [i for part in in_blocks(work, n, draws=draws, device=CPU) for i in part]
-
-
-class Hungry(LangevinPurifier):
-    """Langevin purification on a device of little memory; keeps every number drawn."""
-
-    def __init__(self, memory: Memory) -> None:
-        energy = langevin(torch.float64).energy
-        super().__init__(energy, steps=2, step_size=5.0, noise=0.05)
-        self.memory = memory
-        self.drawn: dict[tuple[int, int, int], set[bytes]] = defaultdict(set)
-
-    def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
-        self.memory.take(len(x))
-        numbers = rng.normal((3,))
-        for image, draw, row in zip(rng.images, rng.draws, numbers, strict=True):
-            self.drawn[rng.key, int(image), int(draw)].add(row.numpy().tobytes())
-        return super().purify(x, rng=rng)
-
-
-def digits() -> Tensor:
-    return prepared(dtype=torch.float64).pixels.images(0, N).x
-
-
-def hungry(holds: int) -> tuple[Hungry, Defense]:
-    purifier = Hungry(Memory(holds))
-    return purifier, Defense(purifier, classifier(torch.float64))
 
 
 def test_the_start_is_what_was_measured() -> None:
@@ -302,7 +251,7 @@ def test_passes_of_a_try_that_failed_are_counted() -> None:
 
 
 def test_a_cell_of_little_memory_has_the_rows_of_small_batches(
-    space: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def found(holds: int, folder: str) -> tuple[Prepared, Memory, pd.DataFrame]:
         purifier, _ = hungry(holds)
