@@ -7,12 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench.batch import in_blocks
 from bench.losses import Loss
 from bench.protocols import View
 from bench.rng import Rng
-
-# Rows per pass: on a CPU more rows fall out of the cache, on a GPU fewer leave it idle.
-_ROWS = {"cpu": 128, "cuda": 8192}
 
 
 @dataclass(frozen=True)
@@ -30,22 +28,12 @@ class AveragedGradient(Averaged):
     gradient: Tensor
 
 
-def images_per_pass(device: torch.device, draws: int) -> int:
-    """Say how many images fit a pass that folds their draws into the batch."""
-    return max(1, _ROWS.get(device.type, 128) // draws)
-
-
-def blocks(n: int, size: int) -> list[slice]:
-    """Cut n rows into slices of a size, the last one shorter."""
-    return [slice(start, start + size) for start in range(0, n, size)]
-
-
 def averaged_gradient(
     view: View, x: Tensor, y: Tensor, *, loss: Loss, draws: int, rng: Rng
 ) -> AveragedGradient:
     """Average loss and gradient at x (N, C, H, W) over draws folded into the batch."""
-    parts = []
-    for block in blocks(len(x), images_per_pass(x.device, draws)):
+
+    def of(block: slice) -> tuple[Tensor, Tensor, Tensor]:
         leaf = x[block].detach().requires_grad_()
         labels = y[block].repeat_interleave(draws)
         # A copy, for purifiers may write.
@@ -53,7 +41,9 @@ def averaged_gradient(
         values = loss(logits, labels).reshape(-1, draws)
         (gradient,) = torch.autograd.grad(values.sum() / draws, leaf)
         wrong = (logits.argmax(1) != labels).reshape(-1, draws)
-        parts.append((values.detach().mean(1), wrong.to(x.dtype).mean(1), gradient))
+        return values.detach().mean(1), wrong.to(x.dtype).mean(1), gradient
+
+    parts = in_blocks(of, len(x), draws=draws, device=x.device)
     losses, wrongs, gradients = zip(*parts, strict=True)
     return AveragedGradient(torch.cat(losses), torch.cat(wrongs), torch.cat(gradients))
 
@@ -62,14 +52,14 @@ def averaged_loss(
     view: View, x: Tensor, y: Tensor, *, loss: Loss, draws: int, rng: Rng
 ) -> Averaged:
     """Average the loss at x (N, C, H, W) over draws folded into the batch; no gradient."""
-    parts = []
+
+    def of(block: slice) -> tuple[Tensor, Tensor]:
+        labels = y[block].repeat_interleave(draws)
+        logits = view(x[block].clone(), rng=rng[block].repeat(draws))
+        wrong = (logits.argmax(1) != labels).reshape(-1, draws)
+        return loss(logits, labels).reshape(-1, draws).mean(1), wrong.to(x.dtype).mean(1)
+
     with torch.no_grad():
-        for block in blocks(len(x), images_per_pass(x.device, draws)):
-            labels = y[block].repeat_interleave(draws)
-            logits = view(x[block].clone(), rng=rng[block].repeat(draws))
-            wrong = (logits.argmax(1) != labels).reshape(-1, draws)
-            parts.append(
-                (loss(logits, labels).reshape(-1, draws).mean(1), wrong.to(x.dtype).mean(1))
-            )
+        parts = in_blocks(of, len(x), draws=draws, device=x.device)
     losses, wrongs = zip(*parts, strict=True)
     return Averaged(torch.cat(losses), torch.cat(wrongs))

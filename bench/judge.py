@@ -8,10 +8,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from bench.batch import in_blocks
 from bench.defense import Defense
 from bench.errors import PluginError
 from bench.geometry import size
-from bench.gradient import blocks, images_per_pass
 from bench.rng import Rng
 from bench.sequential import looks, needed
 from bench.threat import ThreatModel
@@ -123,25 +123,28 @@ def _clear(votes: Tensor, y: Tensor, *, taken: int, draws: int) -> Tensor:
 
 def _draw(defense: Defense, x: Tensor, which: range, rng: Rng) -> tuple[Tensor, Tensor]:
     """Take some of the draws: votes (N, K) int64 and the sums of their logits in float64."""
-    votes, sums = [], []
+
+    def of(block: slice) -> tuple[Tensor, Tensor]:
+        streams = rng[block].repeat(which.stop)
+        if which.start:
+            kept = torch.arange(len(streams), device=x.device) % which.stop >= which.start
+            streams = streams[kept]
+        purified = defense.purify(x[block].clone(), rng=streams)  # a purifier may write
+        logits = defense.classify(purified)
+        if bool(logits.isnan().any()):
+            raise PluginError(
+                "the defense returned NaN for images of the box [0, 1]. Check the "
+                "purifier's step size and its checkpoint."
+            )
+        seen = logits.argmax(1, keepdim=True)
+        one_hot = torch.zeros_like(logits, dtype=torch.int64).scatter_(1, seen, 1)
+        classes = logits.shape[1]
+        votes = one_hot.reshape(-1, len(which), classes).sum(1)
+        return votes, logits.double().reshape(-1, len(which), classes).sum(1)
+
     with torch.no_grad():
-        for block in blocks(len(x), images_per_pass(x.device, len(which))):
-            streams = rng[block].repeat(which.stop)
-            if which.start:
-                kept = torch.arange(len(streams), device=x.device) % which.stop >= which.start
-                streams = streams[kept]
-            purified = defense.purify(x[block].clone(), rng=streams)  # a purifier may write
-            logits = defense.classify(purified)
-            if bool(logits.isnan().any()):
-                raise PluginError(
-                    "the defense returned NaN for images of the box [0, 1]. Check the "
-                    "purifier's step size and its checkpoint."
-                )
-            seen = logits.argmax(1, keepdim=True)
-            one_hot = torch.zeros_like(logits, dtype=torch.int64).scatter_(1, seen, 1)
-            classes = logits.shape[1]
-            votes.append(one_hot.reshape(-1, len(which), classes).sum(1))
-            sums.append(logits.double().reshape(-1, len(which), classes).sum(1))
+        parts = in_blocks(of, len(x), draws=len(which), device=x.device)
+    votes, sums = zip(*parts, strict=True)
     return torch.cat(votes), torch.cat(sums)
 
 

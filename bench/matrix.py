@@ -96,10 +96,12 @@ def _evaluate(plugins: Plugins, prepared: Prepared, space: Workspace) -> Work[st
                 work.close()
                 break
             yield now
-    except torch.cuda.OutOfMemoryError as error:
+    except torch.OutOfMemoryError as error:  # bench.batch halved what it can
         raise BenchError(
-            "the GPU ran out of memory. Use a smaller --shard (it is part of the cell), fewer "
-            "eot draws, or --device cpu. Finished shards are kept."
+            "the GPU's memory does not hold one image with all its draws, or the whole shard "
+            "that an attack such as autoattack or adaptive takes at once. Use fewer draws "
+            "(--draws, attack.eot), a smaller --shard (all of them are part of the cell), or "
+            "--device cpu. Finished shards are kept."
         ) from error
     return key
 

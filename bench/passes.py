@@ -13,7 +13,8 @@ from torch import Tensor, nn
 def count_passes(networks: Mapping[str, nn.Module]) -> Iterator[Counter[str]]:
     """Count rows per network: '<name> forward' and '<name> backward' (to the input).
 
-    A second derivative counts as another backward pass.
+    A second derivative counts as another backward pass. Passes of a block that did not fit the
+    memory and was done again in smaller ones (bench.batch) were made, and count too.
     """
     counts: Counter[str] = Counter()
 

@@ -31,11 +31,17 @@ def origin() -> dict[str, Any]:
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Describe this process as ``origin`` does, with its device and memory."""
+    """Describe this process as ``origin`` does, with its device, memory and rows per pass.
+
+    The rows are those in force now: fewer than at the start where the memory held no more.
+    """
+    from bench.batch import rows_per_pass
+
     return {
         **origin(),
         "device": _device_name(device),
         "peak memory MiB": _peak_memory(device),
+        "rows per pass": rows_per_pass(device),
     }
 
 

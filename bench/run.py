@@ -138,6 +138,10 @@ def _joined(shards: list[dict[str, Any]]) -> dict[str, Any]:
     for name in ("attack seconds", "judge seconds"):
         joined[name] = round(sum(shard[name] for shard in shards), 3)
     joined["peak memory MiB"] = max(shard["peak memory MiB"] for shard in shards)
+    # Cells that were begun before this was recorded have shards without it.
+    rows = [shard["rows per pass"] for shard in shards if "rows per pass" in shard]
+    if rows:
+        joined["rows per pass"] = min(rows)
     joined["flags"] = sorted({flag for shard in shards for flag in shard["flags"]})
     joined["devices"] = sorted({shard["device"] for shard in shards})
     del joined["device"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import Subject
-from bench.gradient import blocks
+from bench.batch import in_blocks
 from bench.protocols import EnergyPurifier, SteppedPurifier
 
 
@@ -53,8 +53,12 @@ def energy_tells_attacks(subject: Subject) -> Finding:
 
 
 def _energy(purifier: EnergyPurifier, x: Tensor) -> Tensor:
+    def of(block: slice) -> Tensor:
+        found: Tensor = purifier.energy(x[block])
+        return found.float()
+
     with torch.no_grad():
-        return torch.cat([purifier.energy(x[part]) for part in blocks(len(x), 256)]).float()
+        return torch.cat(in_blocks(of, len(x), draws=1, device=x.device))
 
 
 def _along(subject: Subject, purifier: EnergyPurifier, x: Tensor) -> list[float]:

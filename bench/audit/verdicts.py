@@ -11,7 +11,6 @@ from bench.audit.paired import worsens
 from bench.audit.subject import LEVEL, Subject
 from bench.defense import Defense
 from bench.geometry import rounded
-from bench.gradient import blocks
 from bench.judge import elected, vote
 from bench.rules import parse_rule, right
 from bench.stats import paired_interval
@@ -74,7 +73,7 @@ def verdicts_repeat(subject: Subject) -> Finding:
         return vote(defense, x[rows], y[rows], draws=draws, rng=rng[rows]).votes
 
     everything = torch.arange(len(x), device=x.device)
-    parts = [everything[part] for part in blocks(len(x), 1 + len(x) // 3)]
+    parts = everything.chunk(3)
     with torch.random.fork_rng(devices=_devices(x)):
         torch.manual_seed(1)
         first = votes(subject.pristine, everything)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.batch import in_blocks
 from bench.errors import UsageError
-from bench.gradient import blocks, images_per_pass
 from bench.prepare import Plugins, Prepared, prepare
 from bench.progress import Progress, Work
 from bench.propose import propose
@@ -81,22 +81,19 @@ def energies(prepared: Prepared, x: Tensor) -> np.ndarray:
     """Measure the energy (N,) of images (N, C, H, W)."""
     purifier = prepared.defense.purifier
     assert isinstance(purifier, EnergyPurifier)
-    with torch.no_grad():
-        return np.concatenate([purifier.energy(x[part]).cpu().numpy() for part in _parts(x)])
+    return _of_parts(lambda part: purifier.energy(x[part]), x).cpu().numpy()
 
 
 def predictions(prepared: Prepared, x: Tensor) -> np.ndarray:
     """Name the class (N,) that the bare classifier sees in images (N, C, H, W)."""
     classify = prepared.defense.classify
-    with torch.no_grad():
-        return np.concatenate([classify(x[part]).argmax(1).cpu().numpy() for part in _parts(x)])
+    return _of_parts(lambda part: classify(x[part]).argmax(1), x).cpu().numpy()
 
 
 def purified(prepared: Prepared, x: Tensor, *, rng: Rng) -> Tensor:
     """Purify images (N, C, H, W) once."""
     defense = prepared.defense
-    with torch.no_grad():
-        return torch.cat([defense.purify(x[part], rng=rng[part]) for part in _parts(x)])
+    return _of_parts(lambda part: defense.purify(x[part], rng=rng[part]), x)
 
 
 def path(prepared: Prepared, x: Tensor, *, rng: Rng) -> Iterator[Tensor]:
@@ -133,5 +130,6 @@ def _digests(parts: Any) -> Mapping[str, str]:
     return {part.name: part.checkpoint for part in parts if part.checkpoint}
 
 
-def _parts(x: Tensor) -> list[slice]:
-    return blocks(len(x), images_per_pass(x.device, 1))
+def _of_parts(work: Callable[[slice], Tensor], x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat(in_blocks(work, len(x), draws=1, device=x.device))
