@@ -67,12 +67,12 @@ def lowered(defense: Defense, dtype: torch.dtype) -> Defense:
 
     States, noise, sums and projections stay as they are, and so does the defense itself.
     """
-    networks = {
-        id(called): Lowered(called, dtype)
-        for network in defense.networks().values()
-        for called in _called(network)
-    }
     try:
+        networks = {
+            id(called): Lowered(called, dtype)
+            for network in defense.networks().values()
+            for called in _called(network)
+        }
         # The memo of a copy says what stands for what is met, wherever a purifier keeps it.
         return copy.deepcopy(defense, dict(networks))
     except Exception as error:  # a stranger's purifier may hold a lock, a file or a server

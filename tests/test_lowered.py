@@ -223,9 +223,11 @@ def test_a_network_that_cannot_run_so_low_is_named() -> None:
         low.classify(X)
 
 
-def test_a_purifier_that_cannot_be_copied_is_told() -> None:
+@pytest.mark.parametrize("holder", ["purifier", "network"])
+def test_what_cannot_be_copied_is_told(holder: str) -> None:
     purifier = langevin()
-    purifier.lock = threading.Lock()  # type: ignore[assignment]
+    held = purifier if holder == "purifier" else purifier.energy
+    held.lock = threading.Lock()  # type: ignore[assignment]
     with pytest.raises(PluginError, match=r"cannot be copied for a search in bfloat16.*lock"):
         lowered(Defense(purifier, classifier()), LOW)
 
