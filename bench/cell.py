@@ -6,9 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
-from bench.errors import UsageError
+from bench.errors import UsageError, unknown_name
 from bench.threat import (
     Access,
     Norm,
@@ -20,6 +21,21 @@ from bench.threat import (
 )
 
 ZOO = "robustbench:"  # the prefix of classifiers from the RobustBench zoo
+
+
+class Search(StrEnum):
+    """The precision of the networks that an attack sees; the judge's are always float32."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+def parse_search(text: str) -> Search:
+    """Read the precision of a search; raises UsageError."""
+    try:
+        return Search(text.strip().lower())
+    except ValueError:
+        raise unknown_name("precision of a search", text, Search) from None
 
 
 @dataclass(frozen=True)
@@ -38,6 +54,7 @@ class Request:
     draws: int = 50
     shard: int = 100
     sequential: bool = False  # stop drawing for an image once its verdict is clear
+    search: Search = Search.FLOAT32
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
@@ -47,12 +64,13 @@ class Request:
         norm: str = "Linf",
         eps: str = "8/255",
         access: str | None = None,
+        search: str = "float32",
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         **rest: Any,
     ) -> Request:
         """Check everything that needs no plugin; raises UsageError."""
         faults = []
-        known_norm, known_access = Norm.LINF, None
+        known_norm, known_access, known_search = Norm.LINF, None, Search.FLOAT32
         try:
             known_norm = parse_norm(norm)
         except UsageError as error:
@@ -65,13 +83,22 @@ class Request:
             known_access = parse_access(access) if access else None
         except UsageError as error:
             faults.append(str(error))
+        try:
+            known_search = parse_search(search)
+        except UsageError as error:
+            faults.append(str(error))
         for name, least in (("n", 1), ("draws", 1), ("shard", 1), ("seed", 0)):
             if rest.get(name, least) < least:
                 faults.append(f"{name} is {rest[name]}: it has to be {least} or more.")
         if faults:
             raise UsageError("\n".join(faults))
         return cls(
-            norm=known_norm, eps=eps, access=known_access, settings=settings or {}, **rest
+            norm=known_norm,
+            eps=eps,
+            access=known_access,
+            search=known_search,
+            settings=settings or {},
+            **rest,
         )
 
 
@@ -133,7 +160,8 @@ class Cell:
 
     ``data`` is the digest of the test set and ``shard`` the size of the aligned blocks in
     which it is attacked, the unit of work, of resume and of bit-identity. ``sequential``: the
-    judge stops drawing for an image once its verdict is clear. ``after``: keys of cheaper
+    judge stops drawing for an image once its verdict is clear. ``search``: the precision of
+    the networks that the attack sees, never of the judge's. ``after``: keys of cheaper
     cells; images that one of them broke are not attacked again. ``images``: the proposal key
     of another cell whose stored images are judged here in place of an attack, rounded towards
     the clean image to ``bits`` per pixel where that is set.
@@ -150,6 +178,7 @@ class Cell:
     seed: int
     draws: int
     sequential: bool = False
+    search: Search = Search.FLOAT32
     after: tuple[str, ...] = ()
     images: str | None = None
     bits: int | None = None
@@ -171,6 +200,7 @@ class Cell:
             draws=content["draws"],
             threat=ThreatModel(norm, eps, access),
             sequential=content.get("sequential", False),
+            search=parse_search(content.get("search", Search.FLOAT32)),
             after=tuple(content.get("after", ())),
             images=content.get("images"),
             bits=content.get("bits"),
@@ -180,6 +210,7 @@ class Cell:
         """Write the cell as plain JSON values, the same for equal cells."""
         rare = {
             "sequential": self.sequential,
+            "search": None if self.search is Search.FLOAT32 else self.search.value,
             "after": list(self.after),
             "images": self.images,
             "bits": self.bits,

@@ -20,7 +20,9 @@ from bench.threat import Norm, format_eps, parse_eps, parse_norm
 
 _PREFIX = 4  # characters of a key that may stand for it
 _CONTEXT = ("dataset", "data", "classifier", "norm", "eps", "n", "seed", "draws")
-_ATTACK = ("attack", "access", "shard", "sequential", "after", "images", "bits")
+_ATTACK = (
+    "attack", "access", "shard", "sequential", "search", "after", "images", "bits",
+)  # fmt: skip
 
 
 def compare(
@@ -207,7 +209,8 @@ def _fault(store: Store, key: str) -> str | None:
 
 
 def _attack(content: Mapping[str, Any]) -> str:
-    chosen = [word for word in content["settings"].split() if word.startswith("attack.")]
+    about = ("attack.", "search=")
+    chosen = [word for word in content["settings"].split() if word.startswith(about)]
     return " ".join([f"{content['attack']['name']} {content['access']}", *chosen])
 
 

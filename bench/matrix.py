@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bench.cell import Part, Request, digest_of
+from bench.cell import Part, Request, Search, digest_of
 from bench.cost import estimate
 from bench.datasets import trained_on
 from bench.errors import BenchError, PlanError, UsageError
@@ -149,9 +149,10 @@ def settings_text(request: Request) -> str:
             return [text for name in value for text in flat(f"{path}.{name}", value[name])]
         return [f"{path}={value}"]
 
-    return " ".join(
-        text for target, value in request.settings.items() for text in flat(target, value)
-    )
+    words = [text for target, value in request.settings.items() for text in flat(target, value)]
+    if request.search is not Search.FLOAT32:  # no reader of a table may miss it
+        words.append(f"search={request.search.value}")
+    return " ".join(words)
 
 
 def title(plugins: Plugins) -> str:

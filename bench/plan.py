@@ -101,8 +101,9 @@ class Plan(pydantic.BaseModel, extra="forbid"):
     """Every defense x attack x access x threat x data set x classifier x seed.
 
     ``ladder``: a defense's cheap attacks first and the dear ones on survivors. ``sequential``:
-    the judge stops drawing for an image once its verdict is clear. ``audit``: audit every
-    defense under every threat, on the first 256 images or as many as it says.
+    the judge stops drawing for an image once its verdict is clear. ``search``: the precision
+    of the networks that attacks see. ``audit``: audit every defense under every threat, on the
+    first 256 images or as many as it says.
     """
 
     defenses: Choices
@@ -117,6 +118,7 @@ class Plan(pydantic.BaseModel, extra="forbid"):
     shard: int = 100
     ladder: bool = False
     sequential: bool = False
+    search: str = "float32"
     audit: Annotated[bool | int, pydantic.BeforeValidator(_audited)] = False
 
     def faults(self) -> list[str]:
@@ -164,6 +166,7 @@ class Plan(pydantic.BaseModel, extra="forbid"):
                     draws=self.draws,
                     shard=self.shard,
                     sequential=self.sequential,
+                    search=self.search,
                     settings={
                         "defense": defense.set,
                         "attack": attack.set,

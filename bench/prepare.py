@@ -252,4 +252,5 @@ def _cell(plugins: Plugins, pixels: Pixels, classifier: Part, defense: str | Non
         seed=request.seed,
         draws=request.draws,
         sequential=request.sequential,
+        search=request.search,
     )

@@ -143,6 +143,7 @@ def _request(cell: Cell, defense: str | None, params: Mapping[str, Any] | None) 
         draws=cell.draws,
         shard=cell.shard,
         sequential=cell.sequential,
+        search=cell.search,
         settings={
             "classifier": cell.classifier.params,
             "attack": cell.attack.params,

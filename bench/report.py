@@ -101,6 +101,12 @@ def find(
     )
 
 
+def _budget(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attack's parameters, and the precision of its search where that is low."""
+    low = {"search": cell["search"]} if "search" in cell else {}
+    return {**cell["attack"]["params"], **low}
+
+
 def climb(store: Store, cells: list[dict[str, Any]]) -> tuple[list[Rung], int]:
     """Follow the images through all attacks; return the rungs and the clean ones right."""
     robust: dict[int, bool] = {}
@@ -122,7 +128,7 @@ def climb(store: Store, cells: list[dict[str, Any]]) -> tuple[list[Rung], int]:
                 rung=rung_of(cell),
                 attack=cell["attack"]["name"],
                 access=cell["access"],
-                budget=", ".join(f"{k} {v}" for k, v in cell["attack"]["params"].items()),
+                budget=", ".join(f"{k} {v}" for k, v in _budget(cell).items()),
                 attacked=len(rows),
                 broke=len(new),
                 left=sum(robust.values()),

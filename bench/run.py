@@ -7,11 +7,15 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import torch
 
+from bench.cell import Search
 from bench.claims import claimed, wait
+from bench.defense import Defense
 from bench.geometry import rounded
 from bench.judge import Outcomes, judge
 from bench.ladder import best_before, left_over, survivors_of
+from bench.lowered import lowered
 from bench.passes import count_passes
 from bench.prepare import Prepared
 from bench.progress import Progress, Work
@@ -34,6 +38,7 @@ def run_cell(prepared: Prepared, *, space: Workspace, settings: str = "") -> Wor
         return
     store.open(cell, settings)
     survivors = survivors_of(cell, store=store)
+    searched = _searched(prepared)
     what = f"{cell.defense.name} under {cell.attack.name}"
     while left := store.missing(cell):
         refused = 0
@@ -43,7 +48,7 @@ def run_cell(prepared: Prepared, *, space: Workspace, settings: str = "") -> Wor
                 refused += not ours
                 if ours and (start, stop) in store.missing(cell):
                     images = left_over(prepared.pixels.images(start, stop), survivors)
-                    rows, cost = _measured(prepared, images, start, stop, space=space)
+                    rows, cost = _measured(prepared, searched, images, start, stop, space=space)
                     store.append(cell, start, rows, {**cost, **provenance(space.device)})
         if refused == len(left):
             yield from wait(what, cell.n - _images(left), cell.n)
@@ -55,17 +60,32 @@ def _images(blocks: list[tuple[int, int]]) -> int:
     return sum(stop - start for start, stop in blocks)
 
 
+def _searched(prepared: Prepared) -> Defense:
+    """Return the defense that the attack sees; the judge's stays as it is."""
+    search = prepared.cell.search
+    if search is Search.FLOAT32 or prepared.cell.images:  # nothing is searched for
+        return prepared.defense
+    return lowered(prepared.defense, getattr(torch, search.value))
+
+
 def _measured(
-    prepared: Prepared, images: Images, start: int, stop: int, *, space: Workspace
+    prepared: Prepared,
+    searched: Defense,
+    images: Images,
+    start: int,
+    stop: int,
+    *,
+    space: Workspace,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Attack and judge those images of a block that are to be; return rows and cost."""
     cell, defense, attack, store = prepared.cell, prepared.defense, prepared.attack, space.store
     if len(images) == 0:
         return _NO_ROWS, _NO_COST
     images = images.to(space.device)
-    view = view_of(defense, cell.threat.access)
-    networks = defense.networks()
-    seen = {"classifier": defense.classifier} if view.access is Access.TRANSFER else networks
+    view = view_of(searched, cell.threat.access)
+    seen = searched.networks()
+    if view.access is Access.TRANSFER:
+        seen = {"classifier": searched.classifier}
     warm = bool(cell.after) and isinstance(attack, WarmAttack) and attack.warm
     proposal = propose(
         attack,
@@ -81,7 +101,7 @@ def _measured(
     if cell.bits:
         x_adv = rounded(x_adv, images.x, cell.bits)
     begun = time.perf_counter()
-    with count_passes(networks) as passes:
+    with count_passes(defense.networks()) as passes:
         outcomes = judge(
             defense,
             images.x,

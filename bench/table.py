@@ -251,6 +251,8 @@ def with_worst_case(
         if len({index for frame in frames for index in frame["index"]}) < first["n"]:
             continue  # the attack on all images is void or missing: these are survivors alone
         joined = join([frame for frame in frames if len(frame)])
+        # One attack in low precision is enough to be said: another search may break more.
+        searches = sorted({word for text in group["settings"] for word in _searches(text)})
         low, high = wilson(float(joined["robust"].sum()), len(joined))
         clean_low, clean_high = wilson(float(joined["clean"].sum()), len(joined))
         added.append(
@@ -270,8 +272,8 @@ def with_worst_case(
                 "passes": int(group["passes"].sum()),
                 "seconds": round(float(group["seconds"].sum()), 1),
                 "state": "done",
-                "note": f"minimum per image over {', '.join(group['attack'])}",
-                "settings": _of_the_defense(first["settings"]),
+                "note": f"minimum per image over {', '.join(group.apply(_named, axis=1))}",
+                "settings": " ".join([_of_the_defense(first["settings"]), *searches]).strip(),
                 "rule": str(rule),
                 "date": group["date"].max(),
                 "key": "",
@@ -286,7 +288,16 @@ def _worst_audited(states: pd.Series[str]) -> str:
 
 
 def _of_the_defense(settings: str) -> str:
-    return " ".join(word for word in settings.split() if not word.startswith("attack."))
+    words = settings.split()
+    return " ".join(word for word in words if not word.startswith(("attack.", "search=")))
+
+
+def _searches(settings: str) -> list[str]:
+    return [word for word in settings.split() if word.startswith("search=")]
+
+
+def _named(row: pd.Series[Any]) -> str:
+    return " ".join([row["attack"], *_searches(row["settings"])])
 
 
 def join(outcomes: Iterable[pd.DataFrame]) -> pd.DataFrame:

@@ -94,6 +94,13 @@ def test_sequential_judging_ends_with_equal_verdicts(settings: Settings) -> None
     assert passes.value > 1
 
 
+def test_searches_are_judged_alike(settings: Settings) -> None:
+    (row,) = measured("search", settings)
+    assert row.what.startswith("float32 / bfloat16 on cpu")
+    assert row.checked.startswith("verdicts that differ: ")
+    assert "robust: 0 and" not in row.checked  # else there is nothing to tell
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").is_file(), reason="needs Linux's /proc")
 def test_the_exact_gradient_keeps_states_alone(settings: Settings) -> None:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.cell import Cell, Part, Request, digest_of, parse_settings
+from bench.cell import Cell, Part, Request, Search, digest_of, parse_settings
 from bench.errors import UsageError
 from bench.threat import Access, Norm, ThreatModel
 
@@ -57,6 +57,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "no eps": {"threat__eps": None},
     "access": {"threat__access": Access.BPDA},
     "sequential": {"sequential": True},
+    "search": {"search": Search.BFLOAT16},
     "after": {"after": ("a" * 16,)},
     "images": {"images": "b" * 16},
     "bits": {"bits": 8},
@@ -148,15 +149,21 @@ def test_committed_cells_are_found_under_their_keys(path: Path) -> None:
 
 
 def test_fields_at_their_defaults_are_not_written() -> None:
-    later = {"sequential", "after", "images", "bits"}
+    later = {"sequential", "search", "after", "images", "bits"}
     assert not later & CELL.canonical().keys()
     for name in later:
         assert name in but(**CHANGES[name]).canonical()
-    assert but(sequential=False, after=(), images=None, bits=None).key() == CELL.key()
+    assert (
+        but(sequential=False, search=Search.FLOAT32, after=(), images=None, bits=None).key()
+        == CELL.key()
+    )
 
 
 def test_the_canonical_form_is_plain_json() -> None:
-    rare = but(sequential=True, after=("a" * 16, "b" * 16), images="c" * 16, bits=8)
+    rare = but(
+        sequential=True, search=Search.BFLOAT16, after=("a" * 16, "b" * 16), images="c" * 16,
+        bits=8,
+    )  # fmt: skip
     for cell in (CELL, rare):
         content = cell.canonical()
         assert json.loads(json.dumps(content, allow_nan=False)) == content

@@ -14,7 +14,7 @@ from bench.audit.findings import Finding, State, Verdict, Weight, verdict
 from bench.audit.recheck import read_finding
 from bench.audit.report import markdown
 from bench.audit.subject import Subject
-from bench.cell import Request, subject_of
+from bench.cell import Request, Search, subject_of
 from bench.claims import claimed, wait
 from bench.errors import StoreError, UsageError
 from bench.prepare import Plugins, prepare, resolve
@@ -63,6 +63,7 @@ def audits_of(pairs: Iterable[Plugins], images: int) -> list[Request]:
             access=None,
             n=min(images, plugins.request.n),
             sequential=False,  # the same report as that of `bench audit`
+            search=Search.FLOAT32,
             settings={k: v for k, v in plugins.request.settings.items() if k != "attack"},
         )
         unseeded = replace(plugins, request=replace(plugins.request, seed=0))

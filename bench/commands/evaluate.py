@@ -58,6 +58,9 @@ def run(
     sequential: Annotated[
         bool, typer.Option(help="Stop drawing for an image once its verdict is clear.")
     ] = False,
+    search: Annotated[
+        str, typer.Option(help="Precision of the attack's networks: float32 or bfloat16.")
+    ] = "float32",
     settings: Settings = [],  # noqa: B006 - Typer copies it
     device: Device = "auto",
     results: Results = RESULTS,
@@ -75,7 +78,7 @@ def run(
     request = Request.parse(
         defense=defense, attack=attack, dataset=dataset, classifier=classifier, norm=norm,
         eps=eps, access=access, n=n, seed=seed, draws=draws, shard=shard, sequential=sequential,
-        settings=parse_settings(settings),
+        search=search, settings=parse_settings(settings),
     )  # fmt: skip
     dataset_info(dataset)
     if not as_json:

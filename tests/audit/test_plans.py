@@ -84,7 +84,7 @@ def test_other_parameters_are_another_defense() -> None:
 
 
 def test_a_plan_and_the_command_ask_for_the_same_report() -> None:
-    (one,) = audits(sequential=True)
+    (one,) = audits(sequential=True, search="bfloat16")
     assert one == Request.parse(
         defense="gaussian", attack="apgd", eps="0.3", n=8, draws=3,
         settings={"defense": {}, "classifier": {"training": {"epochs": 1}}},
