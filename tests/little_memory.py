@@ -40,7 +40,7 @@ class Hungry(LangevinPurifier):
         self.drawn: dict[tuple[int, int, int], set[bytes]] = defaultdict(set)
 
     def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
-        self.memory.take(len(x))
+        self.memory.take(len(rng))
         numbers = rng.normal((3,))
         for image, draw, row in zip(rng.images, rng.draws, numbers, strict=True):
             self.drawn[rng.key, int(image), int(draw)].add(row.numpy().tobytes())
