@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 
 ITEMS = (
-    "overhead", "eot", "full_gradient", "sharing", "ladder", "sequential", "search", "peers",
-    "training", "startup", "growth",
+    "overhead", "eot", "full_gradient", "sharing", "ladder", "sequential", "search", "layout",
+    "peers", "training", "startup", "growth",
 )  # fmt: skip
 
 

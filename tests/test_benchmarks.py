@@ -107,6 +107,14 @@ def test_searches_are_judged_alike(settings: Settings) -> None:
     assert "robust: 0 and" not in row.checked  # else there is nothing to tell
 
 
+def test_layouts_and_sizes_of_a_pass_are_compared(settings: Settings) -> None:
+    classifier, energy, sizes = measured("layout", settings)
+    assert "of the classifier" in classifier.what
+    assert "of the energy" in energy.what
+    assert sizes.what.startswith("32 / 128 rows a pass on cpu")
+    assert sizes.checked.startswith("verdicts that rounding changed: ")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").is_file(), reason="needs Linux's /proc")
 def test_the_exact_gradient_keeps_states_alone(settings: Settings) -> None:
