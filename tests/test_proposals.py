@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bench.defense import frozen
 from bench.errors import AttackWarning, PluginError
 from bench.passes import count_passes
 from bench.prepare import Prepared
@@ -137,12 +138,12 @@ def test_autoattack_in_the_harness_is_autoattack_alone(eps: Fraction, space: Wor
         seed = Rng.seeded(made.cell.seed, block.indices).fork("attack").integer()
         with torch.random.fork_rng(devices=[]):
             library = pyautoattack.AutoAttack(
-                classifier(), device=CPU, eps=float(eps), norm="Linf", seed=seed,
+                frozen(classifier()), device=CPU, eps=float(eps), norm="Linf", seed=seed,
                 version="standard",
             )  # fmt: skip
             expected = library.run_standard_evaluation(block.x, block.y, batch_size=4)[0]
         assert torch.equal(adversarial(made, space, start, start + 4), expected)
-        wrong = classifier()(expected).argmax(1) != block.y
+        wrong = frozen(classifier())(expected).argmax(1) != block.y
         assert found["robust"][start : start + 4].tolist() == (~wrong).tolist()
     assert found["legal"].all()
     assert found["clean"].sum() > 0

@@ -55,9 +55,10 @@ class Watched:
         return self.view.stochastic
 
     def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
-        """Return the logits (N, K) of the view behind for x (N, C, H, W)."""
+        """Return the logits (N * draws, K) of the view behind for x (N, C, H, W)."""
         logits = self.view(x, rng=rng)
-        self._watch(x.detach(), logits.detach(), rng.images)
+        shown = x.detach().repeat_interleave(len(rng) // len(x), dim=0)
+        self._watch(shown, logits.detach(), rng.images)
         return logits
 
     def classify(self, x: Tensor) -> Tensor:
