@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +78,24 @@ class _WholeView:
         return replace(self, defense=coarse)
 
 
+class _StraightThrough(torch.autograd.Function):
+    """x (N, ...), purified (N * draws, ...) -> purified, whose gradient is that of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, purified: Tensor) -> Tensor:
+        """Return what the classifier is to see."""
+        ctx.images = len(x)
+        return purified.view_as(purified)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
+        """Hand the gradient on, that of all draws of an image added up."""
+        (gradient,) = outer
+        if len(gradient) > ctx.images:
+            gradient = gradient.reshape(ctx.images, -1, *gradient.shape[1:]).sum(1)
+        return gradient, None
+
+
 @dataclass(frozen=True)
 class BpdaView(_WholeView):
     """The purifier forwards, the identity backwards (Athalye et al. 2018, BPDA)."""
@@ -87,10 +105,9 @@ class BpdaView(_WholeView):
     def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Return the logits (N * draws, K) of x (N, C, H, W)."""
         with torch.no_grad():
-            purified = self.defense.purify(x, rng=rng).detach()  # the identity returns x itself
-        # Adds exactly 0: the classifier sees what the judge's sees, the gradient flows to x.
-        nothing = (x - x.detach()).repeat_interleave(len(rng) // len(x), dim=0)
-        return self.defense.classify(purified + nothing)
+            purified = self.defense.purify(x, rng=rng)
+        shown: Tensor = _StraightThrough.apply(x, purified)
+        return self.defense.classify(shown)
 
 
 @dataclass(frozen=True)

@@ -186,8 +186,9 @@ class Climb:
 
     def moved(self, x: Tensor, threat: ThreatModel, *, share: float) -> Climb:
         """Step uphill in the ball around x (M, C, H, W), ``1 - share`` of it as last time."""
-        uphill = per_image(self.step, x) * steepest(self.gradient, threat.norm)
-        aim = project(self.x + uphill, x, threat.norm, threat.radius)
+        uphill = steepest(self.gradient, threat.norm)
+        aim = torch.addcmul(self.x, per_image(self.step, x), uphill)
+        aim = project(aim, x, threat.norm, threat.radius)
         momentum = (self.x - self.before).mul_(1 - share)
         x_adv = (aim - self.x).mul_(share).add_(self.x).add_(momentum)
         x_adv = project(x_adv, x, threat.norm, threat.radius)

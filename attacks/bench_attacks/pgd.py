@@ -113,7 +113,7 @@ def ascend(
             view, x_adv, classes, loss=loss, draws=draws, rng=rng[rows].fork(t)
         )
         climbed.offer(x_adv, now, rows)
-        x_adv = x_adv + step_size * steepest(now.gradient, threat.norm)
+        x_adv = torch.add(x_adv, steepest(now.gradient, threat.norm), alpha=step_size)
         x_adv = project(x_adv, clean, threat.norm, threat.radius)
         if (t + 1) % _LEAVE == 0:
             # Images that fool every draw leave the batch. To know how many are left the host
