@@ -63,15 +63,15 @@ def watch(work: Work[Result]) -> Result:
 
 def _log(work: Work[Result]) -> Result:
     """Report to a log file: a line a stage or note, and one every ten seconds within it."""
-    stage, said = ("", ""), 0.0
+    stage, said = ("", "", False), 0.0
     while True:
         try:
             now = next(work)
         except StopIteration as stop:
             result: Result = stop.value
             return result
-        here = (now.what, now.note)
-        if here != stage or now.done == now.total or time.monotonic() - said > _LOG_EVERY_S:
+        here = (now.what, now.note, now.done == now.total)
+        if here != stage or time.monotonic() - said > _LOG_EVERY_S:
             figures = "".join(f", {name} {value:.3g}" for name, value in now.figures.items())
             note = f", {now.note}" if now.note else ""
             sys.stderr.write(f"{now.what}: {now.done}/{now.total}{figures}{note}\n")

@@ -19,6 +19,7 @@ from bench.table import join
 from bench.threat import Norm, format_eps, parse_eps, parse_norm
 
 _PREFIX = 4  # characters of a key that may stand for it
+_MOST = 5  # defenses of one name that an error lists
 _CONTEXT = ("dataset", "data", "classifier", "norm", "eps", "n", "seed", "draws")
 _ATTACK = (
     "attack", "access", "shard", "sequential", "search", "after", "images", "bits",
@@ -147,10 +148,11 @@ def _defenses(store: Store, cells: Mapping[str, Any], first: str, second: str) -
         own = {key: cell for key, cell in own.items() if not faults[key]}
         if not own:
             raise UsageError(f"defense {name} has no finished cell among those asked for.")
+        own = _as_it_ships(own)
         if len({digest_of(cell["defense"]) for cell in own.values()}) > 1:
             raise UsageError(
-                f"several defenses with other parameters or checkpoints are called {name}: "
-                f"{_listed(own)}. Compare cells by their keys, or narrow the choice with "
+                f"several defenses with other parameters or checkpoints are called {name}:\n"
+                f"{_kinds(own)}\nCompare cells by their keys, or narrow the choice with "
                 "--dataset, --norm, --eps or --attack."
             )
         sound.append({pairing(cell, cells): key for key, cell in own.items()})
@@ -185,6 +187,34 @@ def _defenses(store: Store, cells: Mapping[str, Any], first: str, second: str) -
         joined=tuple(sorted(_attack(cells[one[asked]]) for asked in common)),
         left_out=tuple(left_out),
     )
+
+
+def _as_it_ships(cells: dict[str, Any]) -> dict[str, Any]:
+    """Keep the cells of a defense with no parameter set, as its name alone says; else all."""
+
+    def digest(cell: Mapping[str, Any]) -> str:
+        return digest_of(cell["defense"])
+
+    # By content: a plan may set what a recipe has anyway.
+    shipped = {digest(cell) for cell in cells.values() if not _set_for_defense(cell)}
+    return {key: cell for key, cell in cells.items() if digest(cell) in shipped} or cells
+
+
+def _set_for_defense(content: Mapping[str, Any]) -> str:
+    words = content["settings"].split()
+    return " ".join(word for word in words if word.startswith("defense."))
+
+
+def _kinds(cells: Mapping[str, Any]) -> str:
+    """List what differs, a line for each defense, with a cell to name it by."""
+    kinds = {digest_of(content["defense"]): key for key, content in cells.items()}
+    lines = [
+        f"  {_set_for_defense(cells[key]) or 'as it ships'}, checkpoint "
+        f"{str(cells[key]['defense']['checkpoint'])[:8]} [{key}]"
+        for key in kinds.values()
+    ]
+    more = [f"  and {len(lines) - _MOST} more"] if len(lines) > _MOST else []
+    return "\n".join(lines[:_MOST] + more)
 
 
 def _context(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from fractions import Fraction
@@ -264,8 +265,32 @@ def test_two_defenses_of_one_name_are_told_apart_by_key(store: Store, keep: Keep
     keep("1100")
     keep("1100", steps=20)
     keep("1111", "adv_ebm")
-    with pytest.raises(UsageError, match=r"several defenses .* are called ebm.*by their keys"):
+    with pytest.raises(UsageError, match=r"several defenses .* are called ebm") as caught:
         compare(store, "ebm", "adv_ebm")
+    first, *kinds, last = str(caught.value).splitlines()
+    assert [kind.split(",")[0] for kind in kinds] == ["  as it ships"] * 2
+    assert "by their keys" in last
+
+
+def test_a_name_alone_is_the_defense_as_it_ships(store: Store, keep: Keep) -> None:
+    # A plan may set what the recipe has anyway: by content this is the defense that ships.
+    keep("1100", attack="noise", settings="defense.steps=10 attack.eot=1")
+    shipped = keep("1100")
+    for steps in range(20, 27):
+        keep("0000", steps=steps, settings=f"defense.steps={steps}")
+    for attack in ("pgd", "noise"):
+        keep("1110", "adv_ebm", attack)
+    found = compare(store, "ebm", "adv_ebm")
+    assert found.joined == ("noise full attack.eot=1", "pgd full")
+    assert found.difference == -0.25
+    shutil.rmtree(store.cell(shipped))
+    shutil.rmtree(store.cell(keep("1100", "ebm", "noise")))
+    with pytest.raises(UsageError) as caught:
+        compare(store, "ebm", "adv_ebm")
+    kinds = str(caught.value).splitlines()[1:-1]
+    assert len(kinds) == 6
+    assert kinds[0].startswith("  defense.steps=")
+    assert kinds[-1] == "  and 2 more"
 
 
 def test_a_defense_without_a_finished_cell(store: Store, keep: Keep) -> None:
