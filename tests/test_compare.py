@@ -267,7 +267,7 @@ def test_two_defenses_of_one_name_are_told_apart_by_key(store: Store, keep: Keep
     keep("1111", "adv_ebm")
     with pytest.raises(UsageError, match=r"several defenses .* are called ebm") as caught:
         compare(store, "ebm", "adv_ebm")
-    first, *kinds, last = str(caught.value).splitlines()
+    _, *kinds, last = str(caught.value).splitlines()
     assert [kind.split(",")[0] for kind in kinds] == ["  as it ships"] * 2
     assert "by their keys" in last
 
