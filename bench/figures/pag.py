@@ -166,7 +166,9 @@ def draw(frame: pd.DataFrame, pictures: np.ndarray) -> Figure:
     for place, subject in enumerate([None, *subjects]):
         for line in range(lines):
             bare(grid[line, place], pictures[place, line])
-        grid[0, place].set_title(_head(frame, subject), fontsize=6.5, pad=3)
+        # Names as long as adv_ebm_plus have to fit above the pictures of six columns.
+        size = min(6.5, 31 / (len(subjects) + 1))
+        grid[0, place].set_title(_head(frame, subject), fontsize=size, pad=3)
     for line in range(lines):
         label, target = first.loc[line, "label"], first.loc[line, "target"]
         grid[line, 0].set_ylabel(f"{label} \N{RIGHTWARDS ARROW} {target}", fontsize=7)
