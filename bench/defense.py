@@ -47,7 +47,10 @@ class Defense(nn.Module):
         return named
 
     def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
-        """Clean x (N, C, H, W) once per stream of rng (N * draws), draws side by side."""
+        """Clean x (N, C, H, W) once per stream of rng (N * draws), draws side by side.
+
+        Raises PluginError where streams do not fit images, or the purifier changes the shape.
+        """
         draws, rest = divmod(len(rng), max(1, len(x)))
         if rest or draws < 1 <= len(x):
             raise PluginError(

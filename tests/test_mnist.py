@@ -100,7 +100,7 @@ def test_a_shipped_checkpoint_is_found_under_its_name(path: Path) -> None:
 @pytest.mark.parametrize("name", ["small_cnn", "robust_cnn", "ebm", "adv_ebm", "adv_ebm_plus"])
 def test_what_ships_has_its_checkpoint(name: str) -> None:
     """Were the recipe another, a run would train; plans have checkpoints of other recipes."""
-    shipped = plugin("models" if name in catalogue("models") else "defenses", name)  # fmt: skip
+    shipped = plugin("models" if name in catalogue("models") else "defenses", name)
     now = build_dataclass(shipped, shipped.recipe("mnist"), where="shipped")
     data = load_train("mnist", root=ROOT)[2]
     about = identity(name, now, dataset="mnist", data=data, classifier=None)
