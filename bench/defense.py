@@ -49,7 +49,8 @@ class Defense(nn.Module):
     def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Clean x (N, C, H, W) once per stream of rng (N * draws), draws side by side.
 
-        Raises PluginError where streams do not fit images, or the purifier changes the shape.
+        The purifier gets a copy, into which it may write. Raises PluginError where streams do
+        not fit images, or the purifier changes the shape.
         """
         draws, rest = divmod(len(rng), max(1, len(x)))
         if rest or draws < 1 <= len(x):
@@ -59,9 +60,9 @@ class Defense(nn.Module):
             )
         expected = (len(rng), *x.shape[1:])
         if draws > 1 and isinstance(self.purifier, SharingPurifier):
-            purified = self.purifier.purify_draws(x, rng=rng)
+            purified = self.purifier.purify_draws(x.clone(), rng=rng)
         else:
-            rows = x.repeat_interleave(draws, dim=0) if draws > 1 else x
+            rows = x.repeat_interleave(draws, dim=0) if draws > 1 else x.clone()
             purified = self.purifier.purify(rows, rng=rng)
         if purified.shape != expected:
             raise PluginError(

@@ -36,16 +36,14 @@ def averaged_gradient(
     def of(block: slice) -> tuple[Tensor, Tensor, Tensor]:
         leaf = x[block].detach().requires_grad_()
         labels = y[block].repeat_interleave(draws)
-        # A copy, for purifiers may write.
-        logits = view(leaf.clone(), rng=rng[block].repeat(draws))
+        logits = view(leaf, rng=rng[block].repeat(draws))
         values = loss(logits, labels).reshape(-1, draws)
         (gradient,) = torch.autograd.grad(values.sum() / draws, leaf)
         wrong = (logits.argmax(1) != labels).reshape(-1, draws)
         return values.detach().mean(1), wrong.to(x.dtype).mean(1), gradient
 
     parts = in_blocks(of, len(x), draws=draws, device=x.device)
-    losses, wrongs, gradients = zip(*parts, strict=True)
-    return AveragedGradient(torch.cat(losses), torch.cat(wrongs), torch.cat(gradients))
+    return AveragedGradient(*(_joined(blocks) for blocks in zip(*parts, strict=True)))
 
 
 def averaged_loss(
@@ -55,11 +53,14 @@ def averaged_loss(
 
     def of(block: slice) -> tuple[Tensor, Tensor]:
         labels = y[block].repeat_interleave(draws)
-        logits = view(x[block].clone(), rng=rng[block].repeat(draws))
+        logits = view(x[block], rng=rng[block].repeat(draws))
         wrong = (logits.argmax(1) != labels).reshape(-1, draws)
         return loss(logits, labels).reshape(-1, draws).mean(1), wrong.to(x.dtype).mean(1)
 
     with torch.no_grad():
         parts = in_blocks(of, len(x), draws=draws, device=x.device)
-    losses, wrongs = zip(*parts, strict=True)
-    return Averaged(torch.cat(losses), torch.cat(wrongs))
+    return Averaged(*(_joined(blocks) for blocks in zip(*parts, strict=True)))
+
+
+def _joined(blocks: tuple[Tensor, ...]) -> Tensor:
+    return torch.cat(blocks) if len(blocks) > 1 else blocks[0]

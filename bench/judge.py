@@ -129,8 +129,7 @@ def _draw(defense: Defense, x: Tensor, which: range, rng: Rng) -> tuple[Tensor, 
         if which.start:
             kept = torch.arange(len(streams), device=x.device) % which.stop >= which.start
             streams = streams[kept]
-        purified = defense.purify(x[block].clone(), rng=streams)  # a purifier may write
-        logits = defense.classify(purified)
+        logits = defense.classify(defense.purify(x[block], rng=streams))
         if bool(logits.isnan().any()):
             raise PluginError(
                 "the defense returned NaN for images of the box [0, 1]. Check the "

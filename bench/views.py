@@ -25,11 +25,12 @@ class TransferView:
 
     def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Return the logits of x (N, C, H, W), which are the same for all draws."""
-        return self.classify(x).repeat_interleave(len(rng) // len(x), dim=0)
+        logits, draws = self.classify(x), len(rng) // max(1, len(x))
+        return logits.repeat_interleave(draws, dim=0) if draws > 1 else logits
 
     def classify(self, x: Tensor) -> Tensor:
-        """Return the classifier's logits (N, K)."""
-        logits: Tensor = self.classifier(x)
+        """Return the classifier's logits (N, K); it gets a copy of x (N, C, H, W)."""
+        logits: Tensor = self.classifier(x.clone())
         return logits
 
     def purification_step(self, x: Tensor, *, rng: Rng) -> Tensor:
@@ -56,13 +57,13 @@ class _WholeView:
         return self.defense.stochastic
 
     def classify(self, x: Tensor) -> Tensor:
-        """Return the bare classifier's logits (N, K)."""
-        return self.defense.classify(x)
+        """Return the bare classifier's logits (N, K); it gets a copy of x (N, C, H, W)."""
+        return self.defense.classify(x.clone())
 
     def purification_step(self, x: Tensor, *, rng: Rng) -> Tensor:
-        """Take one step of the purifier, without a gradient."""
+        """Take one step of the purifier on a copy of x (N, C, H, W), without a gradient."""
         with torch.no_grad():
-            return self.defense.purification_step(x, rng=rng)
+            return self.defense.purification_step(x.clone(), rng=rng)
 
     def surrogate(self, factor: int) -> Self:
         """Open the same access on a coarser purifier; raises PluginError where none is."""
@@ -85,7 +86,7 @@ class _StraightThrough(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, purified: Tensor) -> Tensor:
         """Return what the classifier is to see."""
         ctx.images = len(x)
-        return purified.view_as(purified)
+        return purified.clone()  # no view: a classifier may write into what it is shown
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:

@@ -155,6 +155,57 @@ def test_one_step_is_shown_without_a_gradient(purifier: Bend) -> None:
     assert torch.equal(step, Bend().purify(x, rng=RNG))
 
 
+class WritingBends(TwoBends):
+    """TwoBends for those who save memory: it writes into what it is given."""
+
+    def step(self, x: Tensor, *, rng: Rng) -> Tensor:
+        return x.mul_(2).sin_().add_(0.1 * rng.normal_like(x))
+
+
+class SharingWriter(WritingBends):
+    """The same, which purifies all draws of an image itself."""
+
+    def purify_draws(self, x: Tensor, *, rng: Rng) -> Tensor:
+        return self.purify(x.mul_(1).repeat_interleave(len(rng) // len(x), dim=0), rng=rng)
+
+
+class WritingSmooth(Smooth):
+    """Smooth, which centres its images in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.sub_(0.5).add_(0.5))
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+@pytest.mark.parametrize("purifier", [WritingBends(), SharingWriter()])
+@pytest.mark.parametrize("access", list(Access))
+def test_plugins_may_write_into_what_they_are_given(
+    access: Access, purifier: TwoBends, draws: int
+) -> None:
+    clean, streams = images(), RNG.repeat(draws)
+    view, plain = (
+        view_of(Defense(parts[0], parts[1]), access)
+        for parts in ((purifier, WritingSmooth()), (TwoBends(), Smooth()))
+    )
+    x, wanted = clean.clone().requires_grad_(), clean.clone().requires_grad_()
+    logits, expected = view(x, rng=streams), plain(wanted, rng=streams)
+    assert torch.allclose(logits, expected, rtol=0, atol=1e-12)
+    assert torch.allclose(view.classify(x), plain.classify(wanted), rtol=0, atol=1e-12)
+    if access is not Access.TRANSFER:
+        assert not torch.equal(view.purification_step(x.detach(), rng=RNG), x)
+    assert torch.equal(x.detach(), clean)
+    if access is not Access.QUERY:
+        (gradient,) = torch.autograd.grad(logits.sum(), x)
+        (hoped,) = torch.autograd.grad(expected.sum(), wanted)
+        assert torch.allclose(gradient, hoped, rtol=0, atol=1e-12)
+
+
+def test_a_defense_gives_its_purifier_a_copy() -> None:
+    defense, x = Defense(WritingBends(), Smooth()), images()
+    assert not torch.equal(defense.purify(x, rng=RNG), x)
+    assert torch.equal(x, images())
+
+
 @pytest.mark.parametrize("access", list(Access))
 def test_only_the_full_access_needs_a_true_gradient(access: Access) -> None:
     assert unsupported(differentiable=True, access=access) is None
