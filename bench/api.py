@@ -2,7 +2,7 @@
 
 from bench.defense import Defense
 from bench.errors import AttackWarning, BenchError, CheckpointError, PluginError
-from bench.geometry import per_image, project, size, steepest
+from bench.geometry import Ball, per_image, project, size, steepest
 from bench.gradient import Averaged, AveragedGradient, averaged_gradient, averaged_loss
 from bench.losses import LOSSES, Loss, LossName, cross_entropy, dlr, margin
 from bench.protocols import (
@@ -30,9 +30,10 @@ from bench.weights import read_weights
 
 __all__ = [
     "LOSSES", "Access", "Attack", "AttackWarning", "Averaged", "AveragedGradient",
-    "BenchError", "Calls", "CheckpointError", "CoarsePurifier", "Defense", "EnergyPurifier",
-    "Images", "Loss", "LossName", "Negatives", "NoisyPurifier", "Norm", "PluginError",
-    "Purifier", "Rng", "SharingPurifier", "SteppedPurifier", "Task", "ThreatModel", "Trainable",
+    "Ball", "BenchError", "Calls", "CheckpointError", "CoarsePurifier", "Defense",
+    "EnergyPurifier", "Images", "Loss", "LossName", "Negatives", "NoisyPurifier", "Norm",
+    "PluginError", "Purifier", "Rng", "SharingPurifier", "SteppedPurifier", "Task",
+    "ThreatModel", "Trainable",
     "TrainableClassifier", "TrainablePurifier", "Training", "View", "WarmAttack",
     "averaged_gradient", "averaged_loss", "cross_entropy", "dlr", "margin", "parse_eps",
     "per_image", "project", "read_weights", "size", "steepest",

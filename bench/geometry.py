@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,32 +25,66 @@ def size(delta: Tensor, norm: Norm) -> Tensor:
     return flat.abs().amax(1) if norm is Norm.LINF else flat.norm(dim=1)
 
 
-def project(x_adv: Tensor, x: Tensor, norm: Norm, radius: float) -> Tensor:
-    """Return the points of ball and box nearest to x_adv for Linf; near to it for L2.
+@dataclass(frozen=True)
+class Ball:
+    """What a threat model allows around images x (N, C, H, W): a norm ball within the box.
 
-    The nearest point for L2 is clip(x + s (x_adv - x)) with the largest s <= 1 that keeps it in
-    the ball. Clipping shortens a perturbation, so s grows by what was lost, a few times: as
-    clipping only loses more, that comes near to the sphere and never past it.
+    ``low`` and ``high`` (N, C, H, W) bound each pixel: by the ball and the box for Linf, by the
+    box for L2. An attack projects many times onto one ball, so they are computed once.
     """
-    if not math.isfinite(radius):
-        return x_adv.clamp(0.0, 1.0)
-    delta = x_adv - x
-    if norm is Norm.LINF:
-        return delta.clamp_(-radius, radius).add_(x).clamp_(0.0, 1.0)
-    share, clipped = torch.ones_like(delta[:, 0, 0, 0], dtype=torch.float64), delta
-    for _ in range(1 + _CLIPPINGS):
-        # In float64: a float32 sum over many pixels misses the radius by more than 1e-6.
-        length = size(clipped.double(), norm).clamp_min(1e-12)
-        share = (share * radius / length).clamp_max(1.0)
-        shown = (x + per_image(share, delta).to(delta.dtype) * delta).clamp(0.0, 1.0)
-        clipped = shown - x
-    return shown
+
+    x: Tensor
+    norm: Norm
+    radius: float
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def around(cls, x: Tensor, norm: Norm, radius: float) -> Ball:
+        """Build the ball of a radius, in pixels of [0, 1], around images x (N, C, H, W)."""
+        reach = radius if norm is Norm.LINF else math.inf
+        low, high = (x - reach).clamp_min_(0.0), (x + reach).clamp_max_(1.0)
+        return cls(x, norm, radius, low, high)
+
+    def __getitem__(self, rows: Tensor) -> Ball:
+        """Keep some images, by index (m,) or mask (N,)."""
+        kept = self.x[rows], self.low[rows], self.high[rows]
+        return Ball(kept[0], self.norm, self.radius, *kept[1:])
+
+    def project(self, x_adv: Tensor) -> Tensor:
+        """Return the points of ball and box nearest to x_adv for Linf; near to it for L2.
+
+        The nearest point for L2 is clip(x + s (x_adv - x)) with the largest s <= 1 that keeps
+        it in the ball. Clipping shortens a perturbation, so s grows by what was lost, a few
+        times: as clipping only loses more, that comes near to the sphere and never past it.
+        """
+        if self.norm is Norm.LINF or not math.isfinite(self.radius):
+            return x_adv.clamp(self.low, self.high)
+        delta = x_adv - self.x
+        share, clipped = torch.ones_like(delta[:, 0, 0, 0], dtype=torch.float64), delta
+        for _ in range(1 + _CLIPPINGS):
+            # In float64: a float32 sum over many pixels misses the radius by more than 1e-6.
+            length = size(clipped.double(), self.norm).clamp_min(1e-12)
+            share = (share * self.radius / length).clamp_max(1.0)
+            shown = self.x + per_image(share, delta).to(delta.dtype) * delta
+            shown = shown.clamp(self.low, self.high)
+            clipped = shown - self.x
+        return shown
+
+
+def project(x_adv: Tensor, x: Tensor, norm: Norm, radius: float) -> Tensor:
+    """Project x_adv onto the ball around x (N, C, H, W) once: see ``Ball.project``."""
+    return Ball.around(x, norm, radius).project(x_adv)
 
 
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:
-    """Return the unit step that raises a linear loss most: sign (Linf), g / |g| (L2)."""
+    """Return the unit step that raises a linear loss most: sign (Linf), g / |g| (L2).
+
+    Pixels whose gradient is NaN stay where they are; for L2 infinite ones do, too.
+    """
     if norm is Norm.LINF:
         return gradient.sign()
+    gradient = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     return gradient / per_image(size(gradient, norm).clamp_min(1e-12), gradient)
 
 

@@ -83,6 +83,8 @@ class Rng:
 
     def repeat(self, draws: int) -> Rng:
         """Open ``draws`` streams per row, (M * draws,), a row's draws side by side."""
+        if draws == 1:
+            return self
         steps = torch.arange(draws, device=self.images.device).repeat(len(self))
         return Rng(
             self.key,

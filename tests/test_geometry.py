@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from bench.geometry import per_image, project, size, steepest
+from bench.geometry import Ball, per_image, project, size, steepest
 from bench.threat import Norm
 
 NORMS = list(Norm)
@@ -133,3 +133,29 @@ def test_per_image_values_broadcast_over_images() -> None:
     images = torch.ones(3, 2, 4, 4)
     scaled = images * per_image(torch.tensor([1.0, 2.0, 3.0]), images)
     assert scaled[:, 0, 0, 0].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("radius", [0.3, math.inf])
+def test_the_ball_of_some_images_is_a_part_of_the_ball(norm: Norm, radius: float) -> None:
+    x, wild = cases(3, torch.float32)
+    rows = torch.tensor([2, 0])
+    some = Ball.around(x, norm, radius)[rows]
+    assert torch.equal(some.project(wild[rows]), project(wild, x, norm, radius)[rows])
+    assert torch.equal(some.x, x[rows])
+
+
+def test_an_image_inside_the_linf_ball_is_kept_to_the_bit() -> None:
+    x, wild = cases(4, torch.float32)
+    once = project(wild, x, Norm.LINF, 0.1)
+    assert torch.equal(project(once, x, Norm.LINF, 0.1), once)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_pixel_without_a_finite_gradient_stops_no_other(norm: Norm, bad: float) -> None:
+    gradient = torch.tensor([3.0, bad, -4.0]).reshape(1, 1, 1, 3)
+    step = steepest(gradient, norm)
+    assert step.isfinite().all()
+    expected = [1.0, -1.0] if norm is Norm.LINF else [0.6, -0.8]
+    assert torch.allclose(step[0, 0, 0, [0, 2]], torch.tensor(expected))

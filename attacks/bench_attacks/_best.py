@@ -24,25 +24,38 @@ class Best:
         none = torch.full_like(x[:, 0, 0, 0], -torch.inf)
         return cls(x.clone(), none, none.clone())
 
-    def offer(self, x_adv: Tensor, seen: Averaged, rows: Tensor) -> None:
-        """Keep those of x_adv (M, C, H, W) that are wrong more often, or as often at more loss.
+    def offer(self, x_adv: Tensor, seen: Averaged) -> None:
+        """Keep those of x_adv (N, C, H, W) that are wrong more often, or as often at more loss.
 
-        ``rows`` (M,) says which images they are. The wrong share comes first because the judge
-        votes; the loss orders the many proposals that fool no draw at all.
+        The wrong share comes first because the judge votes; the loss orders the many proposals
+        that fool no draw at all.
         """
-        wrong, loss = self.wrong[rows], self.loss[rows]
-        better = (seen.wrong > wrong) | ((seen.wrong == wrong) & (seen.loss > loss))
-        if len(rows) == len(self.x):  # all of them: rows are in order, and no copy is needed
-            torch.where(per_image(better, x_adv), x_adv, self.x, out=self.x)
-        else:
-            self.x[rows] = torch.where(per_image(better, x_adv), x_adv, self.x[rows])
-        self.wrong[rows] = torch.where(better, seen.wrong, wrong)
-        self.loss[rows] = torch.where(better, seen.loss, loss)
+        as_often = seen.wrong == self.wrong
+        better = (seen.wrong > self.wrong) | (as_often & (seen.loss > self.loss))
+        self.x.lerp_(x_adv, chosen(better, x_adv))
+        self.wrong.copy_(torch.where(better, seen.wrong, self.wrong))
+        self.loss.copy_(torch.where(better, seen.loss, self.loss))
 
-    def seen(self, rows: Tensor) -> Averaged:
-        """Return what was seen of the best images of rows (M,)."""
-        return Averaged(self.loss[rows], self.wrong[rows])
+    def undecided(self) -> Tensor:
+        """Index the images (m,) that some draw still classifies right; waits for the device."""
+        return (self.wrong < 1).nonzero()[:, 0]
 
-    def open(self, rows: Tensor) -> Tensor:
-        """Keep the rows (M,) that some draw still classifies right; waits for the device."""
-        return rows[self.wrong[rows] < 1]
+    def __getitem__(self, rows: Tensor) -> Best:
+        """Copy what is known of some images, by index (m,) or mask (N,)."""
+        return Best(self.x[rows], self.wrong[rows], self.loss[rows])
+
+    def put(self, rows: Tensor, part: Best) -> None:
+        """Write back what was found for the images of index ``rows`` (m,)."""
+        self.x[rows], self.wrong[rows], self.loss[rows] = part.x, part.wrong, part.loss
+
+    def seen(self) -> Averaged:
+        """Return what was seen of the best images."""
+        return Averaged(self.loss, self.wrong)
+
+
+def chosen(which: Tensor, like: Tensor) -> Tensor:
+    """Make a mask (N,) of images (N, C, H, W) the weights of torch.lerp: 1 takes the end.
+
+    Exact where all is finite, and on a CPU five times as fast as torch.where.
+    """
+    return per_image(which, like).to(like.dtype)

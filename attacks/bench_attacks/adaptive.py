@@ -12,6 +12,7 @@ from torch import Tensor
 from bench.api import (
     LOSSES,
     Access,
+    Ball,
     Calls,
     Loss,
     LossName,
@@ -21,7 +22,6 @@ from bench.api import (
     View,
     averaged_gradient,
     averaged_loss,
-    project,
     steepest,
 )
 from bench_attacks._best import Best
@@ -76,8 +76,7 @@ class Adaptive:
         draws = self.eot if view.stochastic else 1
         a = self.step_size or default_step(x, threat, self.steps)
         rng = rng.fork("adaptive")
-        rows = torch.arange(len(x), device=x.device)
-        best = Best.nothing(x)
+        best, ball = Best.nothing(x), Ball.around(x, norm, threat.radius)
         x_adv, dp = x, torch.zeros_like(x)
         for t in range(1, self.steps + 1):
             if self.through == "classifier":
@@ -92,13 +91,13 @@ class Adaptive:
                 move = a * (steepest(g, norm) + lam * steepest(dp, norm))
             else:
                 move = a * steepest(g + lam * dp, norm)
-            x_adv = project(x_adv + move, x, norm, threat.radius)
+            x_adv = ball.project(x_adv + move)
             dp = purification_shift(view, x_adv, draws, rng.fork("shift", t))
             if t % _STRIDE == 0 or t == self.steps:
                 seen = averaged_loss(
                     view, x_adv, y, loss=loss, draws=draws, rng=rng.fork("vote", t)
                 )
-                best.offer(x_adv, seen, rows)
+                best.offer(x_adv, seen)
         return best.x
 
     def calls(self, *, stochastic: bool, classes: int) -> Calls:

@@ -14,6 +14,7 @@ from bench.api import (
     Access,
     Averaged,
     AveragedGradient,
+    Ball,
     Calls,
     LossName,
     Norm,
@@ -26,7 +27,7 @@ from bench.api import (
     project,
     steepest,
 )
-from bench_attacks._best import Best
+from bench_attacks._best import Best, chosen
 from bench_attacks.pgd import random_point, reach
 
 _LEAVE = 10  # steps between two looks at which images are done
@@ -108,37 +109,40 @@ class Apgd:
         draws, loss = self.eot if view.stochastic else 1, LOSSES[self.loss]
         model = view if self.surrogate is None else view.surrogate(self.surrogate)
         looks = checkpoints(self.steps)
-        rows = best.open(torch.arange(len(x), device=x.device))
-        clean, classes = x[rows], y[rows]
+        rows = best.undecided()
+        ball = Ball.around(x[rows], threat.norm, threat.radius)
+        found, classes, rng = best[rows], y[rows], rng[rows]
         climb = Climb.begin(start[rows], step=2 * reach(x, threat))
         for t in range(self.steps + 1):
             if len(rows) == 0:
                 return
             if t > 0:
-                climb = climb.moved(clean, threat, share=_MOMENTUM if t > 1 else 1.0)
+                climb = climb.moved(ball, share=_MOMENTUM if t > 1 else 1.0)
             ask = averaged_gradient if t < self.steps else averaged_loss
-            streams = rng[rows].fork("step", t)
+            streams = rng.fork("step", t)
             seen = ask(model, climb.x, classes, loss=loss, draws=draws, rng=streams)
             climb = climb.saw(seen)
             if self.surrogate is not None and (t == 0 or t in looks):
-                streams = rng[rows].fork("vote", t)
+                streams = rng.fork("vote", t)
                 vote = averaged_loss(
                     view, climb.x, classes, loss=loss, draws=draws, rng=streams
                 )
-                best.offer(climb.x, vote, rows)
+                found.offer(climb.x, vote)
             elif self.surrogate is None:
-                best.offer(climb.x, seen, rows)
+                found.offer(climb.x, seen)
             if t in looks:
                 climb = climb.looked_back(looks[t])
             if t > 0 and t % _LEAVE == 0:
                 # As in PGD, the host waits for the device here and nowhere else.
-                staying = (best.wrong[rows] < 1).nonzero()[:, 0]
-                rows, climb = rows[staying], climb[staying]
-                clean, classes = clean[staying], classes[staying]
+                best.put(rows, found)
+                staying = found.undecided()
+                rows, climb, found = rows[staying], climb[staying], found[staying]
+                ball, classes, rng = ball[staying], classes[staying], rng[staying]
         if self.surrogate is not None and len(rows) > 0:
-            streams = rng[rows].fork("vote", "best")
+            streams = rng.fork("vote", "best")
             vote = averaged_loss(view, climb.best, classes, loss=loss, draws=draws, rng=streams)
-            best.offer(climb.best, vote, rows)
+            found.offer(climb.best, vote)
+        best.put(rows, found)
 
 
 @dataclass(frozen=True)
@@ -184,27 +188,26 @@ class Climb:
         """Keep some images, by index (m,)."""
         return Climb(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
-    def moved(self, x: Tensor, threat: ThreatModel, *, share: float) -> Climb:
-        """Step uphill in the ball around x (M, C, H, W), ``1 - share`` of it as last time."""
-        uphill = steepest(self.gradient, threat.norm)
-        aim = torch.addcmul(self.x, per_image(self.step, x), uphill)
-        aim = project(aim, x, threat.norm, threat.radius)
-        momentum = (self.x - self.before).mul_(1 - share)
-        x_adv = (aim - self.x).mul_(share).add_(self.x).add_(momentum)
-        x_adv = project(x_adv, x, threat.norm, threat.radius)
-        return replace(self, x=x_adv, before=self.x)
+    def moved(self, ball: Ball, *, share: float) -> Climb:
+        """Step uphill within the balls of M images, ``1 - share`` of it as last time."""
+        uphill = steepest(self.gradient, ball.norm)
+        aim = ball.project(torch.addcmul(self.x, per_image(self.step, self.x), uphill))
+        # x + share (aim - x) + (1 - share) (x - before)
+        moved = torch.lerp(self.x, aim, share)
+        moved.add_(self.x, alpha=1 - share).sub_(self.before, alpha=1 - share)
+        return replace(self, x=ball.project(moved), before=self.x)
 
     def saw(self, seen: Averaged) -> Climb:
         """Take in what was seen at ``x``; after the last step that is no gradient."""
         gradient = seen.gradient if isinstance(seen, AveragedGradient) else self.gradient
         better = seen.loss > self.best_loss
-        there = per_image(better, self.x)
+        there = chosen(better, self.x)
         return replace(
             self,
             gradient=gradient,
             loss=seen.loss,
-            best=torch.where(there, self.x, self.best),
-            best_gradient=torch.where(there, gradient, self.best_gradient),
+            best=torch.lerp(self.best, self.x, there),
+            best_gradient=torch.lerp(self.best_gradient, gradient, there),
             best_loss=torch.where(better, seen.loss, self.best_loss),
             rose=self.rose + (seen.loss > self.loss),
         )
@@ -214,11 +217,11 @@ class Climb:
         oscillates = self.rose <= _RHO * window
         stands = ~self.halved & (self.best_loss <= self.best_then)
         halved = oscillates | stands
-        back = per_image(halved, self.x)
+        back = chosen(halved, self.x)
         return replace(
             self,
-            x=torch.where(back, self.best, self.x),
-            gradient=torch.where(back, self.best_gradient, self.gradient),
+            x=torch.lerp(self.x, self.best, back),
+            gradient=torch.lerp(self.gradient, self.best_gradient, back),
             step=torch.where(halved, self.step / 2, self.step),
             rose=torch.zeros_like(self.rose),
             best_then=self.best_loss,

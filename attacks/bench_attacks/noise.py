@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -47,7 +46,6 @@ class Noise:
     ) -> Tensor:
         """Return the noisy image (N, C, H, W) that most draws mistake for another than y."""
         draws = self.eot if view.stochastic else 1
-        rows = torch.arange(len(x), device=x.device)
         best = Best.nothing(x)
         for k in range(self.tries):
             streams = rng.fork("noise", k)
@@ -57,7 +55,7 @@ class Noise:
             seen = averaged_loss(
                 view, x_adv, y, loss=LOSSES[self.loss], draws=draws, rng=streams.fork("draws")
             )
-            best.offer(x_adv, seen, rows)
+            best.offer(x_adv, seen)
         return best.x
 
     def calls(self, *, stochastic: bool, classes: int) -> Calls:

@@ -13,6 +13,8 @@ from torch import Tensor
 from bench.api import (
     LOSSES,
     Access,
+    Averaged,
+    Ball,
     Calls,
     Loss,
     LossName,
@@ -103,39 +105,43 @@ def ascend(
     That is the iterate most often wrong. Of many iterates it was the luckiest too where only a
     few draws were seen, so fresh ones, the same for both, decide between it and the last.
     """
-    tried = best.open(torch.arange(len(x), device=x.device))
-    rows, x_adv, clean, classes = tried, start[tried], x[tried], y[tried]
-    climbed, last = Best.nothing(x), start.clone()
+    tried = best.undecided()
+    rows, x_adv, classes, streams = tried, start[tried], y[tried], rng[tried]
+    ball = Ball.around(x[tried], threat.norm, threat.radius)
+    climb, climbed, last = Best.nothing(ball.x), Best.nothing(x), start.clone()
     for t in range(steps):
         if len(rows) == 0:
             break
         now = averaged_gradient(
-            view, x_adv, classes, loss=loss, draws=draws, rng=rng[rows].fork(t)
+            view, x_adv, classes, loss=loss, draws=draws, rng=streams.fork(t)
         )
-        climbed.offer(x_adv, now, rows)
+        climb.offer(x_adv, now)
         x_adv = torch.add(x_adv, steepest(now.gradient, threat.norm), alpha=step_size)
-        x_adv = project(x_adv, clean, threat.norm, threat.radius)
+        x_adv = ball.project(x_adv)
         if (t + 1) % _LEAVE == 0:
             # Images that fool every draw leave the batch. To know how many are left the host
             # waits for the device, here and nowhere else.
+            climbed.put(rows, climb)
             last[rows] = x_adv
-            staying = now.wrong < 1
-            rows, x_adv = rows[staying], x_adv[staying]
-            clean, classes = clean[staying], classes[staying]
+            staying = (now.wrong < 1).nonzero()[:, 0]
+            rows, x_adv, climb = rows[staying], x_adv[staying], climb[staying]
+            ball, classes, streams = ball[staying], classes[staying], streams[staying]
 
-    def offer(proposed: Tensor, rows: Tensor, to: Best, stream: str | int) -> None:
+    def look(at: Tensor, rows: Tensor, stream: str | int) -> Averaged:
         streams = rng[rows].fork(stream)
-        seen = averaged_loss(view, proposed, y[rows], loss=loss, draws=draws, rng=streams)
-        to.offer(proposed, seen, rows)
+        return averaged_loss(view, at, y[rows], loss=loss, draws=draws, rng=streams)
 
     if len(rows) > 0:
-        offer(x_adv, rows, climbed, steps)
+        climb.offer(x_adv, look(x_adv, rows, steps))
+        climbed.put(rows, climb)
         last[rows] = x_adv
+    found, climbed = best[tried], climbed[tried]
     if not view.stochastic:
-        best.offer(climbed.x[tried], climbed.seen(tried), tried)
+        found.offer(climbed.x, climbed.seen())
     elif len(tried) > 0:
-        offer(last[tried], tried, best, "again")
-        offer(climbed.x[tried], tried, best, "again")
+        for proposed in (last[tried], climbed.x):
+            found.offer(proposed, look(proposed, tried, "again"))
+    best.put(tried, found)
 
 
 def votes(stochastic: bool) -> int:

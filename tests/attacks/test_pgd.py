@@ -96,6 +96,6 @@ def test_votes_count_before_the_loss():
     offers = [(0.2, 5.0), (0.5, 1.0), (0.5, 2.0), (0.4, 9.0)]
     for value, (wrong, loss) in enumerate(offers):
         seen = Averaged(torch.tensor([loss]), torch.tensor([wrong]))
-        best.offer(torch.full((1, 1, 1, 1), float(value)), seen, torch.tensor([0]))
+        best.offer(torch.full((1, 1, 1, 1), float(value)), seen)
     assert float(best.x) == 2.0
     assert (float(best.wrong), float(best.loss)) == (0.5, 2.0)
