@@ -62,6 +62,12 @@ def test_two_workers_share_a_plan(again: Trial) -> None:
     assert "images: 64/64, 4 of 4 cells" in err
     assert os.listdir(again.ours / "claims") == []
 
+    finished = again.start(*LOCAL)
+    out, _ = finished.communicate(timeout=200)
+    assert finished.returncode == 0
+    assert "logged" in out
+    assert "workers" not in out  # nothing is left for them
+
 
 def test_two_runners_started_by_hand_share_a_plan(again: Trial) -> None:
     runners = [again.start(by=2) for _ in range(2)]

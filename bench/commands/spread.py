@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from bench.plan import Plan
     from bench.prepare import Plugins
     from bench.progress import Progress
+    from bench.standing import Standings
     from bench.workspace import Workspace
 
 EXECUTORS = ("local", "slurm")
@@ -51,9 +53,10 @@ def check(executor: str | None, jobs: int | None, slurm: list[str]) -> None:
     if executor == "slurm":
         if jobs is None:
             raise UsageError("--executor slurm needs --jobs, the number of workers.")
-        from bench.executors.slurm import parse_options
+        from bench.executors.slurm import check_ready, parse_options
 
         parse_options(slurm)
+        check_ready()
 
 
 def spread(
@@ -68,11 +71,15 @@ def spread(
 ) -> bool:
     """Let workers measure plans; say whether they are through (not so where jobs were sent).
 
-    Raises BenchError where the folder cannot be shared or no worker lives.
+    No worker is started for cells that are done. Raises BenchError where the folder cannot be
+    shared or no worker lives.
     """
     from bench.claims import works_in
     from bench.executors.task import Task
 
+    standings = _standings(plans, space)
+    if not _is_left(plans, standings):
+        return True
     if not works_in(space.store.root):
         raise StoreError(
             f"the file system of {space.store.root} has no locks (flock), by which workers "
@@ -87,7 +94,6 @@ def spread(
         from bench.executors.slurm import parse_options, submit
 
         assert jobs is not None  # `check` saw to it
-        _looking(plans, space)()  # fetches what is missing of the data: nodes may be offline
         job = submit(task, jobs=jobs, options=parse_options(slurm), store=space.store)
         say(f"submitted: job {job}, {jobs} workers. See `bench status`, then `bench collect`.")
         return False
@@ -98,7 +104,8 @@ def spread(
     where = slots(device, jobs, gpus=torch.cuda.device_count())
     if not quiet:
         say(f"{len(where)} workers")
-    watch(run_local(task, where, look=_looking(plans, space), complain=complain), quiet=quiet)
+    look = partial(_look, standings, space)
+    watch(run_local(task, where, look=look, complain=complain), quiet=quiet)
     return True
 
 
@@ -108,18 +115,33 @@ def _as_json(plan: Plan) -> dict[str, object]:
     return plan.model_dump(mode="json", include=set(Plan.model_fields))
 
 
-def _looking(
+def _standings(
     plans: Sequence[tuple[Plan, list[Plugins]]], space: Workspace
-) -> Callable[[], Progress]:
+) -> list[Standings]:
     from bench.rungs import rungs_below
-    from bench.standing import Standings, progress
+    from bench.standing import Standings
 
-    all_of = [
+    return [
         Standings(pairs, rungs_below(pairs) if plan.ladder else [[]] * len(pairs), space)
         for plan, pairs in plans
     ]
 
-    def look() -> Progress:
-        return progress((one for some in all_of for one in some.look()), space.store)
 
-    return look
+def _is_left(
+    plans: Sequence[tuple[Plan, list[Plugins]]], standings: Sequence[Standings]
+) -> bool:
+    """Say whether workers may find anything to do; an audit is work of its own.
+
+    To look fetches what is missing of the data: nodes of a cluster may be offline.
+    """
+    from bench.standing import State
+
+    states = [one.state for some in standings for one in some.look()]
+    left = any(state not in (State.DONE, State.SKIPPED) for state in states)
+    return left or any(plan.audit for plan, _ in plans)
+
+
+def _look(standings: Sequence[Standings], space: Workspace) -> Progress:
+    from bench.standing import progress
+
+    return progress((one for some in standings for one in some.look()), space.store)

@@ -12,6 +12,7 @@ from bench.commands.shared import exit_on_trouble, print_rows, say, workspace
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
+    from bench.plan import Plan
     from bench.standing import Standing
     from bench.workspace import Workspace
 
@@ -26,10 +27,13 @@ def status(
 ) -> None:
     """Say how far a plan is, whoever works on it: cells done, running, failed and left."""
     from bench.executors.slurm import queued
+    from bench.plan import read_plan
+
+    content = read_plan(plan)
+    space = workspace(results, data, models, "cpu")
     from bench.standing import at_work, counted
 
-    space = workspace(results, data, models, "cpu")
-    found = _look(plan, space)
+    found = _look(content, space)
     for one in found:
         note = f": {one.note}" if one.note else ""
         say(f"{one.state:8} {one.done:6}/{one.total:<6} {one.title}{note}")
@@ -50,11 +54,14 @@ def collect(
     as_json: AsJson = False,
 ) -> None:
     """Write runs.csv and print the rows of a plan that others measured."""
+    from bench.plan import read_plan
+
+    content = read_plan(plan)
+    space = workspace(results, data, models, "cpu")
     from bench.standing import State
     from bench.table import write_runs
 
-    space = workspace(results, data, models, "cpu")
-    found = _look(plan, space)
+    found = _look(content, space)
     frame = write_runs(space.store)
     rows = frame[frame["key"].isin([one.key for one in found])]
     print_rows(rows, as_json=as_json)
@@ -67,15 +74,13 @@ def collect(
     exit_on_trouble(rows)
 
 
-def _look(plan: Path, space: Workspace) -> list[Standing]:
-    from bench.plan import read_plan
+def _look(plan: Plan, space: Workspace) -> list[Standing]:
     from bench.rungs import rungs_below
     from bench.standing import Standings
     from bench.walk import ordered
 
-    content = read_plan(plan)
-    pairs = ordered(content)
-    below = rungs_below(pairs) if content.ladder else [[]] * len(pairs)
+    pairs = ordered(plan)
+    below = rungs_below(pairs) if plan.ladder else [[]] * len(pairs)
     return Standings(pairs, below, space).look()
 
 

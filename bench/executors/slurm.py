@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from bench.errors import BenchError, UsageError
@@ -54,20 +55,24 @@ def parse_options(pairs: Sequence[str]) -> dict[str, str | int]:
     return found
 
 
-def submit(task: Task, *, jobs: int, options: Mapping[str, str | int], store: Store) -> str:
-    """Send workers to the queue and return the number of the array; raises BenchError."""
-    try:
-        from submitit import SlurmExecutor
-        from submitit.core.utils import FailedJobError, FailedSubmissionError
-    except ImportError as error:
+def check_ready() -> None:
+    """Find out whether jobs can be sent from here, before any work; raises BenchError."""
+    if find_spec("submitit") is None:
         raise BenchError(
             "--executor slurm needs submitit. Install it: pip install 'purifybench[slurm]'."
-        ) from error
+        )
     if shutil.which("sbatch") is None:
         raise BenchError(
             "there is no sbatch on this machine. Submit from a login node of the cluster, or "
             "use --executor local."
         )
+
+
+def submit(task: Task, *, jobs: int, options: Mapping[str, str | int], store: Store) -> str:
+    """Send workers to the queue and return the number of the array; raises BenchError."""
+    from submitit import SlurmExecutor
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
     executor = SlurmExecutor(store.jobs, max_num_timeout=_REQUEUES)
     known = executor._valid_parameters()  # the others go to sbatch as they are
     given = {"job_name": "bench", "time": _MINUTES, "signal_delay_s": _WARNING_S, **options}
