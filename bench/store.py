@@ -38,6 +38,7 @@ from bench.errors import StoreError
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 # The names that `written` gives: a dot, the name of the file, eight characters of mkstemp.
 _TEMPORARY = re.compile(r"\..+\.(json|parquet|safetensors|pt)\.[a-z0-9_]{8}")
@@ -83,9 +84,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise StoreError(
-            f"cannot read {path}: {error}. Delete its folder and run the command again."
-        ) from error
+        raise _cannot_read(path, error) from error
     if not isinstance(content, dict):
         raise StoreError(f"{path} is not what bench wrote. Delete its folder and run again.")
     return content
@@ -93,16 +92,24 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_rows(path: Path) -> pd.DataFrame:
     """Read per-image outcomes; raises StoreError where the file is damaged."""
+    rows: pd.DataFrame = _read_table(path).to_pandas()
+    return rows
+
+
+def _read_table(path: Path) -> pa.Table:
     import pyarrow.parquet as parquet
 
     try:
         # Half the time of pandas.read_parquet, whose search for data sets a file does not need.
-        rows: pd.DataFrame = parquet.ParquetFile(path).read(use_threads=False).to_pandas()
+        return parquet.ParquetFile(path).read(use_threads=False)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise StoreError(
-            f"cannot read {path}: {error}. Delete its folder and run the command again."
-        ) from error
-    return rows
+        raise _cannot_read(path, error) from error
+
+
+def _cannot_read(path: Path, error: Exception) -> StoreError:
+    return StoreError(
+        f"cannot read {path}: {error}. Delete its folder and run the command again."
+    )
 
 
 class Store:
@@ -253,17 +260,18 @@ class Store:
         (self.cell(key) / "failed.json").unlink(missing_ok=True)
 
     def _join(self, cell: Cell, join: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
-        import pandas as pd
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
 
         key = cell.key()
         shards = [self.shard(key, start) for start, _ in cell.shards()]
-        frames = [read_rows(path) for path in shards]
+        tables = [_read_table(path) for path in shards]
         # Where no image was left to attack a block has no rows, and its columns no types.
-        frame = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
+        whole = pa.concat_tables([table for table in tables if len(table)] or tables[:1])
         provenance = join([read_json(path.with_suffix(".json")) for path in shards])
         write_json(self.cell(key) / "provenance.json", provenance)
         with written(self.outcomes(key)) as temporary:
-            frame.to_parquet(temporary, index=False)
+            parquet.write_table(whole, temporary)
 
     def proposal(self, key: str, start: int, stop: int) -> Path:
         """Name what an attack proposed for one block."""
