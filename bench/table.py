@@ -35,6 +35,7 @@ _SHOWN = (
     "defense", "attack", "access", "norm", "eps", "dataset", "n", "draws", "clean", "robust",
     "interval", "robust_single", "attacked", "passes", "state", "audit", "settings",
 )  # fmt: skip
+_COUNTED = ("label", "legal", "clean", "robust", "clean_votes", "votes")
 _SAME_DEFENSE = [
     "dataset", "classifier", "classifier_checkpoint", "defense", "checkpoint", "norm", "eps",
     "n", "seed", "draws",
@@ -113,7 +114,7 @@ def _known_row(store: Store, folder: Path, audits: Mapping[str, Any]) -> dict[st
         },
     }
     if store.outcomes(folder.name).is_file():
-        outcomes = read_rows(store.outcomes(folder.name))
+        outcomes = read_rows(store.outcomes(folder.name), _COUNTED)
         provenance = read_json(folder / "provenance.json")
         illegal = int((~outcomes["legal"]).sum())
         passes = {
@@ -203,16 +204,16 @@ def accuracies(outcomes: pd.DataFrame) -> dict[str, float]:
     for name in ("clean", "robust"):
         # Of probabilities this is the expected number right, and Wilson is conservative:
         # values within [0, 1] vary less than the coin flips that it assumes.
-        right = float(outcomes[name].sum())
+        right = float(outcomes[name].to_numpy().sum())
         low, high = wilson(right, n)
         found |= {
             name: _percent(right / n),
             f"{name}_low": _percent(low),
             f"{name}_high": _percent(high),
         }
+    labels = outcomes["label"].to_numpy()
     for name, column in (("clean", "clean_votes"), ("robust", "votes")):
-        votes = np.stack(list(outcomes[column]))
-        labels = outcomes["label"].to_numpy()
+        votes = np.stack(outcomes[column].tolist())
         true = votes[np.arange(n), labels].astype(float)
         others = votes.copy()
         others[np.arange(n), labels] = -1
