@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -95,6 +96,7 @@ def _steps(settings: Settings, found: Subject, device: str) -> Iterator[Row]:
     work: dict[str, Run] = {"bare": bare, "eager": chain(step)}
     checked: dict[str, str] = {}
     for name, make in ways.items():
+        begun = time.perf_counter()
         try:
             one = make()
             apart = float((one(x) - step(x)).abs().max())
@@ -102,7 +104,10 @@ def _steps(settings: Settings, found: Subject, device: str) -> Iterator[Row]:
             reason = f"{type(error).__name__}: {error}"[:200]
             yield Row(ITEM, f"a Langevin step {name} on {device}", reason=reason)
             continue
-        checked[name] = f"one step differs by {apart:.0e} from the eager one"
+        ready = time.perf_counter() - begun
+        checked[name] = (
+            f"one step differs by {apart:.0e} from the eager one; the first took {ready:.0f} s"
+        )
         work[name] = chain(one)
     times = interleaved(work, repeats=settings.repeats, device=device)
     what = f"on {device}, {count} steps of {len(x)} images"
