@@ -359,7 +359,7 @@ def cells_as_text(page: pd.DataFrame) -> list[list[str]]:
 
 
 def _text(value: Any) -> str:
-    if value is None or (isinstance(value, float) and np.isnan(value)):
+    if pd.isna(value):
         return ""
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() and abs(value) > 100 else f"{value:.1f}"

@@ -236,6 +236,9 @@ def test_states_without_outcomes(store: Store) -> None:
     assert (rows["noise"]["state"], rows["noise"]["note"]) == ("failed", "it burnt")
     assert (rows["square"]["state"], rows["square"]["note"]) == ("skipped", "no gradient")
     assert worst(store).empty
+    text = render(collect(store), "md")
+    assert "| unfinished |" in text
+    assert not any(word in text for word in ("NA", "nan", "None"))
 
 
 @pytest.mark.parametrize("finished", [True, False])
