@@ -17,31 +17,60 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+
+Words = TypeVar("Words", Tensor, npt.NDArray[np.int64])
 
 _ROUNDS = 10
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW = 0xFFFFFFFF
 _KNOTS = 2**16
+_BLOCKS = 2**14  # that a CPU encrypts at a time: they stay in the cache
 _TAIL = 4.5  # where the interpolated quantile ends; beyond lies a mass of 7e-6
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> Tensor:
-    """Encrypt four 32-bit counters (each int64, one shape S) to four words, (*S, 4)."""
+def philox(
+    counter: tuple[Words, Words, Words, Words], key: tuple[int, int]
+) -> tuple[Words, Words, Words, Words]:
+    """Encrypt four 32-bit counters, each int64 of one shape, to four words of that shape."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
         # A product of two 32-bit words wraps in int64, but its 64 bits are the right ones.
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        # In place where a tensor is new: memory traffic is what this costs.
-        c0 = (p1 >> 32).bitwise_and_(_LOW).bitwise_xor_(c1).bitwise_xor_(k0)
-        c2 = (p0 >> 32).bitwise_and_(_LOW).bitwise_xor_(c3).bitwise_xor_(k1)
-        c1, c3 = p1.bitwise_and_(_LOW), p0.bitwise_and_(_LOW)
+        c0, c2 = p1 >> 32, p0 >> 32
+        # In place, for these are new: memory traffic is what this costs.
+        for word, other, one in ((c0, c1, k0), (c2, c3, k1)):
+            word &= _LOW
+            word ^= other
+            word ^= one
+        c1, c3 = p1, p0
+        c1 &= _LOW
+        c3 &= _LOW
         k0, k1 = (k0 + _WEYL[0]) & _LOW, (k1 + _WEYL[1]) & _LOW
-    return torch.stack((c0, c1, c2, c3), dim=-1)
+    return c0, c1, c2, c3
+
+
+def _philox_on_cpu(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
+) -> Tensor:
+    """Encrypt counters (M, B) to (M, B, 4) by numpy, which multiplies int64 twice as fast as torch does."""
+    rows, blocks = counter[0].shape
+    words = np.empty((rows, blocks, 4), dtype=np.int64)
+    at_once = max(1, _BLOCKS // max(1, blocks))
+    c0, c1, c2, c3 = (one.numpy() for one in counter)
+    for start in range(0, rows, at_once):
+        part = slice(start, start + at_once)
+        found = philox((c0[part], c1[part], c2[part], c3[part]), key)
+        for place, word in enumerate(found):
+            words[part, :, place] = word
+    return torch.from_numpy(words)
 
 
 @functools.lru_cache(maxsize=8)
@@ -102,7 +131,11 @@ class Rng:
         image, draw, far = (
             one[:, None].expand(rows, blocks) for one in (low, self.draws & _LOW, high)
         )
-        words = philox((block, image, draw, far), (self.key & _LOW, self.key >> 32))
+        counter, key = (block, image, draw, far), (self.key & _LOW, self.key >> 32)
+        if self.images.device.type == "cpu":
+            words = _philox_on_cpu(counter, key)
+        else:
+            words = torch.stack(philox(counter, key), dim=-1)
         return words.reshape(rows, 4 * blocks)[:, :numbers].reshape(rows, *shape)
 
     def uniform(self, shape: Sequence[int]) -> Tensor:

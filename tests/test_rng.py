@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import example, given, settings
 from scipy import stats  # type: ignore[import-untyped]
 from torch import Tensor
 
-from bench.rng import Rng, philox
+from bench.rng import Rng, _philox_on_cpu, philox
 
 # The vectors that ship with Random123, "kat_vectors": counter, key, result.
 KNOWN = [
@@ -34,11 +36,27 @@ def words(text: str) -> list[int]:
     return [int(word, 16) for word in text.split()]
 
 
+@pytest.mark.parametrize("on_gpu", [True, False])
 @pytest.mark.parametrize(("counter", "key", "result"), KNOWN)
-def test_philox_gives_the_published_answers(counter: str, key: str, result: str) -> None:
-    c0, c1, c2, c3 = (torch.tensor([word]) for word in words(counter))
+def test_philox_gives_the_published_answers(
+    counter: str, key: str, result: str, on_gpu: bool
+) -> None:
+    c0, c1, c2, c3 = (torch.tensor([[word]]) for word in words(counter))
     k0, k1 = words(key)
-    assert philox((c0, c1, c2, c3), (k0, k1)).tolist() == [words(result)]
+    if on_gpu:
+        found = torch.stack(philox((c0, c1, c2, c3), (k0, k1)), dim=-1)
+    else:
+        found = _philox_on_cpu((c0, c1, c2, c3), (k0, k1))
+    assert found.tolist() == [[words(result)]]
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 2, 2), (16_000,), (70_000,)])
+def test_a_cpu_encrypts_piece_by_piece_what_a_gpu_does_at_once(shape: tuple[int, ...]) -> None:
+    rng = Rng.seeded(7, [0, -1, 2**40, 5, 6]).repeat(2).fork("both")
+    with patch("bench.rng._philox_on_cpu", lambda *given: torch.stack(philox(*given), dim=-1)):
+        expected = rng.bits(shape)
+    assert torch.equal(rng.bits(shape), expected)
+    assert distinct(expected) == 10
 
 
 @settings(deadline=None, max_examples=50)
