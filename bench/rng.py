@@ -60,7 +60,7 @@ def philox(
 def _philox_on_cpu(
     counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
 ) -> Tensor:
-    """Encrypt counters (M, B) to (M, B, 4) by numpy, which multiplies int64 twice as fast as torch does."""
+    """Encrypt counters (M, B) to (M, B, 4) by numpy, twice as fast as torch with int64."""
     rows, blocks = counter[0].shape
     words = np.empty((rows, blocks, 4), dtype=np.int64)
     at_once = max(1, _BLOCKS // max(1, blocks))
