@@ -32,7 +32,7 @@ EPS = Fraction(8, 255)  # small on MNIST: few images are done early
 def rows(settings: Settings) -> Iterator[Row]:
     """Measure pgd, apgd, bpda_eot and adaptive on a bare classifier and behind noise."""
     found = subject(settings)
-    steps, n = settings.size(50, quick=4), settings.size(500, quick=32)
+    steps, n = settings.size(20, quick=4), settings.size(500, quick=32)
     what = f"small CNN, {n} images, {steps} steps"
     for case in _cases(steps, 1):
         yield _row(settings, found, found.defense(Identity()), *case, n, what, 1.05)
@@ -70,8 +70,10 @@ def _row(
     with count_passes(networks) as counts:
         replay()
     same = "the same" if counts == seen.counts() else f"NOT the same: {in_words(counts)}"
+    # Some hundredths are at stake: many short rounds, for a shared machine changes its pace.
     times = interleaved(
-        {"harness": run, "bare": replay, "noise": noise}, repeats=settings.repeats
+        {"harness": run, "bare": replay, "noise": noise},
+        repeats=settings.size(15, quick=1),
     )
     reason = found.note
     if seen.noise:
