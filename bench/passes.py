@@ -30,12 +30,13 @@ def count_passes(networks: Mapping[str, nn.Module]) -> Iterator[Counter[str]]:
             def backward(_: Tensor) -> None:
                 counts[f"{name} backward"] += rows
 
-            seen.register_hook(backward)  # type: ignore[no-untyped-call]
+            seen.register_hook(backward)  # type: ignore[no-untyped-call]  # torch's has no types
             return (seen, *args[1:])
 
         return before
 
     handles = [
+        # torch wants Any for the arguments of a hook, which here are tensors.
         network.register_forward_pre_hook(hook(name))  # type: ignore[arg-type]
         for name, network in networks.items()
     ]

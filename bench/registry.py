@@ -45,6 +45,7 @@ def summary(point: EntryPoint) -> str:
     """Read the first line of a plugin's docstring from its source, without importing it."""
     try:
         spec = _find_spec(point.module)
+        # Whatever cannot be read has no summary: the except below.
         source = spec.loader.get_source(point.module)  # type: ignore[union-attr]
         tree = ast.parse(source or "")
     except Exception:  # a plugin that is broken in any way is still listed

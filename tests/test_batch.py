@@ -213,12 +213,12 @@ class Overflow(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: object, x: Tensor, memory: Memory) -> Tensor:
-        ctx.memory = memory  # type: ignore[attr-defined]
+        ctx.memory = memory
         return x.clone()
 
     @staticmethod
     def backward(ctx: object, *gradients: Tensor) -> tuple[Tensor, None]:
-        ctx.memory.take(len(gradients[0]))  # type: ignore[attr-defined]
+        ctx.memory.take(len(gradients[0]))
         return gradients[0], None
 
 
@@ -229,7 +229,7 @@ def test_memory_may_end_on_the_way_back() -> None:
         stochastic, differentiable = False, True
 
         def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
-            return Overflow.apply(x, memory)  # type: ignore[no-any-return, no-untyped-call]
+            return Overflow.apply(x, memory)
 
     x, rng = digits(), Rng.seeded(0, torch.arange(N))
     found = by_gradient(Defense(Deep(), classifier(torch.float64)), x, rng)["gradient"]

@@ -12,8 +12,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats  # type: ignore[import-untyped]
-from scipy.optimize import linprog, minimize  # type: ignore[import-untyped]
+from scipy import stats
+from scipy.optimize import linprog, minimize
 
 from bench import cli
 from bench.api import Access, Calls, Norm, project, steepest

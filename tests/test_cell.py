@@ -268,7 +268,7 @@ def test_a_request_is_checked() -> None:
     assert (request.norm, request.access) == (Norm.L2, Access.FULL)
     for wrong in ({"n": 0}, {"draws": 0}, {"shard": 0}, {"seed": -1}, {"eps": "8"}):
         with pytest.raises(UsageError):
-            Request.parse(defense="none", attack="pgd", **wrong)  # type: ignore[arg-type]
+            Request.parse(defense="none", attack="pgd", **wrong)
 
 
 def test_settings_are_nested_and_typed_by_yaml() -> None:

@@ -33,7 +33,7 @@ def stepped(space: Workspace, steps: int, *, name: str = "ebm", eps: str = "0.15
     """Run a cell of a Langevin purifier whose parameters name its steps."""
     purifier = langevin()
     purifier.steps = steps
-    made = prepared(purifier, Pgd(steps=1, eot=1), eps=Fraction(eps), draws=3, **more)  # type: ignore[arg-type]
+    made = prepared(purifier, Pgd(steps=1, eot=1), eps=Fraction(eps), draws=3, **more)
     part = Part(name, {"steps": steps, "noise": 0.05}, 1, digest)
     return rows(
         dataclasses.replace(made, cell=dataclasses.replace(made.cell, defense=part)), space

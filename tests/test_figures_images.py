@@ -66,7 +66,7 @@ def test_a_strip_has_the_energies_of_the_network(space: Workspace) -> None:
     assert list(frame["steps"]) == [-1, 0, 1, 2, 4] * 6
     assert list(frame["index"]) == [i for i in range(6) for _ in range(5)]
     defense = made.prepared.defense
-    energy, purify = defense.purifier.energy, defense.purify  # type: ignore[union-attr]
+    energy, purify = defense.purifier.energy, defense.purify
     for steps, x in ((-1, made.images.x), (0, made.x_adv), (4, purify(made.x_adv, rng=RNG))):
         of_kind = frame[frame["steps"] == steps]
         np.testing.assert_allclose(of_kind["energy"], energy(x).detach(), rtol=1e-5)
@@ -98,7 +98,7 @@ def test_a_strip_shows_a_tenth_to_all_steps(total: int, steps: list[int]) -> Non
 def test_histograms_have_the_energies_and_sklearns_auroc(space: Workspace) -> None:
     made = attacked_digits(space)
     frame = energies.rows(made)
-    energy = made.prepared.defense.purifier.energy  # type: ignore[union-attr]
+    energy = made.prepared.defense.purifier.energy
     shown = {kind: group["energy"].to_numpy() for kind, group in frame.groupby("kind")}
     np.testing.assert_allclose(shown["clean"], energy(made.images.x).detach(), rtol=1e-5)
     np.testing.assert_allclose(shown["adversarial"], energy(made.x_adv).detach(), rtol=1e-5)

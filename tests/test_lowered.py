@@ -38,7 +38,7 @@ from .command import TINY, Bench, is_one_clear_message
 
 LOW = torch.bfloat16
 ROUNDING = 2**-8  # half of bfloat16's spacing, relative
-X = load_test("digits", root=__file__).images(0, 16).x  # type: ignore[arg-type]
+X = load_test("digits", root=__file__).images(0, 16).x
 RNG = Rng.seeded(0, torch.arange(len(X)))
 
 
@@ -101,7 +101,7 @@ def test_derived_purifiers_keep_the_low_energy() -> None:
         assert isinstance(other.energy, Lowered)
         near = one.purify(X, rng=RNG) - other.purify(X, rng=RNG)
         assert 0 < float(near.abs().max()) < 0.02
-    noises = [p.purifier.noise_alone().purify(X, rng=RNG) for p in (whole, low)]  # type: ignore[attr-defined]
+    noises = [p.purifier.noise_alone().purify(X, rng=RNG) for p in (whole, low)]
     assert torch.equal(*noises)
 
 
@@ -198,7 +198,7 @@ class Several(nn.Module):
         assert self.plain[0] is network
         times = torch.ones(len(x), dtype=torch.int64)
         out: Tensor = network(x, times, extra=torch.zeros_like(x))["out"]
-        return out + network.level  # type: ignore[operator]
+        return out + network.level
 
 
 def test_lists_of_networks_several_arguments_and_attributes() -> None:
@@ -207,7 +207,7 @@ def test_lists_of_networks_several_arguments_and_attributes() -> None:
     assert purified.dtype == torch.float32
     assert torch.allclose(purified, 0.3 * X + 0.25, atol=2 * ROUNDING)
     with pytest.raises(AttributeError, match="nonsense"):
-        _ = low.purifier.networks[0].nonsense  # type: ignore[attr-defined]
+        _ = low.purifier.networks[0].nonsense
 
 
 class Stubborn(nn.Module):
@@ -227,7 +227,7 @@ def test_a_network_that_cannot_run_so_low_is_named() -> None:
 def test_what_cannot_be_copied_is_told(holder: str) -> None:
     purifier = langevin()
     held = purifier if holder == "purifier" else purifier.energy
-    held.lock = threading.Lock()  # type: ignore[assignment]
+    held.lock = threading.Lock()
     with pytest.raises(PluginError, match=r"cannot be copied for a search in bfloat16.*lock"):
         lowered(Defense(purifier, classifier()), LOW)
 
@@ -298,7 +298,7 @@ ATTACKS = sorted(catalogue("attacks"))
 
 
 def quick(name: str) -> Any:
-    known = {field.name for field in dataclasses.fields(build("attacks", name, {}))}  # type: ignore[arg-type]
+    known = {field.name for field in dataclasses.fields(build("attacks", name, {}))}
     chosen = {field: value for field, value in QUICK.items() if field in known}
     return build("attacks", name, chosen)
 
@@ -375,7 +375,7 @@ def test_a_precision_that_is_none_is_refused(bench: Bench) -> None:
 
 
 def plan(**changes: Any) -> Plan:
-    return Plan(defenses="none", attacks="noise", threats={"eps": "0.1"}, **changes)  # type: ignore[arg-type]
+    return Plan(defenses="none", attacks="noise", threats={"eps": "0.1"}, **changes)
 
 
 def test_a_plan_has_a_search() -> None:

@@ -32,7 +32,7 @@ def task() -> Task:
 
 
 def robust(**changes: object) -> AdversarialTraining:
-    recipe = dataclasses.replace(SHORT, **changes)  # type: ignore[arg-type]
+    recipe = dataclasses.replace(SHORT, **changes)
     return RobustCnn(width=8, training=recipe).start(task())
 
 

@@ -142,7 +142,7 @@ def undone() -> Iterator[None]:
 
 
 def _cuda_started() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # torch's has no types
 
 
 @contextmanager

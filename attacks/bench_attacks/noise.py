@@ -11,6 +11,7 @@ from torch import Tensor
 from bench.api import (
     LOSSES,
     Access,
+    Ball,
     Calls,
     LossName,
     Norm,
@@ -18,7 +19,6 @@ from bench.api import (
     ThreatModel,
     View,
     averaged_loss,
-    project,
     steepest,
 )
 from bench_attacks._best import Best
@@ -46,12 +46,12 @@ class Noise:
     ) -> Tensor:
         """Return the noisy image (N, C, H, W) that most draws mistake for another than y."""
         draws = self.eot if view.stochastic else 1
-        best = Best.nothing(x)
+        best, ball = Best.nothing(x), Ball.around(x, threat.norm, threat.radius)
         for k in range(self.tries):
             streams = rng.fork("noise", k)
             noise = streams.fork("direction").normal_like(x)
             x_adv = x + threat.radius * steepest(noise, threat.norm)
-            x_adv = project(x_adv, x, threat.norm, threat.radius)
+            x_adv = ball.project(x_adv)
             seen = averaged_loss(
                 view, x_adv, y, loss=LOSSES[self.loss], draws=draws, rng=streams.fork("draws")
             )

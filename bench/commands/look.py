@@ -91,6 +91,7 @@ def table(
         frame = decided(frame, store, rule)
     if worst_case:
         frame = with_worst_case(frame, store, rule)
+    # `form` was checked against the formats above.
     text = render(frame, form)  # type: ignore[arg-type]
     if rule is not None:
         text = headline(rule, form) + text

@@ -114,6 +114,7 @@ def _other_seed(plugins: Plugins) -> Plugins:
             f"{plugins.request.classifier} is not trained here, so that there is no second one "
             "of another seed to see the targets. Choose small_cnn or resnet18."
         )
+    # A plugin that is trained is a frozen dataclass, and so is its recipe: no protocol says so.
     training = classifier.training
     again = dataclasses.replace(training, seed=training.seed + 1)  # type: ignore[type-var, attr-defined]
     return dataclasses.replace(

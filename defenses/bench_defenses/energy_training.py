@@ -52,7 +52,7 @@ class EnergyTraining:
     def descend(self, loss: Tensor) -> None:
         """Take one step of the optimiser down a loss (), and average the weights."""
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), self._common.clip)
         self.optimizer.step()
         with torch.no_grad():

@@ -66,7 +66,7 @@ class Supervised:
         x = self.perturbed(x, data.y[rows], generator)
         loss = F.cross_entropy(self.net(x), data.y[rows])
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
         self.optimizer.step()
         self.schedule.step()
         self._loss = loss.detach()

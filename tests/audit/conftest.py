@@ -40,7 +40,7 @@ def fitted() -> nn.Module:
     for _ in range(60):
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(net(images.x), images.y)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     return net.eval().requires_grad_(False)
 

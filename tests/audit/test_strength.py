@@ -69,7 +69,7 @@ class Misleading(Dimmed):
     """Sends attackers downhill."""
 
     def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
-        return _Flip.apply(0.99 * x)  # type: ignore[no-any-return, no-untyped-call]
+        return _Flip.apply(0.99 * x)
 
 
 class MisleadingOffGrid(Dimmed):
@@ -80,7 +80,7 @@ class MisleadingOffGrid(Dimmed):
 
     def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
         on_grid = ((16 * x).round() == 16 * x).flatten(1).all(1)
-        flipped = _Flip.apply(x)  # type: ignore[no-untyped-call]
+        flipped = _Flip.apply(x)
         return torch.where(on_grid.reshape(-1, 1, 1, 1), x, flipped)
 
 

@@ -324,7 +324,7 @@ def test_the_plugin_asks_for_images_of_its_own_ball() -> None:
 
 def test_images_of_a_task_are_never_changed() -> None:
     given = task()
-    kept = [given.train.x.clone(), given.adversarial.clone()]  # type: ignore[union-attr]
+    kept = [given.train.x.clone(), given.adversarial.clone()]
     ended(ScoreMatching(ONLINE, given))
     assert torch.equal(given.train.x, kept[0])
     assert given.adversarial is not None

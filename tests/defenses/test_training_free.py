@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage  # type: ignore[import-untyped]
+from scipy import ndimage
 from skimage.restoration import denoise_tv_chambolle
 from torch import Tensor
 
@@ -100,7 +100,7 @@ def test_total_variation_is_minimised_as_by_scikit_image(kind: str, weight: floa
     cleaned = purify("tv_min", x, weight=weight, steps=60)
     for image, found in zip(x.numpy(), cleaned.numpy(), strict=True):
         # Its first iteration returns the image itself; eps 0 keeps it from stopping early.
-        expected = denoise_tv_chambolle(  # type: ignore[no-untyped-call]
+        expected = denoise_tv_chambolle(
             image, weight=weight, eps=0, max_num_iter=61, channel_axis=0
         )
         assert np.allclose(found, expected, rtol=0, atol=1e-12)
