@@ -11,8 +11,10 @@ from bench.cell import Cell, digest_of
 from bench.claims import is_held
 from bench.errors import BenchError
 from bench.matrix import pending, title
+from bench.plan import Plan
 from bench.prepare import Plugins, outline
 from bench.progress import Progress
+from bench.rungs import rungs_below
 from bench.store import Store, read_json
 from bench.workspace import Workspace
 
@@ -50,6 +52,11 @@ class Standings:
     ) -> None:
         self._pairs, self._below, self._space = pairs, below, space
         self._cells: dict[int, Cell] = {}
+
+    @classmethod
+    def of(cls, plan: Plan, pairs: Sequence[Plugins], space: Workspace) -> Standings:
+        """Open the cells of a plan that was resolved to pairs."""
+        return cls(pairs, rungs_below(pairs) if plan.ladder else [[]] * len(pairs), space)
 
     def look(self) -> list[Standing]:
         """Look at every cell of the plan, in its order."""

@@ -76,8 +76,9 @@ def spread(
     """
     from bench.claims import works_in
     from bench.executors.task import Task
+    from bench.standing import Standings
 
-    standings = _standings(plans, space)
+    standings = [Standings.of(plan, pairs, space) for plan, pairs in plans]
     if not _is_left(plans, standings):
         return True
     if not works_in(space.store.root):
@@ -113,18 +114,6 @@ def _as_json(plan: Plan) -> dict[str, object]:
     from bench.plan import Plan
 
     return plan.model_dump(mode="json", include=set(Plan.model_fields))
-
-
-def _standings(
-    plans: Sequence[tuple[Plan, list[Plugins]]], space: Workspace
-) -> list[Standings]:
-    from bench.rungs import rungs_below
-    from bench.standing import Standings
-
-    return [
-        Standings(pairs, rungs_below(pairs) if plan.ladder else [[]] * len(pairs), space)
-        for plan, pairs in plans
-    ]
 
 
 def _is_left(

@@ -75,13 +75,10 @@ def collect(
 
 
 def _look(plan: Plan, space: Workspace) -> list[Standing]:
-    from bench.rungs import rungs_below
     from bench.standing import Standings
     from bench.walk import ordered
 
-    pairs = ordered(plan)
-    below = rungs_below(pairs) if plan.ladder else [[]] * len(pairs)
-    return Standings(pairs, below, space).look()
+    return Standings.of(plan, ordered(plan), space).look()
 
 
 def _states() -> list[str]:
