@@ -1,11 +1,10 @@
 """All that a plugin may import: nothing else of ``bench`` is public."""
 
-from bench.defense import Defense
-from bench.errors import AttackWarning, BenchError, CheckpointError, PluginError
-from bench.geometry import Ball, per_image, project, size, steepest
-from bench.gradient import Averaged, AveragedGradient, averaged_gradient, averaged_loss
-from bench.losses import LOSSES, Loss, LossName, cross_entropy, dlr, margin
-from bench.protocols import (
+from bench.core.defense import Defense, read_weights
+from bench.core.eot import Averaged, AveragedGradient, averaged_gradient, averaged_loss
+from bench.core.geometry import Ball, per_image, project, size, steepest
+from bench.core.losses import LOSSES, Loss, LossName, cross_entropy, dlr, margin
+from bench.core.protocols import (
     Attack,
     Calls,
     CoarsePurifier,
@@ -24,9 +23,9 @@ from bench.protocols import (
     View,
     WarmAttack,
 )
-from bench.rng import Rng
-from bench.threat import Access, Norm, ThreatModel, parse_eps
-from bench.weights import read_weights
+from bench.core.rng import Rng
+from bench.core.threat import Access, Norm, ThreatModel, parse_eps
+from bench.errors import AttackWarning, BenchError, CheckpointError, PluginError
 
 __all__ = [
     "LOSSES", "Access", "Attack", "AttackWarning", "Averaged", "AveragedGradient",

@@ -12,13 +12,15 @@ from bench import __version__
 from bench.commands import (
     calibrate,
     compare,
+    doctor,
     evaluate,
     figure,
     judge,
-    look,
     paper,
     report,
+    show,
     status,
+    table,
     verify,
 )
 from bench.commands.audit import audit
@@ -55,14 +57,14 @@ app.command()(status.status)
 app.command()(status.collect)
 app.command()(audit)
 app.command()(judge.judge)
-app.command("list")(look.list_)
-app.command()(look.show)
-app.command()(look.table)
+app.command("list")(show.list_)
+app.command()(show.show)
+app.command()(table.table)
 app.command()(compare.compare)
 app.command()(report.report)
 app.command()(paper.paper)
 app.command()(verify.verify)
-app.command()(look.doctor)
+app.command()(doctor.doctor)
 app.command()(calibrate.calibrate)
 app.add_typer(figure.app, name="figure")
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 Result = TypeVar("Result")
+_LOG_EVERY_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -49,3 +52,62 @@ def unless_waiting(work: Work[Result]) -> Work[Result | None]:
             work.close()
             return None
         yield now
+
+
+def watch(work: Work[Result]) -> Result:
+    """Run work to its end, reporting on stderr, and return its result."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import (
+        Progress as Bars,
+    )
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return _log(work)
+    with Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+        console=console,
+    ) as bars:
+        tasks: dict[str, TaskID] = {}
+        while True:
+            try:
+                now = next(work)
+            except StopIteration as stop:
+                result: Result = stop.value
+                return result
+            if now.what not in tasks:
+                tasks[now.what] = bars.add_task(now.what, total=now.total, figures="")
+            bars.update(tasks[now.what], completed=now.done)
+            if now.figures or now.note:
+                figures = [f"{name} {value:.3g}" for name, value in now.figures.items()]
+                bars.update(tasks[now.what], figures="  ".join([*figures, now.note]))
+
+
+def _log(work: Work[Result]) -> Result:
+    """Report to a log file: a line a stage or note, and one every ten seconds within it."""
+    stage, said = ("", "", False), 0.0
+    while True:
+        try:
+            now = next(work)
+        except StopIteration as stop:
+            result: Result = stop.value
+            return result
+        here = (now.what, now.note, now.done == now.total)
+        if here != stage or time.monotonic() - said > _LOG_EVERY_S:
+            figures = "".join(f", {name} {value:.3g}" for name, value in now.figures.items())
+            note = f", {now.note}" if now.note else ""
+            sys.stderr.write(f"{now.what}: {now.done}/{now.total}{figures}{note}\n")
+            stage, said = here, time.monotonic()

@@ -30,7 +30,7 @@ def main(words: list[str] | None = None) -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
-    from bench.workspace import open_device
+    from bench.results.workspace import open_device
     from benchmarks.report import as_csv, as_markdown
     from benchmarks.rows import Row, Settings
 

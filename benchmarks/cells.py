@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.cell import Cell, Part
-from bench.provenance import origin
-from bench.store import Store, write_json
-from bench.threat import Access, Norm, ThreatModel
+from bench.core.threat import Access, Norm, ThreatModel
+from bench.results.cell import Cell, Part
+from bench.results.provenance import origin
+from bench.results.store import Store, write_json
 
 _IMAGES = 10
 

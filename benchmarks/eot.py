@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from bench.gradient import averaged_gradient
-from bench.losses import cross_entropy
-from bench.passes import count_passes
-from bench.protocols import View
-from bench.rng import Rng
-from bench.threat import Access
-from bench.views import view_of
+from bench.core.access import view_of
+from bench.core.eot import averaged_gradient
+from bench.core.losses import cross_entropy
+from bench.core.passes import count_passes
+from bench.core.protocols import View
+from bench.core.rng import Rng
+from bench.core.threat import Access
 from bench_defenses.gaussian import Gaussian
 from benchmarks.clock import interleaved
 from benchmarks.replay import in_words

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.protocols import Purifier
-from bench.rng import Rng
-from bench_defenses.langevin import LangevinPurifier, energy_gradient
+from bench.core.protocols import Purifier
+from bench.core.rng import Rng
+from bench_defenses.energies.langevin import LangevinPurifier, energy_gradient
 from benchmarks.clock import interleaved
 from benchmarks.memory import peak
 from benchmarks.rows import Row, Settings

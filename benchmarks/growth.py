@@ -11,12 +11,12 @@ from statistics import median
 
 import torch
 
-from bench.judge import judge
+from bench.core.rng import Rng
+from bench.core.threat import Access, Norm, ThreatModel
+from bench.evaluation.judge import judge
+from bench.evaluation.run import run_cell
 from bench.progress import finish
-from bench.rng import Rng
-from bench.run import run_cell
-from bench.table import collect
-from bench.threat import Access, Norm, ThreatModel
+from bench.results.table import collect
 from bench_attacks.pgd import Pgd
 from bench_defenses.none import Identity
 from benchmarks.cells import fill

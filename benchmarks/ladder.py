@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
+from bench.core.threat import Access
+from bench.evaluation.run import run_cell
 from bench.progress import finish
-from bench.run import run_cell
-from bench.store import read_json
-from bench.threat import Access
+from bench.results.store import read_json
 from bench_attacks.apgd import Apgd
 from bench_attacks.bpda_eot import BpdaEot
 from bench_attacks.noise import Noise

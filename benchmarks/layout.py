@@ -9,10 +9,10 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from bench import batch
-from bench.judge import judge
-from bench.rng import Rng
-from bench.threat import Access, Norm, ThreatModel
+from bench.core import batch_size as batch
+from bench.core.rng import Rng
+from bench.core.threat import Access, Norm, ThreatModel
+from bench.evaluation.judge import judge
 from bench_attacks.bpda_eot import BpdaEot
 from benchmarks.clock import interleaved
 from benchmarks.overhead import attacking

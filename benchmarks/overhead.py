@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from bench.defense import Defense
-from bench.passes import count_passes
-from bench.protocols import Images
-from bench.rng import Rng
-from bench.threat import Access, Norm, ThreatModel
-from bench.views import view_of
+from bench.core.access import view_of
+from bench.core.defense import Defense
+from bench.core.passes import count_passes
+from bench.core.protocols import Images
+from bench.core.rng import Rng
+from bench.core.threat import Access, Norm, ThreatModel
 from bench_attacks.adaptive import Adaptive
 from bench_attacks.apgd import Apgd
 from bench_attacks.bpda_eot import BpdaEot

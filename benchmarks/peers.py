@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.protocols import Images
-from bench.threat import Access, Norm, ThreatModel
+from bench.core.protocols import Images
+from bench.core.threat import Access, Norm, ThreatModel
 from bench_attacks.apgd import Apgd
 from bench_attacks.bpda_eot import BpdaEot
 from bench_attacks.pgd import Pgd, default_step
-from bench_defenses.langevin import LangevinPurifier, energy_gradient
+from bench_defenses.energies.langevin import LangevinPurifier, energy_gradient
 from bench_defenses.none import Identity
 from benchmarks.clock import Times, interleaved
 from benchmarks.overhead import attacking

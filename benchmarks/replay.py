@@ -12,7 +12,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from bench.rng import Rng
+from bench.core.rng import Rng
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Recording:
     noise: list[tuple[int, ...]] = field(default_factory=list)
 
     def counts(self) -> Counter[str]:
-        """Count rows as ``bench.passes.count_passes`` does."""
+        """Count rows as ``bench.core.passes.count_passes`` does."""
         found: Counter[str] = Counter()
         for one in self.passes:
             found[f"{one.network} forward"] += one.rows

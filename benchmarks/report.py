@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from bench.provenance import origin
+from bench.results.provenance import origin
 from benchmarks.rows import Row
 
 _HEADS = ("what", "value", "low to high", "CPU time", "target", "holds", "checked", "reason")

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from bench.judge import judge
-from bench.lowered import lowered
-from bench.rng import Rng
-from bench.threat import Access, Norm, ThreatModel
+from bench.core.precision import lowered
+from bench.core.rng import Rng
+from bench.core.threat import Access, Norm, ThreatModel
+from bench.evaluation.judge import judge
 from bench_attacks.bpda_eot import BpdaEot
 from benchmarks.clock import interleaved
 from benchmarks.overhead import attacking

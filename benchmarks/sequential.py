@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench.judge import Outcomes, judge
-from bench.passes import count_passes
-from bench.rng import Rng
-from bench.threat import Access, Norm, ThreatModel
+from bench.core.passes import count_passes
+from bench.core.rng import Rng
+from bench.core.threat import Access, Norm, ThreatModel
+from bench.evaluation.judge import Outcomes, judge
 from bench_attacks.bpda_eot import BpdaEot
 from benchmarks.clock import interleaved
 from benchmarks.overhead import attacking

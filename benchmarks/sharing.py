@@ -10,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 
+from bench.core.threat import Access
+from bench.evaluation.run import run_cell
 from bench.progress import finish
-from bench.run import run_cell
-from bench.store import read_json
-from bench.threat import Access
+from bench.results.store import read_json
 from bench_attacks.autoattack import AutoAttack
 from bench_defenses.bit_depth import BitDepth
-from bench_defenses.langevin import LangevinPurifier
+from bench_defenses.energies.langevin import LangevinPurifier
 from benchmarks.clock import interleaved
 from benchmarks.rows import Row, Settings
 from benchmarks.subjects import Subject, subject, workspace

@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.cell import Cell, Part, Request
-from bench.data import Pixels
-from bench.defense import Defense
-from bench.prepare import Prepared, outline, prepare, resolve
+from bench.core.defense import Defense
+from bench.core.protocols import Images, Pixels
+from bench.core.threat import Access, Norm, ThreatModel
+from bench.evaluation.run import Prepared
+from bench.experiments.prepare import outline, prepare, resolve
 from bench.progress import finish
-from bench.protocols import Images
-from bench.store import Store
-from bench.threat import Access, Norm, ThreatModel
-from bench.workspace import Workspace
-from bench_defenses.energy import EnergyNet
-from bench_defenses.langevin import LangevinPurifier
-from bench_defenses.small_cnn import SmallCnnNet
+from bench.results.cell import Cell, Part, Request
+from bench.results.store import Store
+from bench.results.workspace import Workspace
+from bench_defenses.classifiers.small_cnn import SmallCnnNet
+from bench_defenses.energies.langevin import LangevinPurifier
+from bench_defenses.energies.network import EnergyNet
 from benchmarks.rows import Settings
 
 _SHIPPED = Path(__file__).resolve().parents[1] / "results"
@@ -69,7 +69,7 @@ class Subject:
         name: str = "purifier",
         after: tuple[str, ...] = (),
     ) -> Prepared:
-        """Build by hand what ``bench.prepare`` builds from a request."""
+        """Build by hand what ``bench.experiments.prepare`` builds from a request."""
         cell = Cell(
             dataset="benchmark",
             data=self.pixels.digest,

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.protocols import Task
-from bench_defenses.contrastive import ContrastiveDivergence, ContrastiveRecipe
-from bench_defenses.energy import EnergyNet
-from bench_defenses.langevin import energy_gradient
+from bench.core.protocols import Task
+from bench_defenses.energies.contrastive import ContrastiveDivergence, ContrastiveRecipe
+from bench_defenses.energies.langevin import energy_gradient
+from bench_defenses.energies.network import EnergyNet
 from benchmarks.clock import Times, interleaved
 from benchmarks.rows import Row, Settings
 from benchmarks.subjects import Subject, subject

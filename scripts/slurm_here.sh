@@ -1,5 +1,5 @@
 #!/bin/sh
-# Start a Slurm cluster of one machine, on loopback, for tests/test_slurm.py. Debian or Ubuntu,
+# Start a Slurm cluster of one machine, on loopback, for tests/executors/test_slurm.py. Debian or Ubuntu,
 # as root. It installs slurm-wlm and munge where they are missing, keeps everything else in one
 # folder, and touches neither /etc/slurm nor a cluster that runs here already.
 #

@@ -12,21 +12,20 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from bench.cell import Cell, Part
-from bench.data import Pixels, load_test
-from bench.defense import Defense
-from bench.prepare import Prepared
+from bench.core.defense import Defense
+from bench.core.protocols import Calls, Images, Pixels, View
+from bench.core.rng import Rng
+from bench.core.threat import Access, Norm, ThreatModel
+from bench.data.load import load_test
+from bench.evaluation.run import Prepared, run_cell
 from bench.progress import finish
-from bench.protocols import Calls, Images, View
-from bench.rng import Rng
-from bench.run import run_cell
-from bench.store import Store, read_json
-from bench.threat import Access, Norm, ThreatModel
-from bench.workspace import Workspace
+from bench.results.cell import Cell, Part
+from bench.results.store import Store, read_json
+from bench.results.workspace import Workspace
 from bench_attacks.pgd import Pgd
-from bench_defenses.energy import EnergyNet
-from bench_defenses.langevin import LangevinPurifier
-from bench_defenses.small_cnn import SmallCnnNet
+from bench_defenses.classifiers.small_cnn import SmallCnnNet
+from bench_defenses.energies.langevin import LangevinPurifier
+from bench_defenses.energies.network import EnergyNet
 
 CPU = torch.device("cpu")
 

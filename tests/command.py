@@ -42,10 +42,10 @@ def never(monkeypatch: pytest.MonkeyPatch, *targets: str) -> None:
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     never(
         monkeypatch,
-        "bench_defenses.small_cnn.SmallCnn.start",
+        "bench_defenses.classifiers.small_cnn.SmallCnn.start",
         "bench_attacks.noise.Noise.__call__",
         "bench_attacks.pgd.Pgd.__call__",
-        "bench.run.judge",
+        "bench.evaluation.run.judge",
     )
 
 

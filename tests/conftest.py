@@ -16,7 +16,7 @@ from bench import cli
 from .command import Bench, Said
 
 if TYPE_CHECKING:
-    from bench.workspace import Workspace
+    from bench.results.workspace import Workspace
 
 # The benchmarks belong to the checkout and not to the package that is installed.
 sys.path.append(str(Path(__file__).resolve().parents[1]))

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bench.defense import Defense
-from bench.rng import Rng
-from bench_defenses.langevin import LangevinPurifier
+from bench.core.defense import Defense
+from bench.core.rng import Rng
+from bench_defenses.energies.langevin import LangevinPurifier
 
 from .cells import classifier, langevin, prepared
 

@@ -16,7 +16,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from bench.api import Access, Calls, Norm, Rng, Task, ThreatModel, Training, View
-from bench_defenses.small_cnn import SmallCnn
+from bench_defenses.classifiers.small_cnn import SmallCnn
 
 
 def note(what: str, x: Tensor | None = None) -> None:

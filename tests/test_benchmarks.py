@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.defense import Defense
-from bench.gradient import averaged_gradient
-from bench.losses import cross_entropy
-from bench.passes import count_passes
-from bench.rng import Rng
-from bench.threat import Access
-from bench.views import view_of
-from bench_defenses.langevin import LangevinPurifier
+from bench.core.access import view_of
+from bench.core.defense import Defense
+from bench.core.eot import averaged_gradient
+from bench.core.losses import cross_entropy
+from bench.core.passes import count_passes
+from bench.core.rng import Rng
+from bench.core.threat import Access
+from bench_defenses.energies.langevin import LangevinPurifier
 from benchmarks import peers
 from benchmarks.__main__ import ITEMS, main
 from benchmarks.clock import interleaved

@@ -13,11 +13,20 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 
 VIOLATIONS = {
-    "a lower layer imports a higher one": ("bench/rng.py", "import bench.judge"),
-    "bench imports a plugin": ("bench/judge.py", "import bench_attacks.pgd"),
-    "an attack imports past the api": ("attacks/bench_attacks/pgd.py", "import bench.judge"),
-    "a defense imports past the api": ("defenses/bench_defenses/none.py", "import bench.run"),
-    "bench imports a benchmark": ("bench/judge.py", "import benchmarks.rows"),
+    "a lower layer imports a higher one": (
+        "bench/core/rng.py",
+        "import bench.evaluation.judge",
+    ),
+    "bench imports a plugin": ("bench/evaluation/judge.py", "import bench_attacks.pgd"),
+    "an attack imports past the api": (
+        "attacks/bench_attacks/pgd.py",
+        "import bench.evaluation.judge",
+    ),
+    "a defense imports past the api": (
+        "defenses/bench_defenses/none.py",
+        "import bench.evaluation.run",
+    ),
+    "bench imports a benchmark": ("bench/evaluation/judge.py", "import benchmarks.rows"),
     "a defense imports an attack": ("defenses/bench_defenses/none.py", "import bench_attacks"),
 }
 

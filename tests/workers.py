@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from bench.store import Store
+from bench.results.store import Store
 
 POINTS = (
     "[bench.attacks]\nlogged = logged:Logged\n"

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from bench.audit.findings import Finding, State, Weight
 from bench.audit.gradients import gradient_exists
-from bench.audit.paired import worsens
 from bench.audit.planted import NoGradient, Quantizer
 from bench.audit.subject import LEVEL, Run, Subject
-from bench.protocols import NoisyPurifier, Purifier
-from bench.rng import Rng
-from bench.threat import Access, Norm, ThreatModel
+from bench.core.protocols import NoisyPurifier, Purifier
+from bench.core.rng import Rng
+from bench.core.threat import Access, Norm, ThreatModel
+from bench.results.stats import worsens
 
 _POINT = 0.01  # of accuracy
 _FEW = 32  # images of the planted controls: each is attacked three times

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import Subject
-from bench.batch import in_blocks
-from bench.protocols import EnergyPurifier, SteppedPurifier
+from bench.core.batch_size import in_blocks
+from bench.core.protocols import EnergyPurifier, SteppedPurifier
 
 
 def energy_tells_attacks(subject: Subject) -> Finding:

@@ -11,7 +11,7 @@ from typing import Any
 from bench.audit.controls import significantly_below
 from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import LEVEL, Run, Subject
-from bench.threat import Access, Norm, format_eps, parse_eps, parse_norm
+from bench.core.threat import Access, Norm, format_eps, parse_eps, parse_norm
 
 _FALL, _LEAN = 0.20, 0.10  # of accuracy: an alarm, a warning
 _FALLEN = 0.05  # accuracy of the bare classifier that counts as about 0

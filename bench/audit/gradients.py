@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import Subject
-from bench.defense import Defense
-from bench.geometry import steepest
-from bench.gradient import averaged_gradient
-from bench.losses import margin
-from bench.protocols import Images, View
-from bench.rng import Rng
-from bench.threat import Access, Norm
-from bench.views import FullView
+from bench.core.access import FullView
+from bench.core.defense import Defense
+from bench.core.eot import averaged_gradient
+from bench.core.geometry import steepest
+from bench.core.losses import margin
+from bench.core.protocols import Images, View
+from bench.core.rng import Rng
+from bench.core.threat import Access, Norm
 
 _SAME = 1e-6  # relative difference below which two gradients are one
 _WRONG = 1e-2  # relative error above which a gradient is not the function's

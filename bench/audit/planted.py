@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.rng import Rng
+from bench.core.rng import Rng
 
 
 class NoGradient:

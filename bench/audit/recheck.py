@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.audit.findings import Finding, State, Weight, verdict
-from bench.cell import subject_of
-from bench.store import Store, read_json
+from bench.results.cell import subject_of
+from bench.results.store import Store, read_json
 
 
 def read_finding(content: dict[str, Any]) -> Finding:

@@ -12,8 +12,8 @@ import pandas as pd
 
 from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import Subject
-from bench.cell import subject_of
-from bench.store import Store, read_json, read_rows
+from bench.results.cell import subject_of
+from bench.results.store import Store, read_json, read_rows
 
 _FEW = 8  # images left right: a second restart improves none of fewer by chance
 

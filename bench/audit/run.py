@@ -14,18 +14,18 @@ from bench.audit.findings import Finding, State, Verdict, Weight, verdict
 from bench.audit.recheck import read_finding
 from bench.audit.report import markdown
 from bench.audit.subject import Subject
-from bench.cell import Request, Search, subject_of
-from bench.claims import claimed, wait
+from bench.core.registry import build, parameters, plugin
+from bench.core.threat import parse_eps
 from bench.errors import StoreError, UsageError
-from bench.prepare import Plugins, prepare, resolve
+from bench.experiments.attack_order import target_of
+from bench.experiments.prepare import Plugins, prepare, resolve
 from bench.progress import Progress, Work
-from bench.provenance import provenance
-from bench.registry import build, parameters, plugin
-from bench.rungs import target_of
-from bench.stats import wilson
-from bench.store import Store, read_json, write_json, written
-from bench.threat import parse_eps
-from bench.workspace import Workspace
+from bench.results.cell import Request, Search, subject_of
+from bench.results.locks import claimed, wait
+from bench.results.provenance import provenance
+from bench.results.stats import wilson
+from bench.results.store import Store, read_json, write_json, written
+from bench.results.workspace import Workspace
 
 # Enough to see what is wrong with an evaluation; the ladder's attacks are the long ones.
 SETTINGS: dict[str, Any] = {"steps": 20, "eot": 5}

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from bench.audit.efforts import NO_GRADIENT, attackable, indices_of, right, settings_of
 from bench.audit.findings import Finding, State, Weight
-from bench.audit.paired import exceeds
 from bench.audit.subject import LEVEL, Subject
-from bench.judge import judge
-from bench.losses import LOSSES, Loss
-from bench.protocols import Attack, View
-from bench.registry import build
-from bench.rng import Rng
-from bench.threat import Access, ThreatModel
+from bench.core.losses import LOSSES, Loss
+from bench.core.protocols import Attack, View
+from bench.core.registry import build
+from bench.core.rng import Rng
+from bench.core.threat import Access, ThreatModel
+from bench.evaluation.judge import judge
+from bench.results.stats import exceeds
 
 _MOST = 64  # images that are attacked a second time
 

@@ -22,8 +22,8 @@ from bench.audit.efforts import (
     transfer,
 )
 from bench.audit.findings import Finding, State, Weight
-from bench.audit.paired import exceeds, worsens
 from bench.audit.subject import LEVEL, Subject
+from bench.results.stats import exceeds, worsens
 
 _FEW = 5  # broken images below which shares of them say nothing
 

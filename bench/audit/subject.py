@@ -12,18 +12,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bench.cell import Cell, Part
-from bench.defense import Defense
-from bench.prepare import Prepared
+from bench.core.access import view_of
+from bench.core.defense import Defense
+from bench.core.protocols import Attack, Images, Purifier, View
+from bench.core.registry import build, parameters
+from bench.core.rng import Rng
+from bench.core.threat import Access, Norm, ThreatModel
+from bench.evaluation.run import Prepared, run_cell
 from bench.progress import finish
-from bench.protocols import Attack, Images, Purifier, View
-from bench.registry import build, parameters
-from bench.rng import Rng
-from bench.run import run_cell
-from bench.store import Store, read_json, read_rows
-from bench.threat import Access, Norm, ThreatModel
-from bench.views import view_of
-from bench.workspace import Workspace
+from bench.results.cell import Cell, Part
+from bench.results.store import Store, read_json, read_rows
+from bench.results.workspace import Workspace
 
 LEVEL = 0.01  # of the paired tests that raise an alarm
 

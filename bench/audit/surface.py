@@ -9,9 +9,9 @@ import torch
 from bench.audit.findings import Finding, State, Weight
 from bench.audit.gradients import nudged
 from bench.audit.subject import Subject
-from bench.gradient import averaged_gradient, averaged_loss
-from bench.losses import LOSSES, cross_entropy
-from bench.threat import Access
+from bench.core.eot import averaged_gradient, averaged_loss
+from bench.core.losses import LOSSES, cross_entropy
+from bench.core.threat import Access
 
 _COSINE = 0.5  # of two averages that agree on where to go
 _CAP = 64  # draws a gradient that an attack can still afford

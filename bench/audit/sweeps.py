@@ -8,9 +8,9 @@ from itertools import pairwise
 
 from bench.audit.efforts import NO_GRADIENT, attackable, clean, doubled, radii, right
 from bench.audit.findings import Finding, State, Weight
-from bench.audit.paired import worsens
 from bench.audit.subject import LEVEL, Subject
-from bench.threat import format_eps
+from bench.core.threat import format_eps
+from bench.results.stats import worsens
 
 _WORDS = {"steps": "steps", "eot": "draws", "restarts": "restarts"}
 

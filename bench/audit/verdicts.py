@@ -7,13 +7,12 @@ import torch
 from torch import Tensor
 
 from bench.audit.findings import Finding, State, Weight
-from bench.audit.paired import worsens
 from bench.audit.subject import LEVEL, Subject
-from bench.defense import Defense
-from bench.geometry import rounded
-from bench.judge import elected, vote
-from bench.rules import parse_rule, right
-from bench.stats import paired_interval
+from bench.core.defense import Defense
+from bench.core.geometry import rounded
+from bench.evaluation.judge import elected, vote
+from bench.results.stats import paired_interval, worsens
+from bench.results.vote_rules import parse_rule, right
 
 _AGAIN = 10  # submissions of the same image
 _ROUNDING = 0.005  # share of verdicts that another batch size may change

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from bench.calibrate.linear import Problem, linear_problem, survival
 from bench.calibrate.purifiers import Affine, Known, Mirror, Noisy, network
-from bench.defense import Defense
+from bench.core.access import view_of
+from bench.core.defense import Defense
+from bench.core.protocols import Attack
+from bench.core.registry import build, catalogue
+from bench.core.rng import Rng
+from bench.core.threat import Access, Norm, ThreatModel, format_eps
 from bench.errors import AttackWarning
-from bench.judge import Outcomes, judge
+from bench.evaluation.judge import Outcomes, judge
 from bench.progress import Progress, Work
-from bench.protocols import Attack
-from bench.registry import build, catalogue
-from bench.rng import Rng
-from bench.threat import Access, Norm, ThreatModel, format_eps
-from bench.views import view_of
 
 SEED = 0
 IMAGES = 100

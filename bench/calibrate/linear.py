@@ -16,8 +16,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from bench.core.threat import Norm
 from bench.errors import BenchError
-from bench.threat import Norm
 
 SIDE = 8
 SHARES = (0.9, 0.5, 0.2)  # of the images that stay right, at the three radii

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.calibrate.linear import SIDE, Problem
-from bench.rng import Rng
+from bench.core.rng import Rng
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def traps(named: Sequence[Named]) -> Section:
 
 
 def document(sections: Sequence[Section], origin: Mapping[str, Any]) -> str:
-    """Write a report with a header of where it comes from (``bench.provenance``)."""
+    """Write a report with a header of where it comes from (``bench.results.provenance``)."""
     versions = ", ".join(f"{name} {found}" for name, found in origin["versions"].items())
     lines = [
         "# Calibration of the attacks",

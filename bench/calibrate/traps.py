@@ -16,11 +16,11 @@ from bench.audit.run import open_subject
 from bench.audit.subject import Subject, Untouched
 from bench.audit.surface import loss_is_not_saturated
 from bench.calibrate.purifiers import Affine, Noisy
-from bench.cell import Part, Request
-from bench.defense import Defense
+from bench.core.defense import Defense
+from bench.core.protocols import Purifier
 from bench.progress import Progress, Work
-from bench.protocols import Purifier
-from bench.workspace import Workspace
+from bench.results.cell import Part, Request
+from bench.results.workspace import Workspace
 
 Shape = tuple[int, int, int]
 IMAGES = 64

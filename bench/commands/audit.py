@@ -49,8 +49,8 @@ def audit(
     """Run the checks C1 to C27 on a defense and say whether its robust accuracy stands."""
     import json
 
-    from bench.cell import Request, parse_settings
-    from bench.datasets import dataset_info
+    from bench.data.datasets import dataset_info
+    from bench.results.cell import Request, parse_settings
 
     request = Request.parse(
         defense=defense, attack="apgd", dataset=dataset, classifier=classifier, norm=norm,

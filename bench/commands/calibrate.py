@@ -26,8 +26,8 @@ def calibrate(
 
     from bench.calibrate import gaps, traps
     from bench.calibrate import report as pages
-    from bench.provenance import provenance
-    from bench.store import written
+    from bench.results.provenance import provenance
+    from bench.results.store import written
 
     space = workspace(results, data, models, "cpu")
     named = watch(traps.spring(space=space), quiet=as_json)

@@ -28,9 +28,9 @@ def compare(
     """Compare two cells, or two defenses by the attacks that both have, image by image."""
     import json
 
-    from bench.compare import compare
-    from bench.paired import claimed, lines
-    from bench.store import Store
+    from bench.results.compare import compare
+    from bench.results.paired import claimed, lines
+    from bench.results.store import Store
 
     found = compare(
         Store(results), first, second, dataset=dataset, norm=norm, eps=eps, attack=attack, n=n

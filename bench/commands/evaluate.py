@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bench.commands.executor_option import Executor, Jobs, Slurm, check, spread
 from bench.commands.options import (
     DATA,
     MODELS,
@@ -39,7 +40,6 @@ from bench.commands.shared import (
     watch,
     workspace,
 )
-from bench.commands.spread import Executor, Jobs, Slurm, check, spread
 from bench.errors import UsageError, unknown_name
 
 
@@ -72,8 +72,8 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate one defense under one attack, training what is missing."""
-    from bench.cell import Request, parse_settings
-    from bench.datasets import dataset_info
+    from bench.data.datasets import dataset_info
+    from bench.results.cell import Request, parse_settings
 
     request = Request.parse(
         defense=defense, attack=attack, dataset=dataset, classifier=classifier, norm=norm,
@@ -84,8 +84,8 @@ def run(
     if not as_json:
         say(opening(request))
     space = workspace(results, data, models, device)
-    from bench.matrix import evaluate, preview
-    from bench.table import write_runs
+    from bench.experiments.matrix import evaluate, preview
+    from bench.results.table import write_runs
 
     if dry_run:
         outline = preview(request, space)
@@ -116,14 +116,14 @@ def matrix(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate every cell of a plan that is not done yet; the same command goes on."""
-    from bench.plan import read_plan
+    from bench.experiments.plan import read_plan
 
     check(executor, jobs, slurm)
     content = read_plan(plan)
     space = workspace(results, data, models, device)
-    from bench.commands.measuring import list_cells, measure
-    from bench.table import write_runs
-    from bench.walk import ordered
+    from bench.commands.shared import list_cells, measure
+    from bench.experiments.matrix import ordered
+    from bench.results.table import write_runs
 
     pairs = ordered(content)
     if dry_run:
@@ -158,8 +158,8 @@ def train(
     models: Models = MODELS,
 ) -> None:
     """Train a classifier or a defense, or find its checkpoint; resumes where it was killed."""
-    from bench.cell import Request, parse_settings
-    from bench.registry import catalogue
+    from bench.core.registry import catalogue
+    from bench.results.cell import Request, parse_settings
 
     models_known, defenses_known = catalogue("models"), catalogue("defenses")
     if name in catalogue("attacks"):
@@ -176,7 +176,7 @@ def train(
         settings=parse_settings(settings),
     )
     space = workspace(results, data, models, device)
-    from bench.matrix import train_only
+    from bench.experiments.matrix import train_only
 
     path = watch(train_only(request, space=space, model_only=is_model), quiet=False)
     say(str(path))

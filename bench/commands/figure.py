@@ -32,10 +32,10 @@ from bench.commands.shared import say, watch, workspace
 from bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from bench.cell import Request
+    from bench.experiments.prepare import Plugins
     from bench.figures.cells import Wanted
-    from bench.prepare import Plugins
-    from bench.store import Store
+    from bench.results.cell import Request
+    from bench.results.store import Store
 
 app = typer.Typer(
     help="Draw a figure of a paper: a PNG, the CSV behind it and a JSON on its origin.",
@@ -75,10 +75,10 @@ def tradeoff(
     output: Output = None,
 ) -> None:
     """Clean and robust accuracy over the purification steps, from finished cells."""
-    from bench.cell import parse_settings
+    from bench.core.threat import format_eps, parse_eps, parse_norm
     from bench.figures import tradeoff as figure
     from bench.figures.cells import Wanted
-    from bench.threat import format_eps, parse_eps, parse_norm
+    from bench.results.cell import parse_settings
 
     ball = parse_norm(norm)
     radius = format_eps(parse_eps(eps, ball))
@@ -102,10 +102,10 @@ def curves(
     output: Output = None,
 ) -> None:
     """Robust accuracy over eps, from finished cells; at eps 0 it is the clean accuracy."""
-    from bench.cell import parse_settings
+    from bench.core.threat import parse_norm
     from bench.figures import curves as figure
     from bench.figures.cells import Wanted
-    from bench.threat import parse_norm
+    from bench.results.cell import parse_settings
 
     ball = parse_norm(norm)
     wanted = Wanted(_known(dataset), tuple(defense), tuple(attack), _access(access),
@@ -140,9 +140,9 @@ def energies(
         for name in defense
     ]  # fmt: skip
     space = workspace(results, data, models, device)
+    from bench.experiments.prepare import resolve
     from bench.figures import energies as figure
     from bench.figures.images import about
-    from bench.prepare import resolve
 
     pairs = [resolve(request) for request in requests]
     frame, used = watch(figure.collect(pairs, space=space), quiet=False)
@@ -181,9 +181,9 @@ def strips(
     if count > n:
         raise UsageError(f"-m {count} strips of the first {n} images: give -n {count} or more.")
     space = workspace(results, data, models, device)
+    from bench.experiments.prepare import resolve
     from bench.figures import strips as figure
     from bench.figures.images import about
-    from bench.prepare import resolve
 
     plugins = resolve(request)
     frame, pictures, used = watch(
@@ -230,11 +230,11 @@ def pag(
     space = workspace(results, data, models, device)
     from dataclasses import replace
 
+    from bench.core.threat import Access, format_eps, parse_access
+    from bench.experiments.prepare import resolve
     from bench.figures import pag as figure
     from bench.figures.images import about
     from bench.figures.output import file_name
-    from bench.prepare import resolve
-    from bench.threat import Access, format_eps, parse_access
 
     seen = parse_access(access)
     if seen not in (Access.FULL, Access.BPDA):
@@ -257,16 +257,16 @@ def pag(
 
 
 def _request(*, settings: list[str], **options: Any) -> Request:
-    from bench.cell import Request, parse_settings
-    from bench.datasets import dataset_info
+    from bench.data.datasets import dataset_info
+    from bench.results.cell import Request, parse_settings
 
     dataset_info(options["dataset"])
     return Request.parse(settings=parse_settings(settings), **options)
 
 
 def _named(figure: str, pairs: list[Plugins]) -> str:
+    from bench.core.threat import format_eps
     from bench.figures.output import file_name
-    from bench.threat import format_eps
 
     request, threat = pairs[0].request, pairs[0].threat
     defenses = [pair.request.defense for pair in pairs]
@@ -289,13 +289,13 @@ def _write(
 
 
 def _known(dataset: str) -> str:
-    from bench.datasets import dataset_info
+    from bench.data.datasets import dataset_info
 
     return dataset_info(dataset).name
 
 
 def _access(name: str | None) -> str | None:
-    from bench.threat import parse_access
+    from bench.core.threat import parse_access
 
     return None if name is None else parse_access(name).value
 
@@ -311,7 +311,7 @@ def _from_cells(
 ) -> None:
     from bench.figures.cells import about
     from bench.figures.output import file_name
-    from bench.store import Store
+    from bench.results.store import Store
 
     store = Store(results)
     frame = collect(store, wanted)

@@ -44,15 +44,15 @@ def judge(
     import json
     from dataclasses import asdict
 
-    from bench.cell import parse_settings
+    from bench.results.cell import parse_settings
 
     chosen = parse_settings(settings)
     if set(chosen) - {"defense"} or (chosen and defense is None):
         raise UsageError("--set belongs to --defense here: --set defense.NAME=VALUE.")
     space = workspace(results, data, models, device)
-    from bench import rejudge as work
-    from bench.store import read_rows
-    from bench.table import write_runs
+    from bench.results.store import read_rows
+    from bench.results.table import write_runs
+    from bench.verification import rejudge as work
 
     store = space.store
     old = work.find_key(store, key)

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.commands.executor_option import Executor, Jobs, Slurm, check, spread
 from bench.commands.options import DATA, MODELS, RESULTS, Data, Device, DryRun, Models, Results
 from bench.commands.shared import complain, say, workspace
-from bench.commands.spread import Executor, Jobs, Slurm, check, spread
 from bench.errors import BenchError, PlanError, UsageError
 
 if TYPE_CHECKING:
+    from bench.experiments.prepare import Plugins
     from bench.paper.spec import TableFile
     from bench.paper.write import Asked
-    from bench.prepare import Plugins
-    from bench.workspace import Workspace
+    from bench.results.workspace import Workspace
 
 _FILES = Path("plans/paper")
 
@@ -52,7 +52,7 @@ def paper(
 
     paths = table_files(files or [], _FILES)
     tables = _read(paths)
-    from bench.commands.measuring import list_cells
+    from bench.commands.shared import list_cells
 
     space = workspace(results, data, models, device)
     pairs = _resolved(paths, tables)
@@ -88,8 +88,8 @@ def paper(
 
 def _read(paths: list[Path]) -> list[TableFile]:
     """Read all table files before anything runs; raises PlanError, all faults."""
+    from bench.experiments.plan import all_faults
     from bench.paper.spec import read_table
-    from bench.plan import all_faults
 
     tables: list[TableFile] = []
     faults: list[str] = []
@@ -105,9 +105,9 @@ def _read(paths: list[Path]) -> list[TableFile]:
 
 def _resolved(paths: list[Path], tables: list[TableFile]) -> list[list[list[Plugins]]]:
     """Resolve every run of every table before anything runs; raises PlanError, all faults."""
-    from bench.plan import all_faults
-    from bench.registry import parameters
-    from bench.walk import ordered
+    from bench.core.registry import parameters
+    from bench.experiments.matrix import ordered
+    from bench.experiments.plan import all_faults
 
     found: list[list[list[Plugins]]] = []
     faults: list[str] = []
@@ -145,10 +145,10 @@ def _make(
     quiet: bool,
 ) -> bool:
     """Measure one table's cells and write it; say whether all its rows have their numbers."""
-    from bench.commands.measuring import measure
+    from bench.commands.shared import measure
     from bench.paper.cells import command_of
     from bench.paper.write import earlier, write_table
-    from bench.table import write_runs
+    from bench.results.table import write_runs
 
     sidecar = folder / f"{path.stem}.json"
     before = earlier(sidecar)
@@ -173,9 +173,9 @@ def _answers(
     What cannot be measured here, such as on a data set that this machine lacks, is answered by
     the cell that answered it when the table was last written, if that cell is still there.
     """
-    from bench.cell import digest_of
-    from bench.matrix import pending, title
+    from bench.experiments.matrix import pending, title
     from bench.paper.write import Asked
+    from bench.results.cell import digest_of
 
     found = []
     for plugins, key in zip(pairs, keys, strict=True):
@@ -190,7 +190,7 @@ def _answers(
 
 def _rebuild(files: list[Path], folder: Path, results: Path) -> None:
     from bench.paper.write import rebuild
-    from bench.store import Store
+    from bench.results.store import Store
 
     sidecars = [folder / f"{path.stem}.json" for path in files] or sorted(folder.glob("*.json"))
     missing = [str(path) for path in sidecars if not path.is_file()]

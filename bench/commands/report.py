@@ -23,10 +23,10 @@ def report(
     results: Results = RESULTS,
 ) -> None:
     """Write what was tried on a defense, with which budget, what broke, and what it cost."""
-    from bench.datasets import dataset_info
-    from bench.report import find, page
-    from bench.store import Store, written
-    from bench.threat import format_eps, parse_eps, parse_norm
+    from bench.core.threat import format_eps, parse_eps, parse_norm
+    from bench.data.datasets import dataset_info
+    from bench.results.defense_report import find, page
+    from bench.results.store import Store, written
 
     dataset_info(dataset)
     ball = parse_norm(norm)

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
-    from bench.cell import Request
+    import pandas as pd
+    from rich.table import Table
+
+    from bench.experiments.plan import Plan
+    from bench.experiments.prepare import Plugins
     from bench.progress import Work
-    from bench.workspace import Workspace
+    from bench.results.cell import Request
+    from bench.results.workspace import Workspace
 
 Result = TypeVar("Result")
+_SETTINGS_WIDTH = 26  # of one setting, beyond which it may be broken
+_SPARE = ("robust_single", "passes", "interval", "attacked")  # the first to go is the first
+# Said once where all rows agree.
+_TITLE = ("dataset", "norm", "eps", "n", "draws", "audit", "settings")
 
 
 def workspace(results: Path, data: Path, models: Path, device: str) -> Workspace:
     """Open the folders and the device of a command; raises UsageError."""
-    from bench.store import Store
-    from bench.workspace import Workspace, open_device
+    from bench.results.store import Store
+    from bench.results.workspace import Workspace, open_device
 
     return Workspace(Store(results), data, models, open_device(device))
 
@@ -40,7 +50,7 @@ def watch(work: Work[Result], *, quiet: bool) -> Result:
     try:
         if quiet:
             return finish(work)
-        from bench.bars import watch
+        from bench.progress import watch
 
         return watch(work)
     except KeyboardInterrupt:  # Typer would end in silence
@@ -81,8 +91,6 @@ def print_rows(rows: Any, *, as_json: bool) -> None:
     if as_json:
         typer.echo(rows.to_json(orient="records", indent=2))
         return
-    from bench.bars import print_table
-
     print_table(rows)
 
 
@@ -102,3 +110,78 @@ def say(text: str) -> None:
 def complain(text: str) -> None:
     """Print a line to stderr."""
     typer.echo(text, err=True)
+
+
+def print_table(frame: pd.DataFrame) -> None:
+    """Print result rows with as many columns as the terminal has room for."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    from bench.results.table import shown
+
+    page = shown(frame)
+    shared = [name for name in _TITLE if name in page and page[name].nunique() == 1]
+    title = ", ".join(f"{name} {page[name].iloc[0]}" for name in shared)
+    page = page.drop(columns=shared)
+    console = Console()
+    spare = [name for name in _SPARE if name in page]
+    if (page["state"] == "done").all():
+        spare.insert(0, "state")
+    endless = console.options.update(max_width=1000)
+    while spare and (
+        Measurement.get(console, endless, _table(page, title)).minimum > console.width
+    ):
+        page = page.drop(columns=spare.pop(0))
+    console.print(_table(page, title))
+
+
+def _table(page: pd.DataFrame, title: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from bench.results.table import cells_as_text
+
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in page.columns:
+        if name == "settings":  # what a user typed may be long: it alone is broken
+            words = [len(word) for text in page[name] for word in text.split()]
+            table.add_column(
+                name, overflow="fold", min_width=min(max(words, default=0), _SETTINGS_WIDTH)
+            )
+        else:
+            table.add_column(name.replace("_", "\n"), no_wrap=True)
+    for row in cells_as_text(page):
+        table.add_row(*row)
+    return table
+
+
+def list_cells(plan: Plan, pairs: list[Plugins], space: Workspace, *, as_json: bool) -> None:
+    """Print every cell with its key and cost, and measure nothing."""
+    from bench.experiments.attack_order import rungs_below
+    from bench.experiments.matrix import preview, title
+
+    below = rungs_below(pairs) if plan.ladder else [[] for _ in pairs]
+    outlines: list[dict[str, Any]] = []
+    for plugins, rungs in zip(pairs, below, strict=True):
+        after = tuple(outlines[rung]["key"] for rung in rungs if "key" in outlines[rung])
+        outlines.append(preview(plugins.request, space, after=after))
+    if as_json:
+        print_outline(outlines, as_json=True)
+        return
+    for plugins, outline in zip(pairs, outlines, strict=True):
+        say(title(plugins))
+        print_outline(outline, as_json=False)
+
+
+def measure(plan: Plan, pairs: list[Plugins], space: Workspace, *, quiet: bool) -> list[str]:
+    """Measure what is missing and return the key of every pair; a failure stops no other."""
+    from bench.executors import worker as walk
+
+    return walk.measure(
+        plan,
+        pairs,
+        space=space,
+        drive=partial(watch, quiet=quiet),
+        announce=(lambda _: None) if quiet else say,
+        complain=complain,
+    )

@@ -12,9 +12,9 @@ from bench.commands.shared import exit_on_trouble, print_rows, say, workspace
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
-    from bench.plan import Plan
-    from bench.standing import Standing
-    from bench.workspace import Workspace
+    from bench.experiments.plan import Plan
+    from bench.experiments.status import Standing
+    from bench.results.workspace import Workspace
 
 PlanFile = Annotated[Path, typer.Argument(help="The plan that was given to bench matrix.")]
 
@@ -27,11 +27,11 @@ def status(
 ) -> None:
     """Say how far a plan is, whoever works on it: cells done, running, failed and left."""
     from bench.executors.slurm import queued
-    from bench.plan import read_plan
+    from bench.experiments.plan import read_plan
 
     content = read_plan(plan)
     space = workspace(results, data, models, "cpu")
-    from bench.standing import at_work, counted
+    from bench.experiments.status import at_work, counted
 
     found = _look(content, space)
     for one in found:
@@ -54,12 +54,12 @@ def collect(
     as_json: AsJson = False,
 ) -> None:
     """Write runs.csv and print the rows of a plan that others measured."""
-    from bench.plan import read_plan
+    from bench.experiments.plan import read_plan
 
     content = read_plan(plan)
     space = workspace(results, data, models, "cpu")
-    from bench.standing import State
-    from bench.table import write_runs
+    from bench.experiments.status import State
+    from bench.results.table import write_runs
 
     found = _look(content, space)
     frame = write_runs(space.store)
@@ -75,13 +75,13 @@ def collect(
 
 
 def _look(plan: Plan, space: Workspace) -> list[Standing]:
-    from bench.standing import Standings
-    from bench.walk import ordered
+    from bench.experiments.matrix import ordered
+    from bench.experiments.status import Standings
 
     return Standings.of(plan, ordered(plan), space).look()
 
 
 def _states() -> list[str]:
-    from bench.standing import State
+    from bench.experiments.status import State
 
     return list(State)

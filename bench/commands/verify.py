@@ -13,7 +13,7 @@ from bench.commands.shared import say, watch, workspace
 from bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from bench.verify import Report, Verdict
+    from bench.verification.recompute import Report, Verdict
 
 
 def verify(
@@ -31,22 +31,22 @@ def verify(
     """Recompute distances, verdicts and digests from the stored images; 1 if any is wrong."""
     import json
 
-    from bench.store import Store
+    from bench.results.store import Store
 
     if not Store(results).finished():
         raise UsageError(
             f"there are no finished cells in {results}. Make some with `bench run`, or name "
             "another folder: bench verify FOLDER."
         )
-    from bench import verify as work
     from bench.audit.recheck import contradictions
-    from bench.verify import Finding
+    from bench.verification import recompute as work
+    from bench.verification.recompute import Finding
 
     report = watch(work.verify(Store(results), data=data), quiet=as_json)
     found = (Finding(True, text) for text in contradictions(Store(results)))
     report = replace(report, folder=(*report.folder, *found))
     if votes:
-        from bench.revote import revote
+        from bench.verification.revote import revote
 
         space = workspace(results, data, models, device)
         report = watch(revote(report, space=space), quiet=as_json)

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.errors import BenchError, UsageError
 from bench.executors.task import Task, work
-from bench.store import Store, read_json, write_json
+from bench.results.store import Store, read_json, write_json
 
 _MINUTES = 60  # of a job, where --slurm time= says nothing; it is requeued after that
 _REQUEUES = 100  # after a time limit; after preemption there is no end to it

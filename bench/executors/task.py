@@ -38,12 +38,12 @@ def work(task: Task, *, report: bool, complain: Callable[[str], None]) -> None:
 
     ``report``: write progress to stderr. Raises BenchError where nothing can go on.
     """
-    from bench.bars import watch
-    from bench.plan import Plan
-    from bench.progress import finish
-    from bench.store import Store
-    from bench.walk import measure, ordered
-    from bench.workspace import Workspace, open_device
+    from bench.executors.worker import measure
+    from bench.experiments.matrix import ordered
+    from bench.experiments.plan import Plan
+    from bench.progress import finish, watch
+    from bench.results.store import Store
+    from bench.results.workspace import Workspace, open_device
 
     sys.argv = list(task.command)  # what the provenance of the cells is to say
     data, models, device = Path(task.data), Path(task.models), open_device(task.device)

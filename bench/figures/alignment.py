@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.geometry import project, steepest
-from bench.gradient import averaged_gradient
-from bench.losses import cross_entropy
-from bench.protocols import Images, View
-from bench.rng import Rng
-from bench.threat import ThreatModel
+from bench.core.eot import averaged_gradient
+from bench.core.geometry import project, steepest
+from bench.core.losses import cross_entropy
+from bench.core.protocols import Images, View
+from bench.core.rng import Rng
+from bench.core.threat import ThreatModel
 
 _HALF_NYQUIST = 0.25  # cycles per pixel
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from bench.cell import digest_of
 from bench.errors import UsageError
-from bench.store import Store, read_json, read_rows
-from bench.table import accuracies
+from bench.results.cell import digest_of
+from bench.results.store import Store, read_json, read_rows
+from bench.results.table import accuracies
 
 SHARES = [
     f"{name}{end}" for name in ("clean", "robust") for end in ("", "_low", "_high")

@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from bench.core.threat import parse_eps, parse_norm
 from bench.figures.cells import Wanted, points
 from bench.figures.style import legend_below, page, percent_axis
 from bench.figures.tradeoff import band
-from bench.store import Store
-from bench.threat import parse_eps, parse_norm
+from bench.results.store import Store
 
 
 def collect(store: Store, wanted: Wanted) -> pd.DataFrame:

@@ -9,11 +9,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
+from bench.evaluation.run import Prepared
+from bench.experiments.prepare import Plugins
 from bench.figures.images import Attacked, attacked, energies, prepared_for, purified
 from bench.figures.style import COLOURS, page
-from bench.prepare import Plugins, Prepared
 from bench.progress import Work
-from bench.workspace import Workspace
+from bench.results.workspace import Workspace
 
 KINDS = ("clean", "adversarial", "purified clean", "purified adversarial")
 _LINES = ("-", "-", "--", ":")

@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.batch import in_blocks
+from bench.core.access import view_of
+from bench.core.batch_size import in_blocks
+from bench.core.protocols import EnergyPurifier, Images, SteppedPurifier
+from bench.core.rng import Rng
+from bench.core.threat import Access
 from bench.errors import UsageError
-from bench.prepare import Plugins, Prepared, prepare
+from bench.evaluation.propose import propose
+from bench.evaluation.run import Prepared
+from bench.experiments.prepare import Plugins, prepare
 from bench.progress import Progress, Work
-from bench.propose import propose
-from bench.protocols import EnergyPurifier, Images, SteppedPurifier
-from bench.rng import Rng
-from bench.threat import Access
-from bench.views import view_of
-from bench.workspace import Workspace
+from bench.results.workspace import Workspace
 
 
 @dataclass(frozen=True)

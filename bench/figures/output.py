@@ -13,8 +13,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bench.figures.style import style
-from bench.provenance import origin
-from bench.store import write_json, written
+from bench.results.provenance import origin
+from bench.results.store import write_json, written
 
 
 def keep(

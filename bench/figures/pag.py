@@ -15,9 +15,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from bench.data import load_train
-from bench.datasets import dataset_info
+from bench.core.access import TransferView, unsupported, view_of
+from bench.core.protocols import Images, View
+from bench.core.rng import Rng
+from bench.core.threat import ThreatModel
+from bench.data.datasets import dataset_info
+from bench.data.load import load_train
 from bench.errors import UsageError
+from bench.evaluation.run import Prepared
+from bench.experiments.prepare import Plugins, prepare, prepare_classifier, resolve
 from bench.figures.alignment import (
     class_means,
     cosine,
@@ -28,13 +34,8 @@ from bench.figures.alignment import (
 )
 from bench.figures.strips import bare, shown
 from bench.figures.style import page
-from bench.prepare import Plugins, Prepared, prepare, prepare_classifier, resolve
 from bench.progress import Progress, Work
-from bench.protocols import Images, View
-from bench.rng import Rng
-from bench.threat import ThreatModel
-from bench.views import TransferView, unsupported, view_of
-from bench.workspace import Workspace
+from bench.results.workspace import Workspace
 
 COLUMNS = ["subject", "index", "label", "target", "seen", "hit", "cosine", "high_frequency"]
 

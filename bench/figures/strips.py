@@ -8,11 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from bench.evaluation.run import Prepared
+from bench.experiments.prepare import Plugins
 from bench.figures.images import Attacked, attacked, energies, path, predictions, prepared_for
 from bench.figures.style import RIGHT, WRONG, page
-from bench.prepare import Plugins, Prepared
 from bench.progress import Work
-from bench.workspace import Workspace
+from bench.results.workspace import Workspace
 
 _SHARES = (0.1, 0.2, 0.5, 1.0)  # of all K steps, at which a strip shows the image
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from bench.figures.cells import Wanted, points
 from bench.figures.style import legend_below, look, page, percent_axis
-from bench.store import Store
+from bench.results.store import Store
 
 
 def collect(store: Store, wanted: Wanted) -> pd.DataFrame:

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from bench.paper.cells import Cells, Row, arm, frame_of, grouped, words_without
-from bench.table import COLUMNS as CELL
-from bench.table import with_worst_case
+from bench.results.table import COLUMNS as CELL
+from bench.results.table import with_worst_case
 
 COLUMNS = (
     "dataset", "classifier", "norm", "eps", "defense", "attack", "access", "settings",

@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from bench.cell import digest_of
 from bench.errors import StoreError
-from bench.store import Store, read_json
-from bench.table import COLUMNS, rows_of
+from bench.results.cell import digest_of
+from bench.results.store import Store, read_json
+from bench.results.table import COLUMNS, rows_of
 
 Row = dict[str, Any]
 NUMBERS = tuple(name for name in COLUMNS if name.startswith(("clean", "robust")))
@@ -25,8 +25,8 @@ _ABOUT_THE_IMAGES = ("dataset", "norm", "eps", "n", "seed", "draws")
 class Cells:
     """Finished, failed and skipped cells of one run, in the order of the plan.
 
-    ``rows`` are those of ``bench.table`` in which a cell that is not done has no number, and
-    ``contents`` what the cells are, both in the order of ``keys``.
+    ``rows`` are those of ``bench.results.table`` in which a cell that is not done has no
+    number, and ``contents`` what the cells are, both in the order of ``keys``.
     """
 
     def __init__(self, store: Store, keys: Sequence[str], audits: Mapping[str, Any]) -> None:

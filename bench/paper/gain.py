@@ -16,10 +16,10 @@ from typing import Any
 
 import pandas as pd
 
-from bench.compare import compare_cells, pairing
 from bench.paper.cells import Cells, Row, arm, frame_of, grouped, parameter, words_without
 from bench.paper.spec import Head
-from bench.store import read_rows
+from bench.results.compare import compare_cells, pairing
+from bench.results.store import read_rows
 
 COLUMNS = (
     "dataset", "classifier", "norm", "eps", "attack", "access", "defense", "settings",

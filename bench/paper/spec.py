@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pydantic
 
 from bench.errors import PlanError, UsageError
-from bench.plan import Plan, all_faults, parse_plan, read_mapping
+from bench.experiments.plan import Plan, all_faults, parse_plan, read_mapping
 
 Layout = Literal["gain", "attacks", "ablation"]
 _KEYS = "title, layout (gain, attacks or ablation) and runs, as plans/paper/table1.yaml has."

@@ -12,13 +12,13 @@ from typing import Any
 
 import pandas as pd
 
-from bench.cell import subject_of
 from bench.errors import StoreError
 from bench.paper.cells import Cells, check_present, records
 from bench.paper.latex import latex
 from bench.paper.spec import Head, TableFile
 from bench.paper.tables import constants, page, table
-from bench.store import Store, read_json, write_json, written
+from bench.results.cell import subject_of
+from bench.results.store import Store, read_json, write_json, written
 
 _REBUILT = ("csv", "md", "tex")
 _AUDIT = ("state", "accuracy")  # what a row's column `audit` needs of a report

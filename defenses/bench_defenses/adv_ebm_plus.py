@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from bench.api import Access, Negatives, Task, ThreatModel, parse_eps
-from bench_defenses.energy_defense import EnergyDefense
-from bench_defenses.recipe import recipe
-from bench_defenses.score_matching import ScoreMatching, ScoreRecipe
+from bench_defenses._recipe import recipe
+from bench_defenses.energies.purifier import EnergyDefense
+from bench_defenses.energies.score_matching import ScoreMatching, ScoreRecipe
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from bench.api import Negatives, Task, parse_eps
+from bench_defenses._recipe import recipe
+from bench_defenses._seeding import generator
 from bench_defenses.adv_ebm import AdvEbm, AdversarialRecipe
-from bench_defenses.contrastive import ContrastiveDivergence
-from bench_defenses.recipe import recipe
-from bench_defenses.seeding import generator
-from bench_defenses.signs import random_signs
+from bench_defenses.energies.contrastive import ContrastiveDivergence
+from bench_defenses.energies.random_signs import random_signs
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from bench.api import Negatives, Task
-from bench_defenses.contrastive import ContrastiveDivergence, ContrastiveRecipe
-from bench_defenses.energy_defense import EnergyDefense
-from bench_defenses.recipe import recipe
+from bench_defenses._recipe import recipe
+from bench_defenses.energies.contrastive import ContrastiveDivergence, ContrastiveRecipe
+from bench_defenses.energies.purifier import EnergyDefense
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import torch
 from attack_toys import Identity, Pull, Recorder, ball, small_problem, streams
 
 from bench.api import Access, Norm, cross_entropy, project
-from bench.views import view_of
+from bench.core.access import view_of
 from bench_attacks.adaptive import Adaptive
 from bench_attacks.pgd import Pgd
 

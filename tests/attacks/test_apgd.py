@@ -36,10 +36,10 @@ from bench.api import (
     project,
     size,
 )
+from bench.core.access import view_of
 from bench.errors import PluginError
-from bench.judge import judge
-from bench.propose import propose
-from bench.views import view_of
+from bench.evaluation.judge import judge
+from bench.evaluation.propose import propose
 from bench_attacks.apgd import Apgd, Climb, checkpoints
 from bench_attacks.pgd import Pgd, random_point
 

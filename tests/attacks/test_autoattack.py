@@ -13,7 +13,7 @@ import torch
 from attack_toys import Identity, Pull, ball, run, small_problem, streams
 
 from bench.api import Access, AttackWarning, Norm
-from bench.views import view_of
+from bench.core.access import view_of
 from bench_attacks.autoattack import AutoAttack
 
 

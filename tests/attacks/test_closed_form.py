@@ -16,8 +16,8 @@ from attack_toys import (
 )
 
 from bench.api import Access, Defense, Norm
-from bench.judge import judge
-from bench.views import view_of
+from bench.core.access import view_of
+from bench.evaluation.judge import judge
 from bench_attacks.square import bump
 
 # In four dimensions a random direction is seldom near the right one: it takes more tries.

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from bench.api import Access, Norm
-from bench.judge import judge
-from bench.views import view_of
+from bench.core.access import view_of
+from bench.evaluation.judge import judge
 
 OWN = [name for name in sorted(ATTACKS) if name != "autoattack"]
 ROWWISE = variants(*OWN)

@@ -5,7 +5,7 @@ import torch
 from attack_toys import Identity, Recorder, ball, small_problem, streams
 
 from bench.api import Access, Norm, margin, size
-from bench.views import view_of
+from bench.core.access import view_of
 from bench_attacks.noise import Noise
 
 

@@ -6,7 +6,7 @@ from attack_toys import Identity, Pull, Recorder, ball, small_problem, streams
 
 import bench_attacks.pgd
 from bench.api import Access, Averaged, Norm, averaged_loss, margin, size
-from bench.views import view_of
+from bench.core.access import view_of
 from bench_attacks._best import Best
 from bench_attacks.bpda_eot import BpdaEot
 from bench_attacks.pgd import Pgd, random_point

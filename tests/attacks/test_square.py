@@ -7,8 +7,8 @@ from pyautoattack.square import SquareAttack
 
 import bench_attacks.square
 from bench.api import Access, Norm, margin, size
-from bench.judge import judge
-from bench.views import view_of
+from bench.core.access import view_of
+from bench.evaluation.judge import judge
 from bench_attacks.square import Square, bump, shifted_mass, side_of, square, windows
 
 

@@ -20,12 +20,12 @@ from attack_toys import (
 from torch import Tensor, nn
 
 from bench.api import Access, Defense, Norm, PluginError, Rng, View, size
-from bench.judge import judge
-from bench.passes import count_passes
-from bench.views import view_of
+from bench.core.access import view_of
+from bench.core.passes import count_passes
+from bench.evaluation.judge import judge
 from bench_attacks.apgd import Apgd, checkpoints
 from bench_attacks.pgd import Pgd
-from bench_defenses.langevin import LangevinPurifier
+from bench_defenses.energies.langevin import LangevinPurifier
 
 NORMS = list(Norm)
 

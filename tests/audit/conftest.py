@@ -13,18 +13,18 @@ import torch
 from torch import nn
 
 from bench.audit.subject import Subject
-from bench.cell import Cell, Part
-from bench.data import load_test
-from bench.defense import Defense
-from bench.prepare import Prepared
-from bench.registry import build, parameters
-from bench.store import Store
-from bench.threat import Access, Norm, ThreatModel
-from bench.workspace import Workspace
-from bench_defenses.energy import EnergyNet
-from bench_defenses.langevin import LangevinPurifier
+from bench.core.defense import Defense
+from bench.core.registry import build, parameters
+from bench.core.threat import Access, Norm, ThreatModel
+from bench.data.load import load_test
+from bench.evaluation.run import Prepared
+from bench.results.cell import Cell, Part
+from bench.results.store import Store
+from bench.results.workspace import Workspace
+from bench_defenses.classifiers.small_cnn import SmallCnnNet
+from bench_defenses.energies.langevin import LangevinPurifier
+from bench_defenses.energies.network import EnergyNet
 from bench_defenses.none import Identity
-from bench_defenses.small_cnn import SmallCnnNet
 
 MakeSubject = Callable[..., Subject]
 

@@ -23,8 +23,8 @@ from bench.audit.controls import (
 from bench.audit.findings import State
 from bench.audit.planted import Quantizer, RandomNoise, RandomShift, Saturated
 from bench.audit.subject import Subject, Untouched
-from bench.rng import Rng
-from bench.threat import Access, Norm, ThreatModel
+from bench.core.rng import Rng
+from bench.core.threat import Access, Norm, ThreatModel
 from bench_defenses.gaussian import Gaussian
 
 Make = Callable[..., Subject]

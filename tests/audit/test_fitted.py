@@ -22,9 +22,9 @@ from bench.audit.fitted import (
     trained_on,
 )
 from bench.audit.subject import Subject
-from bench.registry import build, parameters
-from bench.rng import Rng
-from bench.threat import Access, Norm
+from bench.core.registry import build, parameters
+from bench.core.rng import Rng
+from bench.core.threat import Access, Norm
 
 Make = Callable[..., Subject]
 

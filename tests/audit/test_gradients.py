@@ -18,7 +18,7 @@ from bench.audit.gradients import (
     relative_error,
 )
 from bench.audit.subject import Subject
-from bench.rng import Rng
+from bench.core.rng import Rng
 from bench_defenses.gaussian import Gaussian
 from bench_defenses.jpeg import Jpeg
 from bench_defenses.median import Median

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.audit.paired import exceeds, worsens
+from bench.results.stats import exceeds, worsens
 
 Counts = st.integers(0, 30)
 

@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from bench.audit.run import audits_of
-from bench.cell import Request
 from bench.errors import PluginError
-from bench.matrix import resolve_plan
-from bench.plan import Plan, read_plan
+from bench.experiments.matrix import resolve_plan
+from bench.experiments.plan import Plan, read_plan
 from bench.progress import Progress, Work
-from bench.workspace import Workspace
+from bench.results.cell import Request
+from bench.results.workspace import Workspace
 
 from ..command import Bench, is_one_clear_message, runs
 

@@ -13,11 +13,11 @@ from bench.audit.planted import (
     RandomShift,
     Saturated,
 )
-from bench.defense import Defense
-from bench.losses import LOSSES
-from bench.rng import Rng
-from bench.threat import Access
-from bench.views import view_of
+from bench.core.access import view_of
+from bench.core.defense import Defense
+from bench.core.losses import LOSSES
+from bench.core.rng import Rng
+from bench.core.threat import Access
 
 
 def images(n: int = 6) -> tuple[torch.Tensor, Rng]:

@@ -11,8 +11,8 @@ import pytest
 
 from bench.audit.findings import Finding, State, Weight, verdict
 from bench.audit.recheck import contradictions
-from bench.cell import subject_of
-from bench.store import Store
+from bench.results.cell import subject_of
+from bench.results.store import Store
 
 CELL = {"dataset": "digits", "data": "x", "classifier": {}, "defense": {}, "norm": "Linf"}
 

@@ -15,11 +15,11 @@ from bench.audit.energies import energy_tells_attacks
 from bench.audit.findings import State
 from bench.audit.records import cost_is_recorded, images_are_legal, settings_take_effect
 from bench.audit.subject import Subject
-from bench.protocols import View
-from bench.rng import Rng
-from bench.threat import Access, Norm, ThreatModel
+from bench.core.protocols import View
+from bench.core.rng import Rng
+from bench.core.threat import Access, Norm, ThreatModel
 from bench_attacks.pgd import Pgd
-from bench_defenses.langevin import LangevinPurifier
+from bench_defenses.energies.langevin import LangevinPurifier
 
 MakeSubject = Callable[..., Subject]
 

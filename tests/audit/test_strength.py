@@ -25,11 +25,11 @@ from bench.audit.strength import (
 )
 from bench.audit.subject import Subject
 from bench.audit.sweeps import converged, monotone_in_eps, unbounded_breaks
-from bench.data import load_test
-from bench.losses import cross_entropy
-from bench.protocols import View
-from bench.rng import Rng
-from bench.threat import Access, Norm
+from bench.core.losses import cross_entropy
+from bench.core.protocols import View
+from bench.core.rng import Rng
+from bench.core.threat import Access, Norm
+from bench.data.load import load_test
 from bench_attacks.apgd import Apgd
 
 Make = Callable[..., Subject]

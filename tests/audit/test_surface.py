@@ -12,9 +12,9 @@ from bench.audit.findings import State
 from bench.audit.gradients import nudged
 from bench.audit.subject import Subject
 from bench.audit.surface import eot_is_stable, loss_is_not_saturated, surface_is_smooth
-from bench.geometry import size
-from bench.rng import Rng
-from bench.threat import Norm
+from bench.core.geometry import size
+from bench.core.rng import Rng
+from bench.core.threat import Norm
 from bench_defenses.gaussian import Gaussian
 from bench_defenses.median import Median
 

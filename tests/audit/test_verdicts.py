@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bench.audit.findings import State
 from bench.audit.subject import Subject
 from bench.audit.verdicts import eight_bits_suffice, resubmission, verdicts_repeat
-from bench.rng import Rng
+from bench.core.rng import Rng
 
 MakeSubject = Callable[..., Subject]
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.defense import Defense
-from bench.protocols import Images, Purifier, Task, Trainable, TrainablePurifier
-from bench.registry import catalogue, plugin
-from bench.rng import Rng
+from bench.core.defense import Defense
+from bench.core.protocols import Images, Purifier, Task, Trainable, TrainablePurifier
+from bench.core.registry import catalogue, plugin
+from bench.core.rng import Rng
 
 NAMES = sorted(catalogue("defenses"))
 SHAPES = [(1, 8, 8), (3, 32, 32)]

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import bench_defenses.contrastive
+import bench_defenses.energies.contrastive
 from bench.api import Images, PluginError, Task
-from bench_defenses.contrastive import ContrastiveDivergence, ContrastiveRecipe
-from bench_defenses.energy import EnergyNet
+from bench_defenses.energies.contrastive import ContrastiveDivergence, ContrastiveRecipe
+from bench_defenses.energies.network import EnergyNet
 
 TINY = ContrastiveRecipe(iterations=8, batch=8, bank=32, chain_steps=2, width=4, ema=0.5)
 
@@ -201,7 +201,7 @@ def test_divergence_is_an_error_with_advice(
     run.metrics()
     forward = EnergyNet.forward
     monkeypatch.setattr(
-        bench_defenses.contrastive.EnergyNet,
+        bench_defenses.energies.contrastive.EnergyNet,
         "forward",
         lambda self, x: forward(self, x) + value,
     )

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bench.api import Images, Norm, Task
-from bench.registry import build_dataclass, parameters
+from bench.core.registry import build_dataclass, parameters
+from bench_defenses._recipe import recipe
 from bench_defenses.adv_ebm import AdvEbm
 from bench_defenses.control_ebm import ControlEbm
-from bench_defenses.recipe import recipe
-from bench_defenses.signs import random_signs
+from bench_defenses.energies.random_signs import random_signs
 
 TINY = {"iterations": 4, "batch": 8, "bank": 16, "chain_steps": 1, "width": 4, "images": 6,
         "eps": "0.3", "share": 0.5}  # fmt: skip

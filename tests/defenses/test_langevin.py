@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.defense import Defense
-from bench.rng import Rng
-from bench.threat import Access
-from bench.views import view_of
-from bench_defenses.energy import EnergyNet
-from bench_defenses.langevin import LangevinPurifier, LangevinStep, energy_gradient
+from bench.core.access import view_of
+from bench.core.defense import Defense
+from bench.core.rng import Rng
+from bench.core.threat import Access
+from bench_defenses.energies.langevin import LangevinPurifier, LangevinStep, energy_gradient
+from bench_defenses.energies.network import EnergyNet
 
 N, SHAPE = 3, (1, 8, 8)
 RNG = Rng.seeded(0, range(N))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.defense import Defense
+from bench.core.defense import Defense
+from bench.core.protocols import Images, Task, TrainableClassifier
 from bench.errors import CheckpointError
-from bench.protocols import Images, Task, TrainableClassifier
+from bench_defenses.classifiers.resnet18 import ResNet18, ResNet18Net
+from bench_defenses.classifiers.supervised import SupervisedRecipe
 from bench_defenses.none import Identity
-from bench_defenses.resnet18 import ResNet18, ResNet18Net
-from bench_defenses.supervised import SupervisedRecipe
 
 
 def task(shape: tuple[int, ...], classes: int = 2) -> Task:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.api import Access, Images, Norm, PluginError, Rng, Task, cross_entropy, size
-from bench.data import load_train
+from bench.data.load import load_train
 from bench_defenses.adv_ebm_plus import AdvEbmPlus
-from bench_defenses.langevin import LangevinPurifier
-from bench_defenses.score_matching import ScoreMatching, ScoreRecipe
+from bench_defenses.energies.langevin import LangevinPurifier
+from bench_defenses.energies.score_matching import ScoreMatching, ScoreRecipe
 
 EPS = 0.2
 TINY = ScoreRecipe(iterations=6, batch=8, width=4, eps="0.2", ema=0.5)

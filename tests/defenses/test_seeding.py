@@ -6,7 +6,7 @@ import itertools
 
 import torch
 
-from bench_defenses.seeding import generator, numbered, seeded
+from bench_defenses._seeding import generator, numbered, seeded
 
 
 def draw(source: torch.Generator) -> list[int]:

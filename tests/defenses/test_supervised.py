@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.api import Images, Task
-from bench_defenses.resnet18 import ResNet18Net
-from bench_defenses.small_cnn import SmallCnnNet
-from bench_defenses.supervised import Supervised, SupervisedRecipe, _augment
+from bench_defenses.classifiers.resnet18 import ResNet18Net
+from bench_defenses.classifiers.small_cnn import SmallCnnNet
+from bench_defenses.classifiers.supervised import Supervised, SupervisedRecipe, _augment
 
 TINY = SupervisedRecipe(epochs=3, batch=8, flip=True)
 

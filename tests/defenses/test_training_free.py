@@ -11,10 +11,10 @@ from scipy import ndimage
 from skimage.restoration import denoise_tv_chambolle
 from torch import Tensor
 
+from bench.core.protocols import Purifier
+from bench.core.registry import build
+from bench.core.rng import Rng
 from bench.errors import PluginError, UsageError
-from bench.protocols import Purifier
-from bench.registry import build
-from bench.rng import Rng
 
 BOXED = ["bit_depth", "jpeg", "median", "nl_means", "none", "tv_min"]
 

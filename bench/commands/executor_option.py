@@ -1,0 +1,136 @@
+"""--executor: several workers on the plans of one command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.commands.shared import complain, say, watch
+from bench.errors import StoreError, UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from bench.experiments.plan import Plan
+    from bench.experiments.prepare import Plugins
+    from bench.experiments.status import Standings
+    from bench.progress import Progress
+    from bench.results.workspace import Workspace
+
+EXECUTORS = ("local", "slurm")
+Executor = Annotated[
+    str | None,
+    typer.Option(
+        help="local: processes on this machine; slurm: an array of jobs. Rows are the same.",
+        show_default="this process alone",
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs", min=1, help="Workers.", show_default="local: one per GPU, or per CPU core"
+    ),
+]
+Slurm = Annotated[
+    list[str],
+    typer.Option(
+        "--slurm", help="An option of sbatch, such as partition=gpu; may be repeated."
+    ),
+]
+
+
+def check(executor: str | None, jobs: int | None, slurm: list[str]) -> None:
+    """Refuse options that do not go together; raises UsageError."""
+    if executor is None:
+        if jobs is not None:
+            raise UsageError("--jobs is for an --executor: add --executor local or slurm.")
+    elif executor not in EXECUTORS:
+        raise unknown_name("executor", executor, EXECUTORS)
+    if slurm and executor != "slurm":
+        raise UsageError("--slurm is for --executor slurm alone.")
+    if executor == "slurm":
+        if jobs is None:
+            raise UsageError("--executor slurm needs --jobs, the number of workers.")
+        from bench.executors.slurm import check_ready, parse_options
+
+        parse_options(slurm)
+        check_ready()
+
+
+def spread(
+    plans: Sequence[tuple[Plan, list[Plugins]]],
+    space: Workspace,
+    *,
+    executor: str,
+    jobs: int | None,
+    slurm: list[str],
+    device: str,
+    quiet: bool,
+) -> bool:
+    """Let workers measure plans; say whether they are through (not so where jobs were sent).
+
+    No worker is started for cells that are done. Raises BenchError where the folder cannot be
+    shared or no worker lives.
+    """
+    from bench.executors.task import Task
+    from bench.experiments.status import Standings
+    from bench.results.locks import works_in
+
+    standings = [Standings.of(plan, pairs, space) for plan, pairs in plans]
+    if not _is_left(plans, standings):
+        return True
+    if not works_in(space.store.root):
+        raise StoreError(
+            f"the file system of {space.store.root} has no locks (flock), by which workers "
+            "share their work. Name another folder with --results, mount it with locks, or run "
+            "without --executor."
+        )
+    folders = [space.store.root, space.data, space.models]
+    results, data, models = (str(folder.resolve()) for folder in folders)
+    contents = tuple(_as_json(plan) for plan, _ in plans)
+    task = Task(contents, results, data, models, device, space.run, tuple(sys.argv))
+    if executor == "slurm":
+        from bench.executors.slurm import parse_options, submit
+
+        assert jobs is not None  # `check` saw to it
+        job = submit(task, jobs=jobs, options=parse_options(slurm), store=space.store)
+        say(f"submitted: job {job}, {jobs} workers. See `bench status`, then `bench collect`.")
+        return False
+    import torch
+
+    from bench.executors.local import run_local, slots
+
+    where = slots(device, jobs, gpus=torch.cuda.device_count())
+    if not quiet:
+        say(f"{len(where)} workers")
+    look = partial(_look, standings, space)
+    watch(run_local(task, where, look=look, complain=complain), quiet=quiet)
+    return True
+
+
+def _as_json(plan: Plan) -> dict[str, object]:
+    from bench.experiments.plan import Plan
+
+    return plan.model_dump(mode="json", include=set(Plan.model_fields))
+
+
+def _is_left(
+    plans: Sequence[tuple[Plan, list[Plugins]]], standings: Sequence[Standings]
+) -> bool:
+    """Say whether workers may find anything to do; an audit is work of its own.
+
+    To look fetches what is missing of the data: nodes of a cluster may be offline.
+    """
+    from bench.experiments.status import State
+
+    states = [one.state for some in standings for one in some.look()]
+    left = any(state not in (State.DONE, State.SKIPPED) for state in states)
+    return left or any(plan.audit for plan, _ in plans)
+
+
+def _look(standings: Sequence[Standings], space: Workspace) -> Progress:
+    from bench.experiments.status import progress
+
+    return progress((one for some in standings for one in some.look()), space.store)

@@ -1,0 +1,71 @@
+"""bench table: the rows of all results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.commands.options import RESULTS, Results
+from bench.commands.shared import complain, say
+from bench.errors import UsageError, unknown_name
+
+
+def table(
+    form: Annotated[str, typer.Option("--format", help="csv, md or latex.")] = "md",
+    worst_case: Annotated[
+        bool, typer.Option("--worst-case", help="Add the minimum per image over all attacks.")
+    ] = False,
+    rule_name: Annotated[
+        str | None,
+        typer.Option(
+            "--rule", help="Decide by single, vote, vote@R, mean-logit or worst-of-N draws."
+        ),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Only this data set.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write to a file.")
+    ] = None,
+    results: Results = RESULTS,
+) -> None:
+    """Print the table of all results, from the stored outcomes of every image."""
+    from bench.results.store import Store, written
+    from bench.results.table import collect, decided, render, with_worst_case
+    from bench.results.vote_rules import headline, parse_rule
+
+    if form not in ("csv", "md", "latex"):
+        raise unknown_name("format", form, ("csv", "md", "latex"))
+    rule = parse_rule(rule_name) if rule_name is not None else None
+    store = Store(results)
+    frame = collect(store)
+    if dataset is not None and not frame.empty:
+        present = sorted(set(frame["dataset"]))
+        if dataset not in present:
+            raise unknown_name("data set with results", dataset, present)
+        frame = frame[frame["dataset"] == dataset]
+    if frame.empty:
+        raise UsageError(
+            f"there are no results in {results}. Make some with `bench run`, or name their "
+            "folder with --results."
+        )
+    if rule is not None:
+        frame = decided(frame, store, rule)
+    if worst_case:
+        frame = with_worst_case(frame, store, rule)
+    # `form` was checked against the formats above.
+    text = render(frame, form)  # type: ignore[arg-type]
+    if rule is not None:
+        text = headline(rule, form) + text
+        empty = int((frame["state"].isin(["done", "void"]) & frame["robust"].isna()).sum())
+        if empty:
+            complain(
+                f"{empty} rows have no value by the rule {rule}: the column `note` of "
+                "--format csv says why."
+            )
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    with written(output) as temporary:
+        temporary.write_text(text)
+    say(f"wrote {output}")

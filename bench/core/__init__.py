@@ -1,0 +1,1 @@
+"""What one must trust for a number: threat model, views, noise, passes."""

@@ -1,0 +1,150 @@
+"""Access as a view of the defense, so that every attack works with every access."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from bench.core.defense import Defense
+from bench.core.protocols import CoarsePurifier, View
+from bench.core.rng import Rng
+from bench.core.threat import Access
+from bench.errors import PluginError
+
+
+@dataclass(frozen=True)
+class TransferView:
+    """The bare classifier: the purifier is unknown to the attacker (gray box)."""
+
+    classifier: nn.Module
+    access: ClassVar[Access] = Access.TRANSFER
+    stochastic: ClassVar[bool] = False
+
+    def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Return the logits of x (N, C, H, W), which are the same for all draws."""
+        logits, draws = self.classify(x), len(rng) // max(1, len(x))
+        return logits.repeat_interleave(draws, dim=0) if draws > 1 else logits
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Return the classifier's logits (N, K); it gets a copy of x (N, C, H, W)."""
+        logits: Tensor = self.classifier(x.clone())
+        return logits
+
+    def purification_step(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Refuse: a transfer attack does not know the purifier."""
+        raise PluginError(
+            "the attack asked for a purification step under transfer access, which hides the "
+            "purifier. Leave 'transfer' out of the attack's accesses."
+        )
+
+    def surrogate(self, factor: int) -> View:
+        """Refuse: a transfer attack does not know the purifier."""
+        raise PluginError(
+            "transfer access hides the purifier, so there is no cheaper process of it. Leave "
+            "attack.surrogate away, or use --access bpda or full."
+        )
+
+
+@dataclass(frozen=True)
+class _WholeView:
+    defense: Defense
+
+    @property
+    def stochastic(self) -> bool:
+        return self.defense.stochastic
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Return the bare classifier's logits (N, K); it gets a copy of x (N, C, H, W)."""
+        return self.defense.classify(x.clone())
+
+    def purification_step(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Take one step of the purifier on a copy of x (N, C, H, W), without a gradient."""
+        with torch.no_grad():
+            return self.defense.purification_step(x.clone(), rng=rng)
+
+    def surrogate(self, factor: int) -> Self:
+        """Open the same access on a coarser purifier; raises PluginError where none is."""
+        purifier = self.defense.purifier
+        if not isinstance(purifier, CoarsePurifier):
+            raise PluginError(
+                f"this defense has no cheaper process: {type(purifier).__name__} has no "
+                "'coarser'. Leave attack.surrogate away."
+            )
+        coarse = Defense(
+            purifier.coarser(factor), self.defense.classifier, seed=self.defense.seed
+        )
+        return replace(self, defense=coarse)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """x (N, ...), purified (N * draws, ...) -> purified, whose gradient is that of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, purified: Tensor) -> Tensor:
+        """Return what the classifier is to see."""
+        ctx.images = len(x)
+        return purified.clone()  # no view: a classifier may write into what it is shown
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
+        """Hand the gradient on, that of all draws of an image added up."""
+        (gradient,) = outer
+        if len(gradient) > ctx.images:
+            gradient = gradient.reshape(ctx.images, -1, *gradient.shape[1:]).sum(1)
+        return gradient, None
+
+
+@dataclass(frozen=True)
+class BpdaView(_WholeView):
+    """The purifier forwards, the identity backwards (Athalye et al. 2018, BPDA)."""
+
+    access: ClassVar[Access] = Access.BPDA
+
+    def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Return the logits (N * draws, K) of x (N, C, H, W)."""
+        with torch.no_grad():
+            purified = self.defense.purify(x, rng=rng)
+        shown: Tensor = _StraightThrough.apply(x, purified)
+        return self.defense.classify(shown)
+
+
+@dataclass(frozen=True)
+class FullView(_WholeView):
+    """The exact gradient through every purification step."""
+
+    access: ClassVar[Access] = Access.FULL
+
+    def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Return the logits (N * draws, K) of x (N, C, H, W)."""
+        return self.defense.classify(self.defense.purify(x, rng=rng))
+
+
+@dataclass(frozen=True)
+class QueryView(_WholeView):
+    """Logits of the whole defense and nothing to differentiate."""
+
+    access: ClassVar[Access] = Access.QUERY
+
+    def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Return the logits (N * draws, K) of x (N, C, H, W)."""
+        with torch.no_grad():
+            return self.defense.classify(self.defense.purify(x, rng=rng))
+
+
+def view_of(defense: Defense, access: Access) -> View:
+    """Open a defense to an attacker at one access."""
+    if access is Access.TRANSFER:
+        return TransferView(defense.classifier)
+    if access is Access.BPDA:
+        return BpdaView(defense)
+    return FullView(defense) if access is Access.FULL else QueryView(defense)
+
+
+def unsupported(*, differentiable: bool, access: Access) -> str | None:
+    """Say why a defense cannot be opened at an access; None where it can."""
+    if access is Access.FULL and not differentiable:
+        return "its purifier has no true gradient: use --access bpda"
+    return None

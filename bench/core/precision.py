@@ -1,0 +1,91 @@
+"""A defense whose networks run in low precision, for attacks to search on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from bench.core.defense import Defense
+from bench.errors import PluginError
+
+
+class Lowered(nn.Module):
+    """A copy of a network in a low precision, between casts that gradients pass.
+
+    The casts are operations like others, so that first and second derivatives are those of
+    the low network, rounded to its precision.
+    """
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).to(dtype)
+        self.dtype = dtype
+        self.training = network.training
+
+    def forward(self, x: Tensor, *rest: Any, **options: Any) -> Any:
+        """Return what the low network says of x, in the precision of x."""
+        x_low, rest_low, options_low = tree_map(_to(self.dtype), (x, rest, options))
+        try:
+            said = self.network(x_low, *rest_low, **options_low)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # it makes float32 tensors of its own, or lacks a kernel
+            raise PluginError(
+                f"{type(self.network).__name__} cannot run in {_name(self.dtype)} ({error}). "
+                "Search in float32."
+            ) from error
+        return tree_map(_to(x.dtype), said)
+
+    def __getattr__(self, name: str) -> Any:
+        """Find what the network keeps and a purifier asks it for, such as noise levels."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("network"), name)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _to(dtype: torch.dtype) -> Any:
+    def cast(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value.to(dtype)
+        return value
+
+    return cast
+
+
+def lowered(defense: Defense, dtype: torch.dtype) -> Defense:
+    """Copy a defense with its networks in a precision; raises PluginError.
+
+    States, noise, sums and projections stay as they are, and so does the defense itself.
+    """
+    try:
+        networks = {
+            id(called): Lowered(called, dtype)
+            for network in defense.networks().values()
+            for called in _called(network)
+        }
+        # The memo of a copy says what stands for what is met, wherever a purifier keeps it.
+        return copy.deepcopy(defense, dict(networks))
+    except Exception as error:  # a stranger's purifier may hold a lock, a file or a server
+        raise PluginError(
+            f"the defense cannot be copied for a search in {_name(dtype)} "
+            f"({type(error).__name__}: {error}). Search in float32."
+        ) from error
+
+
+def _called(module: nn.Module) -> Iterator[nn.Module]:
+    """Find what is called: a list of networks is not, the networks in it are."""
+    if type(module).forward is not nn.Module.forward:
+        yield module
+        return
+    for child in module.children():
+        yield from _called(child)

@@ -1,0 +1,154 @@
+"""The judge: what a proposed image is worth, on fresh noise, trusting nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from bench.core.batch_size import in_blocks
+from bench.core.defense import Defense
+from bench.core.geometry import size
+from bench.core.rng import Rng
+from bench.core.threat import ThreatModel
+from bench.errors import PluginError
+from bench.evaluation.early_stopping import looks, needed
+
+TOLERANCE = 1e-6  # rounding of a float32 projection, measured in float64
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """One row per image.
+
+    ``distance`` (N,) float64; ``legal`` (N,) inside ball and box; ``clean_votes`` and
+    ``votes`` (N, K) int64, draws per class; ``clean_logits`` and ``logits`` (N, K), their mean
+    over the draws; ``clean`` (N,) the clean vote is right; ``robust`` (N,) it stays right on
+    the proposed image. An illegal image does not count as a break.
+    """
+
+    distance: Tensor
+    legal: Tensor
+    clean_votes: Tensor
+    clean_logits: Tensor
+    votes: Tensor
+    logits: Tensor
+    clean: Tensor
+    robust: Tensor
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """``votes`` (N, K) int64, draws per class, and ``logits`` (N, K), their mean over draws."""
+
+    votes: Tensor
+    logits: Tensor
+
+
+def judge(
+    defense: Defense,
+    x: Tensor,
+    y: Tensor,
+    x_adv: Tensor,
+    *,
+    threat: ThreatModel,
+    draws: int,
+    rng: Rng,
+    sequential: bool = False,
+) -> Outcomes:
+    """Judge proposals x_adv for x (N, C, H, W) by ``draws`` votes each; raises PluginError.
+
+    ``sequential``: stop drawing for an image once its verdict is clear, as
+    ``bench.evaluation.early_stopping`` says.
+    """
+    if not isinstance(x_adv, Tensor) or not x_adv.is_floating_point():
+        raise PluginError("the attack returned no floating-point images in [0, 1].")
+    if x_adv.shape != x.shape:
+        raise PluginError(
+            f"the attack returned shape {tuple(x_adv.shape)} for images {tuple(x.shape)}. "
+            "An attack returns one image for each that it is given."
+        )
+    x_adv = x_adv.detach().to(x)  # what counts is the image that the defense sees
+    distance = size(x_adv.double() - x.double(), threat.norm)
+    box = ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
+    legal = box & (distance <= threat.radius + TOLERANCE)  # NaN compares false
+    clean_ballot = vote(
+        defense, x, y, draws=draws, rng=rng.fork("clean"), sequential=sequential
+    )
+    # What is illegal is never shown to the defense: it might be NaN.
+    shown = torch.where(legal.reshape(-1, 1, 1, 1), x_adv, x)
+    ballot = vote(
+        defense, shown, y, draws=draws, rng=rng.fork("adversarial"), sequential=sequential
+    )
+    clean = elected(clean_ballot.votes, y)
+    robust = clean & (elected(ballot.votes, y) | ~legal)
+    return Outcomes(
+        distance=distance,
+        legal=legal,
+        clean_votes=clean_ballot.votes,
+        clean_logits=clean_ballot.logits,
+        votes=ballot.votes,
+        logits=ballot.logits,
+        clean=clean,
+        robust=robust,
+    )
+
+
+def vote(
+    defense: Defense, x: Tensor, y: Tensor, *, draws: int, rng: Rng, sequential: bool = False
+) -> Ballot:
+    """Let the defense vote on x (N, C, H, W); sequential: no longer than the label y needs."""
+    draws = draws if defense.stochastic else 1
+    stops = looks(draws) if sequential else (draws,)
+    rows = torch.arange(len(x), device=x.device)
+    votes, logits = _draw(defense, x, range(stops[0]), rng)
+    for taken, upto in pairwise(stops):
+        rows = rows[~_clear(votes[rows], y[rows], taken=taken, draws=draws)]
+        if len(rows) == 0:
+            break
+        more, sums = _draw(defense, x[rows], range(taken, upto), rng[rows])
+        votes[rows] += more
+        logits[rows] += sums
+    return Ballot(votes, (logits / votes.sum(1, keepdim=True)).float())
+
+
+def _clear(votes: Tensor, y: Tensor, *, taken: int, draws: int) -> Tensor:
+    """Say which images (N,) are decided after ``taken`` draws."""
+    true, rival = needed(taken, draws=draws)
+    mine = votes.gather(1, y[:, None])[:, 0]
+    others = votes.scatter(1, y[:, None], -1).amax(1)
+    return (mine >= true) | (others >= rival)
+
+
+def _draw(defense: Defense, x: Tensor, which: range, rng: Rng) -> tuple[Tensor, Tensor]:
+    """Take some of the draws: votes (N, K) int64 and the sums of their logits in float64."""
+
+    def of(block: slice) -> tuple[Tensor, Tensor]:
+        streams = rng[block].repeat(which.stop)
+        if which.start:
+            kept = torch.arange(len(streams), device=x.device) % which.stop >= which.start
+            streams = streams[kept]
+        logits = defense.classify(defense.purify(x[block], rng=streams))
+        if bool(logits.isnan().any()):
+            raise PluginError(
+                "the defense returned NaN for images of the box [0, 1]. Check the "
+                "purifier's step size and its checkpoint."
+            )
+        seen = logits.argmax(1, keepdim=True)
+        one_hot = torch.zeros_like(logits, dtype=torch.int64).scatter_(1, seen, 1)
+        classes = logits.shape[1]
+        votes = one_hot.reshape(-1, len(which), classes).sum(1)
+        return votes, logits.double().reshape(-1, len(which), classes).sum(1)
+
+    with torch.no_grad():
+        parts = in_blocks(of, len(x), draws=len(which), device=x.device)
+    votes, sums = zip(*parts, strict=True)
+    return torch.cat(votes), torch.cat(sums)
+
+
+def elected(votes: Tensor, y: Tensor) -> Tensor:
+    """Say whether the true class has strictly the most votes (N, K): a tie is a loss."""
+    true = votes.gather(1, y[:, None])[:, 0]
+    return true > votes.scatter(1, y[:, None], -1).amax(1)

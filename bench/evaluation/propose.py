@@ -1,0 +1,109 @@
+"""Run an attack on one block of images and keep what it proposed, with its cost and flags."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bench.core.passes import count_passes
+from bench.core.protocols import Attack, Images, View, WarmAttack
+from bench.core.rng import Rng
+from bench.core.threat import ThreatModel
+from bench.errors import AttackWarning, PluginError, StoreError
+from bench.results.store import written
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Images x_adv (N, C, H, W), with flags, passes by network, and seconds."""
+
+    x_adv: Tensor
+    flags: tuple[str, ...]
+    passes: Mapping[str, int]
+    seconds: float
+
+
+def propose(
+    attack: Attack,
+    view: View,
+    images: Images,
+    *,
+    threat: ThreatModel,
+    seed: int,
+    networks: Mapping[str, nn.Module],
+    path: Path,
+    start: Tensor | None = None,
+) -> Proposal:
+    """Attack a block, or read what an earlier run proposed; raises PluginError.
+
+    A ``WarmAttack`` begins at ``start`` (N, C, H, W), where it is given; others refuse it.
+    """
+    if path.is_file():
+        return _read(path, images.x.device)
+    if start is not None and not isinstance(attack, WarmAttack):
+        raise PluginError(
+            f"{type(attack).__name__} cannot begin at another attack's images. Give start to "
+            "attacks that have warm alone."
+        )
+    rng = Rng.seeded(seed, images.indices).fork("attack")
+    # What an attack writes into must not be what the judge compares with.
+    x, y = images.x.clone(), images.y.clone()
+    begun = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught, count_passes(networks) as passes:
+        warnings.simplefilter("always", AttackWarning)
+        if start is not None and isinstance(attack, WarmAttack):
+            x_adv = attack(view, x, y, threat=threat, rng=rng, start=start)
+        else:
+            x_adv = attack(view, x, y, threat=threat, rng=rng)
+    seconds = time.perf_counter() - begun
+    for warning in caught:
+        if not issubclass(warning.category, AttackWarning):
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+    if not isinstance(x_adv, Tensor) or x_adv.shape != images.x.shape:
+        shape = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
+        raise PluginError(
+            f"the attack returned shape {shape} for images {tuple(images.x.shape)}. An attack "
+            "returns one image for each that it is given."
+        )
+    flags = tuple(
+        dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, AttackWarning))
+    )
+    proposal = Proposal(x_adv.detach(), flags, dict(passes), seconds)
+    _write(path, proposal)
+    return proposal
+
+
+def _write(path: Path, proposal: Proposal) -> None:
+    from safetensors.torch import save
+
+    about = {
+        "flags": list(proposal.flags),
+        "passes": dict(proposal.passes),
+        "seconds": proposal.seconds,
+    }
+    packed = save({"x_adv": proposal.x_adv.cpu().contiguous()}, {"about": json.dumps(about)})
+    with written(path) as temporary:
+        temporary.write_bytes(packed)
+
+
+def _read(path: Path, device: torch.device) -> Proposal:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            x_adv = file.get_tensor("x_adv").to(device)
+            about = json.loads(file.metadata()["about"])
+    except (OSError, SafetensorError) as error:
+        raise StoreError(
+            f"cannot read the attack's images {path}: {error}. Delete the file to remake them."
+        ) from error
+    return Proposal(x_adv, tuple(about["flags"]), about["passes"], about["seconds"])

@@ -1,0 +1,178 @@
+"""One cell as one straight line: attack, judge, append, shard by shard."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.core.access import view_of
+from bench.core.defense import Defense
+from bench.core.geometry import rounded
+from bench.core.passes import count_passes
+from bench.core.precision import lowered
+from bench.core.protocols import Attack, Images, Pixels, WarmAttack
+from bench.core.rng import Rng
+from bench.core.threat import Access
+from bench.evaluation.judge import Outcomes, judge
+from bench.evaluation.propose import propose
+from bench.evaluation.survivors import best_before, left_over, survivors_of
+from bench.progress import Progress, Work
+from bench.results.cell import Cell, Search
+from bench.results.locks import claimed, wait
+from bench.results.provenance import provenance
+from bench.results.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A cell and everything it is measured with."""
+
+    cell: Cell
+    defense: Defense
+    attack: Attack
+    pixels: Pixels
+
+
+def run_cell(prepared: Prepared, *, space: Workspace, settings: str = "") -> Work[None]:
+    """Evaluate what is missing of a cell and store it; raises BenchError.
+
+    ``settings`` is what the user set, in words, for the table; the cell has all parameters.
+    """
+    cell, store = prepared.cell, space.store
+    if store.done(cell):
+        return
+    store.open(cell, settings)
+    survivors = survivors_of(cell, store=store)
+    searched = _searched(prepared)
+    what = f"{cell.defense.name} under {cell.attack.name}"
+    while left := store.missing(cell):
+        refused = 0
+        for start, stop in left:
+            yield Progress(what, cell.n - _images(store.missing(cell)), cell.n)
+            with claimed(store.claim_on_block(cell.proposal_key(), start, stop)) as ours:
+                refused += not ours
+                if ours and (start, stop) in store.missing(cell):
+                    images = left_over(prepared.pixels.images(start, stop), survivors)
+                    rows, cost = _measured(prepared, searched, images, start, stop, space=space)
+                    store.append(cell, start, rows, {**cost, **provenance(space.device)})
+        if refused == len(left):
+            yield from wait(what, cell.n - _images(left), cell.n)
+    yield Progress(what, cell.n, cell.n)
+    store.finish(cell, _joined)
+
+
+def _images(blocks: list[tuple[int, int]]) -> int:
+    return sum(stop - start for start, stop in blocks)
+
+
+def _searched(prepared: Prepared) -> Defense:
+    """Return the defense that the attack sees; the judge's stays as it is."""
+    search = prepared.cell.search
+    if search is Search.FLOAT32 or prepared.cell.images:  # nothing is searched for
+        return prepared.defense
+    return lowered(prepared.defense, getattr(torch, search.value))
+
+
+def _measured(
+    prepared: Prepared,
+    searched: Defense,
+    images: Images,
+    start: int,
+    stop: int,
+    *,
+    space: Workspace,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Attack and judge those images of a block that are to be; return rows and cost."""
+    cell, defense, attack, store = prepared.cell, prepared.defense, prepared.attack, space.store
+    if len(images) == 0:
+        return _NO_ROWS, _NO_COST
+    images = images.to(space.device)
+    view = view_of(searched, cell.threat.access)
+    seen = searched.networks()
+    if view.access is Access.TRANSFER:
+        seen = {"classifier": searched.classifier}
+    warm = bool(cell.after) and isinstance(attack, WarmAttack) and attack.warm
+    proposal = propose(
+        attack,
+        view,
+        images,
+        threat=cell.threat,
+        seed=cell.seed,
+        networks=seen,
+        path=store.proposal(cell.proposal_key(), start, stop),
+        start=best_before(cell, images, start, stop, store=store) if warm else None,
+    )
+    x_adv = proposal.x_adv
+    if cell.bits:
+        x_adv = rounded(x_adv, images.x, cell.bits)
+    begun = time.perf_counter()
+    with count_passes(defense.networks()) as passes:
+        outcomes = judge(
+            defense,
+            images.x,
+            images.y,
+            x_adv,
+            threat=cell.threat,
+            draws=cell.draws,
+            sequential=cell.sequential,
+            rng=Rng.seeded(cell.seed, images.indices).fork("judge"),
+        )
+    return _rows(images, outcomes), {
+        "attack passes": dict(proposal.passes),
+        "attack seconds": proposal.seconds,
+        "judge passes": dict(passes),
+        "judge seconds": time.perf_counter() - begun,
+        "flags": list(proposal.flags),
+    }
+
+
+def _rows(images: Images, outcomes: Outcomes) -> dict[str, Any]:
+    return {
+        "index": images.indices.cpu().numpy(),
+        "label": images.y.cpu().numpy(),
+        "distance": outcomes.distance.cpu().numpy(),
+        "legal": outcomes.legal.cpu().numpy(),
+        "clean": outcomes.clean.cpu().numpy(),
+        "robust": outcomes.robust.cpu().numpy(),
+        "clean_votes": list(outcomes.clean_votes.cpu().numpy()),
+        "votes": list(outcomes.votes.cpu().numpy()),
+        "clean_logits": list(outcomes.clean_logits.cpu().numpy()),
+        "logits": list(outcomes.logits.cpu().numpy()),
+    }
+
+
+# A block of which cheaper attacks left no image.
+_NO_ROWS: dict[str, Any] = {
+    **{name: np.zeros(0, dtype=np.int64) for name in ("index", "label")},
+    "distance": np.zeros(0),
+    **{name: np.zeros(0, dtype=np.bool_) for name in ("legal", "clean", "robust")},
+    **{name: [] for name in ("clean_votes", "votes", "clean_logits", "logits")},
+}
+_NO_COST: dict[str, Any] = {
+    **{name: {} for name in ("attack passes", "judge passes")},
+    **dict.fromkeys(("attack seconds", "judge seconds"), 0.0),
+    "flags": [],
+}
+
+
+def _joined(shards: list[dict[str, Any]]) -> dict[str, Any]:
+    """Add the costs of all shards up; what describes the process is the last shard's."""
+    joined = dict(shards[-1])
+    for name in ("attack passes", "judge passes"):
+        joined[name] = dict(sum((Counter(shard[name]) for shard in shards), Counter()))
+    for name in ("attack seconds", "judge seconds"):
+        joined[name] = round(sum(shard[name] for shard in shards), 3)
+    joined["peak memory MiB"] = max(shard["peak memory MiB"] for shard in shards)
+    # Cells that were begun before this was recorded have shards without it.
+    rows = [shard["rows per pass"] for shard in shards if "rows per pass" in shard]
+    if rows:
+        joined["rows per pass"] = min(rows)
+    joined["flags"] = sorted({flag for shard in shards for flag in shard["flags"]})
+    joined["devices"] = sorted({shard["device"] for shard in shards})
+    del joined["device"]
+    return joined

@@ -1,0 +1,104 @@
+"""From resolved pairs to finished cells: the walk of every process that works on a plan.
+
+All processes walk the same pairs in the same order and take what nobody is at. What another
+process has to finish first is left for the next round, so that nobody waits beside work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from bench.audit import run as audits
+from bench.errors import BenchError, StoreError
+from bench.experiments import matrix
+from bench.experiments.attack_order import rungs_below
+from bench.experiments.plan import Plan
+from bench.experiments.prepare import Plugins
+from bench.progress import Work, unless_waiting
+from bench.results.workspace import Workspace
+
+Result = TypeVar("Result")
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+
+
+class Drive(Protocol):
+    """Runs work to its end, in view of somebody or of nobody."""
+
+    def __call__(self, work: Work[Result], /) -> Result:
+        """Return the result of the work."""
+
+
+def measure(
+    plan: Plan,
+    pairs: Sequence[Plugins],
+    *,
+    space: Workspace,
+    drive: Drive,
+    announce: Callable[[str], None],
+    complain: Callable[[str], None],
+) -> list[str]:
+    """Measure what is missing and return the key of every pair; a failure stops no other."""
+    below = rungs_below(pairs) if plan.ladder else [[] for _ in pairs]
+    keys: dict[int, str] = {}
+    announced: set[int] = set()
+
+    def cell(number: int) -> bool:
+        if any(rung not in keys for rung in below[number]):
+            return False
+        if number not in announced:
+            announce(f"[{number + 1}/{len(pairs)}] {matrix.title(pairs[number])}")
+            announced.add(number)
+        after = tuple(
+            keys[rung] for rung in below[number] if space.store.outcomes(keys[rung]).is_file()
+        )
+        work = matrix.attempt(pairs[number], space=space, say=complain, after=after)
+        key = drive(unless_waiting(work))
+        if key is not None:
+            keys[number] = key
+        return key is not None
+
+    _rounds(len(pairs), cell)
+    if plan.audit:
+        _audit(pairs, 256 if plan.audit is True else plan.audit, space, drive, complain)
+    return [keys[number] for number in range(len(pairs))]
+
+
+def _audit(
+    pairs: Sequence[Plugins],
+    images: int,
+    space: Workspace,
+    drive: Drive,
+    complain: Callable[[str], None],
+) -> None:
+    """Audit every defense of a plan; one that cannot be audited does not stop the others."""
+    requests = audits.audits_of(pairs, images)
+
+    def one(number: int) -> bool:
+        name = requests[number].defense
+        try:
+            report = drive(unless_waiting(audits.audit(requests[number], space=space)))
+        except StoreError:  # nothing more can be kept
+            raise
+        except BenchError as error:
+            complain(f"no audit of {name}: {error}")
+        else:
+            if report is None:
+                return False
+            complain(f"audit of {name}: {report['verdict']}")
+        return True
+
+    _rounds(len(requests), one)
+
+
+def _rounds(count: int, piece: Callable[[int], bool]) -> None:
+    """Do pieces of work in order, round after round, until each has said that it is done."""
+    left, pause = list(range(count)), _FIRST_PAUSE_S
+    while True:
+        before = len(left)
+        left = [number for number in left if not piece(number)]
+        if not left:
+            return
+        pause = min(2 * pause, _LONGEST_PAUSE_S) if len(left) == before else _FIRST_PAUSE_S
+        time.sleep(pause)

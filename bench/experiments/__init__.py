@@ -1,0 +1,1 @@
+"""Many cells: plans, their order, their state."""

@@ -1,0 +1,215 @@
+"""Requests to finished cells: one by one, each failure kept to its own cell."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.core.protocols import DefensePlugin, Trainable
+from bench.core.registry import parameters
+from bench.core.threat import format_eps
+from bench.data.datasets import trained_on
+from bench.errors import BenchError, PlanError, UsageError
+from bench.evaluation.run import Prepared, run_cell
+from bench.experiments.attack_order import cheap_first, estimate
+from bench.experiments.plan import Plan, all_faults
+from bench.experiments.prepare import Plugins, outline, prepare, prepare_classifier, resolve
+from bench.models.train import checkpoint_path, train
+from bench.progress import Work
+from bench.results.cell import Part, Request, Search, digest_of
+from bench.results.workspace import Workspace
+
+
+def resolve_plan(plan: Plan) -> list[Plugins]:
+    """Resolve every request of a plan before anything runs; raises PlanError, all faults."""
+    faults, found = plan.faults(), []
+    try:
+        requests = plan.requests()
+    except PlanError as error:
+        raise all_faults([*faults, *error.faults]) from error
+    for request in requests:
+        try:
+            found.append(resolve(request))
+        except BenchError as error:
+            faults.append(str(error))
+    if faults:
+        raise all_faults(faults)
+    return found
+
+
+def ordered(plan: Plan) -> list[Plugins]:
+    """Resolve a plan to pairs in the order in which they run; raises PlanError."""
+    pairs = resolve_plan(plan)
+    return cheap_first(pairs) if plan.ladder else pairs
+
+
+def evaluate(request: Request, *, space: Workspace) -> Work[str]:
+    """Run one request to its end and return the key of its cell; raises BenchError."""
+    plugins = resolve(request)
+    if plugins.impossible:
+        raise UsageError(f"this pair cannot work: {plugins.impossible}.")
+    space.store.probe()
+    prepared = yield from prepare(plugins, space=space)
+    return (yield from _evaluate(plugins, prepared, space))
+
+
+def attempt(
+    plugins: Plugins,
+    *,
+    space: Workspace,
+    say: Callable[[str], None],
+    after: tuple[str, ...] = (),
+) -> Work[str]:
+    """Run a cell of a matrix; one that cannot work or fails becomes a row with the reason.
+
+    ``after``: keys of finished cells whose broken images are not attacked again.
+    """
+    settings = settings_text(plugins.request)
+    content = pending(plugins)
+    key = digest_of(content)
+    if plugins.impossible:
+        space.store.skip({**content, "settings": settings}, key, plugins.impossible)
+        return key
+    if space.store.failed(key, space.run):  # in another process of this run
+        return key
+    prepared = None
+    try:
+        prepared = yield from prepare(plugins, space=space)
+        prepared = replace(prepared, cell=replace(prepared.cell, after=after))
+        return (yield from _evaluate(plugins, prepared, space))
+    except Exception as error:  # one failing cell never stops the others
+        reason = str(error) if isinstance(error, BenchError) else _unexpected(error)
+        # A cell that failed while it ran has a key and a row already: the reason goes there.
+        content = prepared.cell.canonical() if prepared else content
+        key = digest_of(content)
+        say(f"failed: {reason}")
+        space.store.fail({**content, "settings": settings}, key, reason, space.run)
+        return key
+
+
+def _evaluate(plugins: Plugins, prepared: Prepared, space: Workspace) -> Work[str]:
+    key = prepared.cell.key()
+    space.store.forget(digest_of(pending(plugins)))
+    try:
+        work = run_cell(prepared, space=space, settings=settings_text(plugins.request))
+        for now in work:
+            if space.store.failed(key, space.run):  # in another process of this run
+                work.close()
+                break
+            yield now
+    except torch.OutOfMemoryError as error:  # bench.core.batch_size halved what it can
+        raise BenchError(
+            "the GPU's memory does not hold one image with all its draws, or the whole shard "
+            "that an attack such as autoattack or adaptive takes at once. Use fewer draws "
+            "(--draws, attack.eot), a smaller --shard (all of them are part of the cell), or "
+            "--device cpu. Finished shards are kept."
+        ) from error
+    return key
+
+
+def _unexpected(error: Exception) -> str:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(where.filename).name}:{where.lineno}"
+    return (
+        f"{type(error).__name__}: {error} ({place}). This is a fault of a plugin or of bench: "
+        "run the cell alone with `bench --debug run` to see where."
+    )
+
+
+def pending(plugins: Plugins) -> dict[str, Any]:
+    """Describe a cell that has no key yet, because it was never prepared."""
+    request = plugins.request
+    classifier = plugins.classifier
+    part = (
+        Part(request.classifier, {}, 1)
+        if classifier is None
+        else Part(request.classifier, parameters(classifier), classifier.revision)
+    )
+    defense, attack = plugins.defense, plugins.attack
+    return {
+        "pending": True,
+        "dataset": request.dataset,
+        "n": request.n,
+        "shard": request.shard,
+        "classifier": part.canonical(),
+        "defense": Part(request.defense, parameters(defense), defense.revision).canonical(),
+        "attack": Part(request.attack, parameters(attack), attack.revision).canonical(),
+        "norm": plugins.threat.norm.value,
+        "eps": format_eps(plugins.threat.eps),
+        "access": plugins.threat.access.value,
+        "seed": request.seed,
+        "draws": request.draws,
+    }
+
+
+def settings_text(request: Request) -> str:
+    """Write what a request sets, as on the command line."""
+
+    def flat(path: str, value: Any) -> list[str]:
+        if isinstance(value, dict):
+            return [text for name in value for text in flat(f"{path}.{name}", value[name])]
+        return [f"{path}={value}"]
+
+    words = [text for target, value in request.settings.items() for text in flat(target, value)]
+    if request.search is not Search.FLOAT32:  # no reader of a table may miss it
+        words.append(f"search={request.search.value}")
+    return " ".join(words)
+
+
+def title(plugins: Plugins) -> str:
+    """Name a cell for people."""
+    request, threat = plugins.request, plugins.threat
+    settings = settings_text(request)
+    return (
+        f"{request.dataset} {request.defense} under {request.attack} ({threat.access}, "
+        f"{threat.norm} {format_eps(threat.eps)}, seed {request.seed})"
+        + (f" {settings}" if settings else "")
+    )
+
+
+def preview(
+    request: Request, space: Workspace, *, after: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Describe a cell without running it: content, key, and cost in network passes."""
+    plugins = resolve(request)
+    if plugins.impossible:
+        return {"impossible": plugins.impossible}
+    cell, untrained = outline(plugins, space)
+    cell = replace(cell, after=after)
+    return {
+        "cell": cell.canonical(),
+        "key": cell.key(),
+        **({"to be trained first": untrained} if untrained else {}),
+        "done": space.store.done(cell),
+        "cost per image, at most": estimate(plugins),
+    }
+
+
+def train_only(request: Request, *, space: Workspace, model_only: bool) -> Work[Path]:
+    """Train a classifier, or a defense and the classifier it needs; return the checkpoint."""
+    plugins = resolve(request)
+    name: str = request.classifier
+    plugin: Trainable | DefensePlugin | None = plugins.classifier
+    classifier = None
+    if not model_only:
+        name, plugin = request.defense, plugins.defense
+        if not isinstance(plugin, Trainable):
+            raise UsageError(
+                f"{name} has nothing to train: `bench run --defense {name}` needs no more."
+            )
+        if plugin.needs_classifier:
+            classifier = yield from prepare_classifier(plugins, space=space)
+    assert isinstance(plugin, Trainable)  # a model of the zoo is in no catalogue
+    space.store.probe()
+    yield from train(
+        name, plugin, dataset=trained_on(request.dataset), space=space, classifier=classifier
+    )
+    part = classifier[1] if classifier else None
+    return checkpoint_path(
+        name, plugin, dataset=trained_on(request.dataset), space=space, classifier=part
+    )

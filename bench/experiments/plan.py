@@ -1,0 +1,267 @@
+"""A plan file: lists of names whose product is a matrix of requests. Imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import itertools
+from collections.abc import Hashable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import pydantic
+import pydantic_core
+import yaml
+
+from bench.core.registry import Kind, build
+from bench.data.datasets import dataset_info
+from bench.errors import BenchError, PlanError, UsageError
+from bench.results.cell import ZOO, Request
+
+NO_ACCESS: list[str | None] = [None]  # each attack takes its own default
+
+
+class Threat(pydantic.BaseModel, extra="forbid", coerce_numbers_to_str=True):
+    """A ball of the plan."""
+
+    norm: str = "Linf"
+    eps: str
+
+
+class Choice(pydantic.BaseModel, extra="forbid"):
+    """A plugin of the plan, with parameters; attacks may name their access.
+
+    ``grid`` has lists of values by parameter, nested ones as ``training.seed``: the plugin
+    stands for one of each combination.
+    """
+
+    name: str
+    access: str | None = None
+    set: dict[str, Any] = {}
+    grid: dict[str, Annotated[list[Any], pydantic.Field(min_length=1)]] = {}
+
+    def spread(self) -> list[Choice]:
+        """Multiply the grid out; the last parameter varies fastest."""
+        return [
+            Choice(
+                name=self.name,
+                access=self.access,
+                set=functools.reduce(
+                    _with, [*self.set.items(), *zip(self.grid, values, strict=True)], {}
+                ),
+            )
+            for values in itertools.product(*self.grid.values())
+        ]
+
+
+def _with(settings: dict[str, Any], setting: tuple[str, Any]) -> dict[str, Any]:
+    """Set a parameter, named by its path, in a copy of nested settings."""
+    path, value = setting
+    name, _, rest = path.partition(".")
+    inner = settings.get(name)
+    if rest:
+        value = _with(inner if isinstance(inner, dict) else {}, (rest, value))
+    elif isinstance(value, dict):
+        start = inner if isinstance(inner, dict) else {}
+        value = functools.reduce(_with, value.items(), start)
+    return {**settings, name: value}
+
+
+def _spread(choices: list[Choice]) -> list[Choice]:
+    return [one for choice in choices for one in choice.spread()]
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def _named(value: Any) -> Any:
+    return [{"name": item} if isinstance(item, str) else item for item in _as_list(value)]
+
+
+def _audited(value: Any) -> Any:
+    """Refuse 0, which pydantic would take for false."""
+    if not isinstance(value, int) or (value is not False and value < 1):
+        said = "write true, false or the number of images, 1 or more"
+        raise pydantic_core.PydanticCustomError("audit", said)
+    return value
+
+
+Choices = Annotated[
+    list[Choice], pydantic.BeforeValidator(_named), pydantic.Field(min_length=1)
+]
+Names = Annotated[list[str], pydantic.BeforeValidator(_as_list), pydantic.Field(min_length=1)]
+Seeds = Annotated[list[int], pydantic.BeforeValidator(_as_list), pydantic.Field(min_length=1)]
+Threats = Annotated[
+    list[Threat], pydantic.BeforeValidator(_as_list), pydantic.Field(min_length=1)
+]
+
+
+class Plan(pydantic.BaseModel, extra="forbid"):
+    """Every defense x attack x access x threat x data set x classifier x seed.
+
+    ``ladder``: a defense's cheap attacks first and the dear ones on survivors. ``sequential``:
+    the judge stops drawing for an image once its verdict is clear. ``search``: the precision
+    of the networks that attacks see. ``audit``: audit every defense under every threat, on the
+    first 256 images or as many as it says.
+    """
+
+    defenses: Choices
+    attacks: Choices
+    threats: Threats
+    datasets: Names = ["digits"]
+    classifiers: Choices = [Choice(name="small_cnn")]
+    accesses: Names | None = None
+    seeds: Seeds = [0]
+    n: int = 500
+    draws: int = 50
+    shard: int = 100
+    ladder: bool = False
+    sequential: bool = False
+    search: str = "float32"
+    audit: Annotated[bool | int, pydantic.BeforeValidator(_audited)] = False
+
+    def faults(self) -> list[str]:
+        """Name every plugin, parameter and data set of the plan that does not exist."""
+        faults = []
+        chosen: dict[Kind, list[Choice]] = {
+            "defenses": self.defenses,
+            "attacks": self.attacks,
+            "models": self.classifiers,
+        }
+        for kind, choices in chosen.items():
+            for choice in _spread(choices):
+                if choice.name.startswith(ZOO):
+                    continue
+                try:
+                    build(kind, choice.name, choice.set)
+                except BenchError as error:
+                    faults.append(str(error))
+        for name in self.datasets:
+            try:
+                dataset_info(name)
+            except UsageError as error:
+                faults.append(str(error))
+        return faults
+
+    def requests(self) -> list[Request]:
+        """Multiply the lists out; raises UsageError with all faults together."""
+        found: list[Request] = []
+        faults: list[str] = []
+        for dataset, classifier, threat, defense, attack, access, seed in itertools.product(
+            self.datasets, _spread(self.classifiers), self.threats, _spread(self.defenses),
+            _spread(self.attacks), self.accesses or NO_ACCESS, self.seeds,
+        ):  # fmt: skip
+            try:
+                request = Request.parse(
+                    defense=defense.name,
+                    attack=attack.name,
+                    dataset=dataset,
+                    classifier=classifier.name,
+                    norm=threat.norm,
+                    eps=threat.eps,
+                    access=attack.access or access,
+                    n=self.n,
+                    seed=seed,
+                    draws=self.draws,
+                    shard=self.shard,
+                    sequential=self.sequential,
+                    search=self.search,
+                    settings={
+                        "defense": defense.set,
+                        "attack": attack.set,
+                        "classifier": classifier.set,
+                    },
+                )
+            except UsageError as error:
+                faults += str(error).splitlines()
+            else:
+                if request not in found:
+                    found.append(request)
+        if faults:
+            raise all_faults(faults)
+        return found
+
+
+AnyPlan = TypeVar("AnyPlan", bound=Plan)
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan; raises UsageError with every fault of the file."""
+    known = "defenses, attacks and threats. plans/smoke.yaml is an example."
+    content = read_mapping(path, f"is no plan: it has to be a mapping with {known}")
+    return parse_plan(content, Plan, where=path.name)
+
+
+def read_mapping(path: Path, otherwise: str) -> dict[Any, Any]:
+    """Read a mapping from YAML, no key twice; raises UsageError."""
+    try:
+        content = yaml.load(path.read_text(), Loader=_OnceLoader)
+    except OSError as error:
+        raise UsageError(f"cannot read the plan {path}: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} {otherwise}")
+    return content
+
+
+def parse_plan(content: dict[Any, Any], kind: type[AnyPlan], *, where: str) -> AnyPlan:
+    """Make a plan from what a file says; raises PlanError with every fault of it."""
+    try:
+        return kind.model_validate(content)
+    except pydantic.ValidationError as error:
+        faults = [f"{where}: {_in_words(fault)}" for fault in error.errors()]
+        raise all_faults([*faults, *_sound_part(content, error).faults()]) from error
+
+
+def _sound_part(content: dict[Any, Any], error: pydantic.ValidationError) -> Plan:
+    """Keep the fields without a fault, so that their names are checked all the same."""
+    faulty = {fault["loc"][0] for fault in error.errors()}
+    sound = {
+        name: content[name]
+        for name in Plan.model_fields
+        if name in content and name not in faulty
+    }
+    spare = {"defenses": "none", "attacks": "noise", "threats": {"eps": "inf"}}
+    return Plan.model_validate({**spare, **sound})
+
+
+class _OnceLoader(yaml.SafeLoader):
+    """YAML keeps the last of two equal keys in silence: here that is a fault."""
+
+    def construct_mapping(
+        self, node: yaml.MappingNode, deep: bool = False
+    ) -> dict[Hashable, Any]:
+        """Refuse a key that is written twice."""
+        names = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"'{name}' is written twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep=deep)
+
+
+def _in_words(fault: Any) -> str:
+    """Say what pydantic found in the words of a plan."""
+    *where, name = [str(step) for step in fault["loc"]]
+    path = ".".join([*where, name])
+    if fault["type"] == "extra_forbidden":
+        inner = Threat if "threats" in where else Choice
+        known = list((inner if where else Plan).model_fields)
+        near = difflib.get_close_matches(name, known, n=1)
+        meant = f" Did you mean '{near[0]}'?" if near else ""
+        return f"there is no key '{path}'.{meant}"
+    if fault["type"] == "model_type" and "threats" in where:
+        return f"{path}: write a threat as {{norm: Linf, eps: {fault['input']}}}."
+    return f"{path}: {fault['msg']}."
+
+
+def all_faults(faults: Iterable[str]) -> PlanError:
+    """Put faults into one error, each said once."""
+    unique = list(dict.fromkeys(faults))
+    head = (
+        "the plan has a fault:" if len(unique) == 1 else f"the plan has {len(unique)} faults:"
+    )
+    return PlanError("\n  - ".join([head, *unique]), unique)

@@ -1,0 +1,248 @@
+"""From a request to all that a run needs: plugins built, weights at hand, the cell named."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bench.core.access import unsupported
+from bench.core.defense import Defense, frozen
+from bench.core.protocols import (
+    Attack,
+    DefensePlugin,
+    Pixels,
+    Purifier,
+    Trainable,
+    TrainableClassifier,
+    TrainablePurifier,
+)
+from bench.core.registry import Kind, build_dataclass, parameters, plugin
+from bench.core.threat import ThreatModel, parse_eps
+from bench.data.datasets import dataset_info, trained_on
+from bench.data.load import load_test
+from bench.errors import PluginError, UsageError
+from bench.evaluation.run import Prepared
+from bench.models.robustbench import find_threat, load_zoo_classifier
+from bench.models.train import find_trained, train
+from bench.progress import Work
+from bench.results.cell import ZOO, Cell, Part, Request
+from bench.results.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Plugins:
+    """A request with its plugins built and its threat model resolved.
+
+    ``classifier`` is None for one of the RobustBench zoo. ``impossible`` says why the pair
+    cannot work, None where it can.
+    """
+
+    request: Request
+    classifier: TrainableClassifier | None
+    defense: DefensePlugin
+    attack: Attack
+    threat: ThreatModel
+    impossible: str | None
+
+
+def resolve(request: Request) -> Plugins:
+    """Build a request's plugins; raises UsageError for whatever the user can mend."""
+    info = dataset_info(request.dataset)
+    if request.n > info.test_images:
+        raise UsageError(
+            f"n is {request.n}, but {info.name} has {info.test_images} images to test on."
+        )
+    classifier = None
+    if request.classifier.startswith(ZOO):
+        find_threat(request.classifier.removeprefix(ZOO), dataset=trained_on(request.dataset))
+        if request.settings.get("classifier"):
+            raise UsageError("a classifier of the RobustBench zoo has no parameters to --set.")
+    else:
+        classifier = configured("models", request.classifier, request)
+    attack = configured("attacks", request.attack, request)
+    defense = configured("defenses", request.defense, request)
+    access = request.access or attack.accesses[0]
+    threat = ThreatModel(request.norm, parse_eps(request.eps, request.norm), access)
+    return Plugins(
+        request,
+        classifier,
+        defense,
+        attack,
+        threat,
+        _impossible(request, threat, attack, defense),
+    )
+
+
+def configured(kind: Kind, name: str, request: Request) -> Any:
+    """Build a plugin from its defaults, the data set's recipe and the user's settings."""
+    cls = plugin(kind, name)
+    target = {"models": "classifier", "attacks": "attack", "defenses": "defense"}[kind]
+    params = cls.recipe(trained_on(request.dataset)) if hasattr(cls, "recipe") else {}
+    return build_dataclass(cls, _merged(params, request.settings.get(target, {})), where=target)
+
+
+def _merged(base: Any, over: Any) -> Any:
+    """Lay nested settings over others."""
+    both = dict(base)
+    for name, value in over.items():
+        nested = isinstance(value, dict) and isinstance(both.get(name), dict)
+        both[name] = _merged(both[name], value) if nested else value
+    return both
+
+
+def _impossible(
+    request: Request, threat: ThreatModel, attack: Attack, defense: Any
+) -> str | None:
+    if threat.norm not in attack.norms:
+        return f"{request.attack} has no {threat.norm} version: use {', '.join(attack.norms)}"
+    if threat.access not in attack.accesses:
+        return (
+            f"{request.attack} does not work with {threat.access} access: use "
+            f"--access {' or '.join(attack.accesses)}"
+        )
+    if not threat.bounded and not attack.unbounded:
+        return f"{request.attack} needs a bound: give a finite --eps"
+    reason = unsupported(differentiable=defense.differentiable, access=threat.access)
+    return f"{request.defense}: {reason}" if reason else None
+
+
+def outline(plugins: Plugins, space: Workspace) -> tuple[Cell, list[str]]:
+    """Name the cell of a request without training; list what has to be trained first.
+
+    The key depends on the digests of all checkpoints: it is final when the list is empty.
+    """
+    request, untrained = plugins.request, []
+    classifier = _classifier_part(plugins, None)
+    digest = None
+    if plugins.classifier is None:
+        digest = _zoo_digest(*_zoo_names(plugins), space.models)
+    else:
+        digest = find_trained(
+            request.classifier,
+            plugins.classifier,
+            dataset=trained_on(request.dataset),
+            space=space,
+        )
+        if digest is None:
+            untrained.append(request.classifier)
+    classifier = _classifier_part(plugins, digest)
+    defense = None
+    if isinstance(plugins.defense, Trainable):
+        blocked = plugins.defense.needs_classifier and untrained
+        if not blocked:
+            defense = find_trained(
+                request.defense,
+                plugins.defense,
+                dataset=trained_on(request.dataset),
+                space=space,
+                classifier=classifier,
+            )
+        if defense is None:
+            untrained.append(request.defense)
+    pixels = load_test(request.dataset, root=space.data)
+    return _cell(plugins, pixels, classifier, defense), untrained
+
+
+def prepare(plugins: Plugins, *, space: Workspace) -> Work[Prepared]:
+    """Load or train what a request needs; raises BenchError."""
+    request = plugins.request
+    pixels = load_test(request.dataset, root=space.data)
+    network, classifier = yield from prepare_classifier(plugins, space=space)
+    defense: object = plugins.defense
+    digest = None
+    if isinstance(defense, TrainablePurifier):
+        trained = yield from train(
+            request.defense,
+            defense,
+            dataset=trained_on(request.dataset),
+            space=space,
+            classifier=(network, classifier),
+        )
+        digest = trained.digest
+        defense = defense.load(trained.weights, shape=dataset_info(request.dataset).shape)
+    if not isinstance(defense, Purifier):
+        raise PluginError(
+            f"the defense '{request.defense}' has no purify(x, *, rng), or lacks `stochastic` "
+            "or `differentiable`. See 'Add a defense' in the README."
+        )
+    cell = _cell(plugins, pixels, classifier, digest)
+    whole = Defense(defense, network, seed=request.seed).to(space.device)
+    return Prepared(cell, whole, plugins.attack, pixels)
+
+
+def prepare_classifier(plugins: Plugins, *, space: Workspace) -> Work[tuple[nn.Module, Part]]:
+    """Load or train the classifier of a request, frozen and in evaluation mode."""
+    if plugins.classifier is None:
+        network, digest = _zoo(*_zoo_names(plugins), space.models)
+    else:
+        info = dataset_info(plugins.request.dataset)
+        trained = yield from train(
+            plugins.request.classifier,
+            plugins.classifier,
+            dataset=trained_on(info.name),
+            space=space,
+        )
+        digest = trained.digest
+        network = plugins.classifier.load(
+            trained.weights, shape=info.shape, classes=info.classes
+        )
+    network = frozen(network).to(space.device)
+    return network, _classifier_part(plugins, digest)
+
+
+def _zoo_names(plugins: Plugins) -> tuple[str, str, str]:
+    """Name a classifier of the zoo, its data set and the norm that it is wanted for."""
+    request = plugins.request
+    name = request.classifier.removeprefix(ZOO)
+    return name, trained_on(request.dataset), request.norm.value
+
+
+def _zoo(name: str, dataset: str, norm: str, models: Path) -> tuple[nn.Module, str]:
+    """Load a classifier of the zoo and the digest of its weights."""
+    threat = find_threat(name, dataset=dataset, preferred=norm)
+    network = load_zoo_classifier(name, dataset=dataset, threat=threat, model_dir=models)
+    content = hashlib.sha256()
+    for key, tensor in network.state_dict().items():
+        content.update(key.encode())
+        content.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return network, content.hexdigest()
+
+
+@functools.cache  # the cells of a plan have one classifier, and it may be large
+def _zoo_digest(name: str, dataset: str, norm: str, models: Path) -> str:
+    return _zoo(name, dataset, norm, models)[1]
+
+
+def _classifier_part(plugins: Plugins, digest: str | None) -> Part:
+    if plugins.classifier is None:
+        return Part(plugins.request.classifier, {}, 1, digest)
+    return Part(
+        plugins.request.classifier,
+        parameters(plugins.classifier),
+        plugins.classifier.revision,
+        digest,
+    )
+
+
+def _cell(plugins: Plugins, pixels: Pixels, classifier: Part, defense: str | None) -> Cell:
+    request = plugins.request
+    params, attack = parameters(plugins.defense), parameters(plugins.attack)
+    return Cell(
+        dataset=request.dataset,
+        data=pixels.digest,
+        n=request.n,
+        shard=request.shard,
+        classifier=classifier,
+        defense=Part(request.defense, params, plugins.defense.revision, defense),
+        attack=Part(request.attack, attack, plugins.attack.revision),
+        threat=plugins.threat,
+        seed=request.seed,
+        draws=request.draws,
+        sequential=request.sequential,
+        search=request.search,
+    )

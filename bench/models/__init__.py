@@ -1,0 +1,1 @@
+"""Trained networks: training, checkpoints, RobustBench's zoo."""

@@ -1,0 +1,81 @@
+"""Checkpoints: safetensors and a JSON card, verified by digest, never unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from bench.errors import CheckpointError, StoreError
+from bench.results.store import read_json, write_json, written
+
+
+def digest(path: Path) -> str:
+    """Hash a checkpoint's bytes with SHA-256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def save_checkpoint(path: Path, weights: Mapping[str, Tensor], card: Mapping[str, Any]) -> str:
+    """Write weights, then the card that vouches for them; return the digest."""
+    from safetensors.torch import save
+
+    packed = save({k: v.detach().cpu().contiguous() for k, v in weights.items()})
+    with written(path) as temporary:
+        temporary.write_bytes(packed)  # not the library's writer: a full disk has one error
+    found = hashlib.sha256(packed).hexdigest()
+    write_json(path.with_suffix(".json"), {**card, "sha256": found})
+    return found
+
+
+def complete(path: Path) -> bool:
+    """Say whether a checkpoint and its card are there."""
+    return path.is_file() and path.with_suffix(".json").is_file()
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Read weights and their digest; raises CheckpointError for anything but our own file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    again = f"Delete it and its card and run the command again, or restore {path.name}."
+    try:
+        found = digest(path)
+        vouched = read_card(path).get("sha256")
+        if found != vouched:
+            raise CheckpointError(
+                f"{path} is damaged or not the file its card describes: {_kind(path)}, SHA-256 "
+                f"{found[:16]} instead of {str(vouched)[:16]}. {again}"
+            )
+        return load_file(path), found
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}. {again}") from error
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is no safetensors file ({_kind(path)}): {error}. {again}"
+        ) from error
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Read the card of a checkpoint; raises CheckpointError where it cannot vouch."""
+    try:
+        card = read_json(path.with_suffix(".json"))
+        return card | {"sha256": card["sha256"], "metrics": card.get("metrics", {})}
+    except (StoreError, KeyError) as error:
+        raise CheckpointError(
+            f"the card of {path} is missing or damaged. Delete it and its card and run the "
+            "command again, or restore both."
+        ) from error
+
+
+def _kind(path: Path) -> str:
+    start = path.read_bytes()[:512].lstrip()
+    if not start:
+        return "it is empty"
+    if start[:1] == b"<":
+        return "it is an HTML page"
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        return "it is a pickle"
+    return f"{path.stat().st_size} bytes"

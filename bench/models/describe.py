@@ -1,0 +1,88 @@
+"""Describe one plugin for `bench show`."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.core.protocols import Trainable
+from bench.core.registry import Kind, build, catalogue, plugin
+from bench.data.datasets import dataset_info, trained_on
+from bench.errors import unknown_name
+from bench.models.checkpoints import complete, load_checkpoint, read_card
+from bench.results.store import Store
+
+_TARGETS: dict[Kind, str] = {"defenses": "defense", "attacks": "attack", "models": "classifier"}
+
+
+def describe(name: str, *, dataset: str, results: Path) -> Iterator[str]:
+    """Write a plugin's purpose, parameters, company and checkpoints line by line."""
+    dataset_info(dataset)
+    kinds = [kind for kind in _TARGETS if name in catalogue(kind)]
+    if not kinds:
+        known = [known for kind in _TARGETS for known in catalogue(kind)]
+        raise unknown_name("defense, attack or classifier", name, known)
+    for kind in kinds:
+        cls = plugin(kind, name)
+        params = cls.recipe(trained_on(dataset)) if hasattr(cls, "recipe") else {}
+        made = build(kind, name, params)
+        yield f"{name} ({_TARGETS[kind]}, {cls.__module__}.{cls.__qualname__})"
+        yield ""
+        yield from (f"  {line}".rstrip() for line in (inspect.getdoc(cls) or "").splitlines())
+        yield ""
+        yield f"  parameters on {dataset} (name: type = value):"
+        yield from _parameters(made, _TARGETS[kind]) or ["    none"]
+        yield ""
+        yield f"  {_company(kind, made)}"
+        if isinstance(made, Trainable):
+            yield ""
+            yield from _checkpoints(name, results)
+
+
+def _parameters(made: Any, path: str) -> Iterator[str]:
+    hints = typing.get_type_hints(type(made))
+    for field in dataclasses.fields(made):
+        value = getattr(made, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _parameters(value, f"{path}.{field.name}")
+        else:
+            yield f"    {path}.{field.name}: {_type(hints[field.name])} = {value}"
+
+
+def _type(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(map(str, typing.get_args(hint)))
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+def _company(kind: Kind, made: Any) -> str:
+    if kind == "attacks":
+        bound = "bounded and --eps inf" if made.unbounded else "bounded only"
+        return (
+            f"works with norms {', '.join(made.norms)}; access {', '.join(made.accesses)} "
+            f"(the first is the default); {bound}"
+        )
+    if kind == "models":
+        return "works before no purifier and behind any"
+    noise = "draws noise: judged by --draws votes" if made.stochastic else "deterministic"
+    access = "every access" if made.differentiable else "every access but full"
+    return f"works with any classifier and data set, {access}; {noise}"
+
+
+def _checkpoints(name: str, results: Path) -> Iterator[str]:
+    found = [
+        path
+        for path in Store(results).checkpoints()
+        if path.stem.rpartition("-")[0] == name and complete(path)
+    ]
+    yield "  checkpoints:" if found else f"  no checkpoint in {results}: `bench train {name}`"
+    for path in found:
+        _, digest = load_checkpoint(path)
+        card = read_card(path)
+        metrics = ", ".join(f"{key} {value:.4g}" for key, value in card["metrics"].items())
+        about = f"{path.parent.name}; {metrics}" if metrics else path.parent.name
+        yield f"    {path} sha256 {digest[:16]} ({about})"

@@ -1,0 +1,265 @@
+"""Training as one straight line: find the checkpoint, or train it, resumably."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.core.access import TransferView
+from bench.core.defense import frozen
+from bench.core.protocols import (
+    Images,
+    Task,
+    Trainable,
+    TrainableClassifier,
+    TrainablePurifier,
+    Training,
+)
+from bench.core.registry import build, parameters
+from bench.core.threat import format_eps
+from bench.data.datasets import dataset_info
+from bench.data.load import load_train
+from bench.errors import UsageError
+from bench.evaluation.propose import propose
+from bench.models.checkpoints import complete, load_checkpoint, save_checkpoint
+from bench.progress import Progress, Work
+from bench.results.cell import ZOO, Part, digest_of
+from bench.results.locks import claimed, is_held, wait
+from bench.results.provenance import provenance
+from bench.results.store import written
+from bench.results.workspace import Workspace
+
+_SAVE_EVERY_S = 20.0
+_REPORT_EVERY_S = 0.5
+_BLOCK = 500  # training images attacked at a time
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Weights at hand, with the digest that identifies them."""
+
+    weights: Mapping[str, Tensor]
+    digest: str
+
+
+def identity(
+    name: str, plugin: Trainable, *, dataset: str, data: str, classifier: Part | None
+) -> dict[str, Any]:
+    """Collect what a checkpoint depends on; how a purifier is used later is not part of it."""
+    params = parameters(plugin)
+    if isinstance(plugin, TrainablePurifier):
+        params = params["training"]
+    return {
+        "name": name,
+        "revision": plugin.revision,
+        "recipe": params,
+        "dataset": dataset,
+        "data": data,
+        "classifier": classifier.canonical()
+        if classifier and plugin.needs_classifier
+        else None,
+    }
+
+
+def find_trained(
+    name: str,
+    plugin: Trainable,
+    *,
+    dataset: str,
+    space: Workspace,
+    classifier: Part | None = None,
+) -> str | None:
+    """Return the digest of a plugin's checkpoint, None where it is not trained yet."""
+    path = checkpoint_path(name, plugin, dataset=dataset, space=space, classifier=classifier)
+    return load_checkpoint(path)[1] if complete(path) else None
+
+
+def checkpoint_path(
+    name: str,
+    plugin: Trainable,
+    *,
+    dataset: str,
+    space: Workspace,
+    classifier: Part | None = None,
+) -> Path:
+    """Name the file where a plugin's weights are, or will be once it is trained."""
+    _, _, data = load_train(dataset, root=space.data)
+    about = identity(name, plugin, dataset=dataset, data=data, classifier=classifier)
+    return space.store.checkpoint(dataset, name, digest_of(about)[:8])
+
+
+def train(
+    name: str,
+    plugin: Trainable,
+    *,
+    dataset: str,
+    space: Workspace,
+    classifier: tuple[nn.Module, Part] | None = None,
+) -> Work[Trained]:
+    """Return a plugin's weights, training them first where no checkpoint has them.
+
+    ``classifier`` is the network to be defended with its place in the cell. A killed training
+    goes on from its last saved state and ends with the same weights.
+    """
+    found, held_out, data = load_train(dataset, root=space.data)
+    about = identity(
+        name,
+        plugin,
+        dataset=dataset,
+        data=data,
+        classifier=classifier[1] if classifier else None,
+    )
+    path = space.store.checkpoint(dataset, name, digest_of(about)[:8])
+    what = f"train {name} on {dataset}"
+    claim = space.store.claim(f"train-{digest_of(about)}")
+    while not complete(path):
+        if is_held(claim):
+            yield from wait(what, 0, 1)
+            continue
+        # Before the claim, so that several processes share the blocks of these images.
+        attacked = (
+            (yield from _attacked(plugin, found, data, classifier, dataset, space))
+            if classifier
+            else None
+        )
+        with claimed(claim) as ours:
+            if ours and not complete(path):
+                task = Task(
+                    train=found.to(space.device),
+                    validation=held_out.to(space.device),
+                    classes=dataset_info(dataset).classes,
+                    device=space.device,
+                    classifier=classifier[0] if classifier else None,
+                    adversarial=attacked,
+                )
+                state = space.store.training(digest_of(about))
+                run, spent = _resumed(plugin, task, state)
+                seconds = yield from _advance(what, run, state, spent)
+                card = {
+                    **about,
+                    "images": len(found),
+                    "metrics": run.evaluate(),
+                    "seconds": round(seconds, 1),
+                    **provenance(space.device),
+                }
+                save_checkpoint(path, run.weights(), card)
+                state.unlink(missing_ok=True)
+    weights, found_digest = load_checkpoint(path)
+    return Trained(weights, found_digest)
+
+
+def _advance(what: str, run: Training, state: Path, spent: float = 0.0) -> Work[float]:
+    """Advance a training to its end, saving its state now and then; return the seconds."""
+    begun = reported = saved = time.monotonic()
+    yield Progress(what, run.step, run.total)
+    while run.step < run.total:
+        run.advance()
+        now = time.monotonic()
+        if now - reported > _REPORT_EVERY_S or run.step == run.total:
+            yield Progress(what, run.step, run.total, run.metrics())
+            reported = now
+        if now - saved > _SAVE_EVERY_S:
+            packed = io.BytesIO()
+            torch.save({"run": run.state(), "seconds": spent + now - begun}, packed)
+            with written(state) as temporary:
+                temporary.write_bytes(packed.getvalue())
+            saved = now
+    return spent + time.monotonic() - begun
+
+
+def _resumed(plugin: Trainable, task: Task, state: Path) -> tuple[Training, float]:
+    """Start a training where its state was saved, with the seconds spent until then."""
+    if state.is_file():
+        try:
+            kept = torch.load(state, map_location=task.device, weights_only=True)
+            run = plugin.start(task)
+            run.restore(kept["run"])
+            return run, float(kept["seconds"])
+        except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError):
+            state.unlink()  # damaged or of another version: begin anew, not in part
+    return plugin.start(task), 0.0
+
+
+def _attacked(
+    plugin: Trainable,
+    images: Images,
+    data: str,
+    classifier: tuple[nn.Module, Part],
+    dataset: str,
+    space: Workspace,
+) -> Work[Tensor | None]:
+    """Attack training images of a bare classifier with AutoAttack, once per content."""
+    wanted = plugin.negatives()
+    if wanted is None:
+        return None
+    threat = wanted.threat
+    if wanted.classifier_seed is not None:
+        classifier = yield from _another(classifier[1], wanted.classifier_seed, dataset, space)
+    network, part = classifier
+    attack = build("attacks", "autoattack", {})
+    content = {
+        "attack": Part("autoattack", parameters(attack), attack.revision).canonical(),
+        "classifier": part.canonical(),
+        "training data": data,
+        "norm": threat.norm.value,
+        "eps": format_eps(threat.eps),
+    }
+    n = min(wanted.images, len(images))
+    blocks = [(start, min(start + _BLOCK, n)) for start in range(0, n, _BLOCK)]
+    key, what = digest_of(content), f"attack training images of {dataset}"
+    parts: dict[int, Tensor] = {}
+    while len(parts) < len(blocks):
+        refused = 0
+        for start, stop in blocks:
+            if start in parts:
+                continue
+            yield Progress(what, len(parts) * _BLOCK, n)
+            with claimed(space.store.claim_on_block(key, start, stop)) as ours:
+                refused += not ours
+                if ours:
+                    parts[start] = propose(
+                        attack,
+                        TransferView(network),
+                        images[start:stop].to(space.device),
+                        threat=threat,
+                        seed=0,
+                        networks={"classifier": network},
+                        path=space.store.proposal(key, start, stop),
+                    ).x_adv
+        if refused == len(blocks) - len(parts) > 0:
+            yield from wait(what, len(parts) * _BLOCK, n)
+    yield Progress(what, n, n)
+    return torch.cat([parts[start] for start, _ in blocks])
+
+
+def _another(
+    part: Part, seed: int, dataset: str, space: Workspace
+) -> Work[tuple[nn.Module, Part]]:
+    """Load or train a classifier that differs from another one in its seed; frozen."""
+    wants = f"the defense is to be trained on images of another classifier than {part.name}"
+    if part.name.startswith(ZOO):
+        raise UsageError(
+            f"{wants}, of which there is one training alone. Choose a --classifier that bench "
+            "trains."
+        )
+    training = part.params["training"]
+    if seed == training["seed"]:
+        raise UsageError(
+            f"{wants} of seed {seed}, but asks for seed {seed} itself. Choose another seed in "
+            "the defense's training."
+        )
+    params = {**part.params, "training": {**training, "seed": seed}}
+    plugin: TrainableClassifier = build("models", part.name, params)
+    info = dataset_info(dataset)
+    trained = yield from train(part.name, plugin, dataset=dataset, space=space)
+    network = plugin.load(trained.weights, shape=info.shape, classes=info.classes)
+    network = frozen(network).to(space.device)
+    return network, Part(part.name, parameters(plugin), plugin.revision, trained.digest)

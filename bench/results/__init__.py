@@ -1,0 +1,1 @@
+"""What was measured: cells, the store, statistics, tables."""

@@ -1,0 +1,269 @@
+"""What is asked, and what exactly was measured: a request and a cell. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from bench.core.threat import (
+    Access,
+    Norm,
+    ThreatModel,
+    format_eps,
+    parse_access,
+    parse_eps,
+    parse_norm,
+)
+from bench.errors import UsageError, unknown_name
+
+ZOO = "robustbench:"  # the prefix of classifiers from the RobustBench zoo
+
+
+class Search(StrEnum):
+    """The precision of the networks that an attack sees; the judge's are always float32."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+def parse_search(text: str) -> Search:
+    """Read the precision of a search; raises UsageError."""
+    try:
+        return Search(text.strip().lower())
+    except ValueError:
+        raise unknown_name("precision of a search", text, Search) from None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One evaluation as a user words it; parameters that are not set take their defaults."""
+
+    defense: str
+    attack: str
+    dataset: str = "digits"
+    classifier: str = "small_cnn"
+    norm: Norm = Norm.LINF
+    eps: str = "8/255"
+    access: Access | None = None  # None: the attack's own default
+    n: int = 500
+    seed: int = 0
+    draws: int = 50
+    shard: int = 100
+    sequential: bool = False  # stop drawing for an image once its verdict is clear
+    search: Search = Search.FLOAT32
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def parse(
+        cls,
+        *,
+        norm: str = "Linf",
+        eps: str = "8/255",
+        access: str | None = None,
+        search: str = "float32",
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        **rest: Any,
+    ) -> Request:
+        """Check everything that needs no plugin; raises UsageError."""
+        faults = []
+        known_norm, known_access, known_search = Norm.LINF, None, Search.FLOAT32
+        try:
+            known_norm = parse_norm(norm)
+        except UsageError as error:
+            faults.append(str(error))
+        try:
+            parse_eps(eps, known_norm)
+        except UsageError as error:
+            faults.append(str(error))
+        try:
+            known_access = parse_access(access) if access else None
+        except UsageError as error:
+            faults.append(str(error))
+        try:
+            known_search = parse_search(search)
+        except UsageError as error:
+            faults.append(str(error))
+        for name, least in (("n", 1), ("draws", 1), ("shard", 1), ("seed", 0)):
+            if rest.get(name, least) < least:
+                faults.append(f"{name} is {rest[name]}: it has to be {least} or more.")
+        if faults:
+            raise UsageError("\n".join(faults))
+        return cls(
+            norm=known_norm,
+            eps=eps,
+            access=known_access,
+            search=known_search,
+            settings=settings or {},
+            **rest,
+        )
+
+
+def parse_settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
+    """Read ['defense.steps=50', ...] to nested parameters; raises UsageError."""
+    import yaml
+
+    settings: dict[str, dict[str, Any]] = {}
+    for pair in pairs:
+        path, equals, text = pair.partition("=")
+        target, *names = path.strip().split(".")
+        if not equals or target not in ("defense", "attack", "classifier") or not all(names):
+            raise UsageError(
+                f"--set {pair} is not understood. Write defense.NAME=VALUE, attack.NAME=VALUE "
+                "or classifier.NAME=VALUE, for instance --set defense.steps=50."
+            )
+        if not names:
+            raise UsageError(f"--set {pair} names no parameter. Write {target}.NAME=VALUE.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {pair}: the value cannot be read ({error}).") from error
+        place = settings.setdefault(target, {})
+        for name in names[:-1]:
+            place = place.setdefault(name, {})
+            if not isinstance(place, dict):
+                raise UsageError(f"--set {pair} contradicts an earlier --set of '{name}'.")
+        place[names[-1]] = value
+    return settings
+
+
+@dataclass(frozen=True)
+class Part:
+    """A plugin in a cell: all its parameters, its revision, the digest of its checkpoint."""
+
+    name: str
+    params: Mapping[str, Any]
+    revision: int
+    checkpoint: str | None = None
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> Part:
+        """Read what ``canonical`` wrote."""
+        return cls(**content)
+
+    def canonical(self) -> dict[str, Any]:
+        """Write the part as plain JSON values."""
+        return {
+            "name": self.name,
+            "params": dict(self.params),
+            "revision": self.revision,
+            "checkpoint": self.checkpoint,
+        }
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One defense, attack, access and threat on one fixed list of images: the first n.
+
+    ``data`` is the digest of the test set and ``shard`` the size of the aligned blocks in
+    which it is attacked, the unit of work, of resume and of bit-identity. ``sequential``: the
+    judge stops drawing for an image once its verdict is clear. ``search``: the precision of
+    the networks that the attack sees, never of the judge's. ``after``: keys of cheaper
+    cells; images that one of them broke are not attacked again. ``images``: the proposal key
+    of another cell whose stored images are judged here in place of an attack, rounded towards
+    the clean image to ``bits`` per pixel where that is set.
+    """
+
+    dataset: str
+    data: str
+    n: int
+    shard: int
+    classifier: Part
+    defense: Part
+    attack: Part
+    threat: ThreatModel
+    seed: int
+    draws: int
+    sequential: bool = False
+    search: Search = Search.FLOAT32
+    after: tuple[str, ...] = ()
+    images: str | None = None
+    bits: int | None = None
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> Cell:
+        """Read what ``canonical`` wrote; raises KeyError where a field is missing."""
+        norm = parse_norm(content["norm"])
+        eps, access = parse_eps(content["eps"], norm), parse_access(content["access"])
+        return cls(
+            dataset=content["dataset"],
+            data=content["data"],
+            n=content["n"],
+            shard=content["shard"],
+            classifier=Part.read(content["classifier"]),
+            defense=Part.read(content["defense"]),
+            attack=Part.read(content["attack"]),
+            seed=content["seed"],
+            draws=content["draws"],
+            threat=ThreatModel(norm, eps, access),
+            sequential=content.get("sequential", False),
+            search=parse_search(content.get("search", Search.FLOAT32)),
+            after=tuple(content.get("after", ())),
+            images=content.get("images"),
+            bits=content.get("bits"),
+        )
+
+    def canonical(self) -> dict[str, Any]:
+        """Write the cell as plain JSON values, the same for equal cells."""
+        rare = {
+            "sequential": self.sequential,
+            "search": None if self.search is Search.FLOAT32 else self.search.value,
+            "after": list(self.after),
+            "images": self.images,
+            "bits": self.bits,
+        }
+        return {
+            "dataset": self.dataset,
+            "data": self.data,
+            "n": self.n,
+            "shard": self.shard,
+            "classifier": self.classifier.canonical(),
+            "defense": self.defense.canonical(),
+            "attack": self.attack.canonical(),
+            "norm": self.threat.norm.value,
+            "eps": format_eps(self.threat.eps),
+            "access": self.threat.access.value,
+            "seed": self.seed,
+            "draws": self.draws,
+            **{name: value for name, value in rare.items() if value},
+        }
+
+    def key(self) -> str:
+        """Hash the canonical content to 16 hexadecimal digits."""
+        return digest_of(self.canonical())
+
+    def proposal_key(self) -> str:
+        """Hash what the attack's images depend on, and nothing else.
+
+        Neither the judge's draws nor the number of images matter to a shard; and a transfer
+        attack does not see the purifier, so all purifiers share its images.
+        """
+        if self.images:
+            return self.images
+        content = self.canonical()
+        for name in ("draws", "n", "sequential", "bits"):
+            content.pop(name, None)
+        if self.threat.access is Access.TRANSFER:
+            del content["defense"]
+        return digest_of(content)
+
+    def shards(self) -> list[tuple[int, int]]:
+        """List the blocks [start, stop) of the cell."""
+        return [
+            (start, min(start + self.shard, self.n)) for start in range(0, self.n, self.shard)
+        ]
+
+
+def subject_of(content: Mapping[str, Any]) -> str:
+    """Hash what an audit is about: a defense, its data and the ball, of a cell's content."""
+    fields = ("dataset", "data", "classifier", "defense", "norm", "eps")
+    return digest_of({name: content.get(name) for name in fields})
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """Hash plain JSON values; raises TypeError for anything else."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

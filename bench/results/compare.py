@@ -1,0 +1,269 @@
+"""Two cells, or two defenses, compared on the same images. Imports no torch.
+
+Defenses are compared by their worst case per image over the attacks that both have, since
+whoever met one attack more would lose for that alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from bench.core.threat import Norm, format_eps, parse_eps, parse_norm
+from bench.errors import UsageError, unknown_name
+from bench.results.cell import digest_of
+from bench.results.paired import Comparison, paired
+from bench.results.store import Store, read_json, read_rows
+from bench.results.table import join
+
+_PREFIX = 4  # characters of a key that may stand for it
+_MOST = 5  # defenses of one name that an error lists
+_CONTEXT = ("dataset", "data", "classifier", "norm", "eps", "n", "seed", "draws")
+_ATTACK = (
+    "attack", "access", "shard", "sequential", "search", "after", "images", "bits",
+)  # fmt: skip
+
+
+def compare(
+    store: Store, first: str, second: str, *,
+    dataset: str | None = None, norm: str | None = None, eps: str | None = None,
+    attack: str | None = None, n: int | None = None,
+) -> Comparison:  # fmt: skip
+    """Compare two cells by (prefixes of) their keys, or two defenses by name.
+
+    The filters choose among the cells of defenses. Raises UsageError where the sides cannot
+    be told or share no images, and StoreError.
+    """
+    cells = {folder.name: read_json(folder / "cell.json") for folder in store.cells()}
+    if not cells:
+        raise UsageError(
+            f"there are no results in {store.root}. Make some with `bench run`, or name their "
+            "folder with --results."
+        )
+    if first == second:
+        raise UsageError(f"'{first}' is compared with itself: name two cells or two defenses.")
+    names = sorted({content["defense"]["name"] for content in cells.values()})
+    by_name = [side in names for side in (first, second)]
+    if all(by_name):
+        chosen = _filtered(cells, dataset=dataset, norm=norm, eps=eps, attack=attack, n=n)
+        return _defenses(store, chosen, first, second)
+    one, two = (
+        side if named else _key(cells, side, names)
+        for side, named in zip((first, second), by_name, strict=True)
+    )
+    if any(by_name):
+        raise UsageError(
+            f"'{first}' and '{second}' are a defense and a cell: name two of one sort."
+        )
+    if any((dataset, norm, eps, attack, n)):
+        raise UsageError(
+            "--dataset, --norm, --eps, --attack and -n choose among the cells of a defense; a "
+            "key names its cell. Leave them out."
+        )
+    return compare_cells(store, cells, one, two)
+
+
+def _key(cells: Mapping[str, Any], text: str, names: list[str]) -> str:
+    found = [key for key in cells if key.startswith(text)]
+    if len(text) < _PREFIX or not found:
+        short = f" (a key is named by {_PREFIX} or more of its characters)"
+        raise UsageError(
+            f"no cell's key starts with '{text}'{short if len(text) < _PREFIX else ''}, and no "
+            f"defense with results is called so. Defenses: {', '.join(names)}. Keys are in the "
+            "last columns of `bench table --format csv`."
+        )
+    if len(found) > 1:
+        raise UsageError(
+            f"'{text}' is ambiguous: {', '.join(found)}. Write more characters of the key."
+        )
+    return found[0]
+
+
+def compare_cells(store: Store, cells: Mapping[str, Any], one: str, two: str) -> Comparison:
+    """Compare two of these cells by their keys; raises UsageError where they are no pair."""
+    if one == two:
+        raise UsageError(f"both sides are the cell {one}: name two cells.")
+    for key in (one, two):
+        if fault := _fault(store, key):
+            raise UsageError(
+                f"cell {key} {fault}: its accuracy cannot be compared. Run it again or name "
+                "another."
+            )
+    if cells[one]["data"] != cells[two]["data"]:
+        raise UsageError(
+            f"cells {one} ({cells[one]['dataset']}) and {two} ({cells[two]['dataset']}) were "
+            "measured on different data: their images cannot be paired. Compare cells of one "
+            "data set."
+        )
+    labels = [f"{cells[key]['defense']['name']} under {_attack(cells[key])} [{key}]"
+              for key in (one, two)]  # fmt: skip
+    return paired(labels, [_verdicts(store, [key], cells[key]["n"]) for key in (one, two)])
+
+
+def _filtered(
+    cells: Mapping[str, Any],
+    *,
+    dataset: str | None,
+    norm: str | None,
+    eps: str | None,
+    attack: str | None,
+    n: int | None,
+) -> dict[str, Any]:
+    # The radius alone: a radius above 1 is only wrong in Linf, where no cell has it.
+    radius = None if eps is None else format_eps(parse_eps(eps, Norm.L2))
+    wanted = {
+        "dataset": dataset,
+        "norm": parse_norm(norm).value if norm else None,
+        "eps": radius,
+        "attack": attack,
+        "n": None if n is None else str(n),
+    }
+    left = dict(cells)
+    for name, value in wanted.items():
+        if value is None:
+            continue
+        present = {_plain(content, name) for content in left.values()}
+        if value not in present:
+            raise unknown_name(f"{name} with results", value, present)
+        left = {key: cell for key, cell in left.items() if _plain(cell, name) == value}
+    return left
+
+
+def _plain(content: Mapping[str, Any], name: str) -> str:
+    value = content[name]
+    return str(value["name"] if isinstance(value, dict) else value)
+
+
+def _defenses(store: Store, cells: Mapping[str, Any], first: str, second: str) -> Comparison:
+    sound: list[dict[str, str]] = []  # of each side: pairing digest -> key
+    left_out: list[str] = []
+    for name in (first, second):
+        own = {key: cell for key, cell in cells.items() if cell["defense"]["name"] == name}
+        faults = {key: _fault(store, key) for key in own}
+        left_out += [
+            f"{_label(own[key], key)}: {fault}" for key, fault in faults.items() if fault
+        ]
+        own = {key: cell for key, cell in own.items() if not faults[key]}
+        if not own:
+            raise UsageError(f"defense {name} has no finished cell among those asked for.")
+        own = _as_it_ships(own)
+        if len({digest_of(cell["defense"]) for cell in own.values()}) > 1:
+            raise UsageError(
+                f"several defenses with other parameters or checkpoints are called {name}:\n"
+                f"{_kinds(own)}\nCompare cells by their keys, or narrow the choice with "
+                "--dataset, --norm, --eps or --attack."
+            )
+        sound.append({pairing(cell, cells): key for key, cell in own.items()})
+    one, two = sound
+    common = sorted(one.keys() & two.keys())
+    if not common:
+        raise UsageError(
+            f"{first} and {second} share no attack: cells are joined where data, classifier, "
+            "norm, eps, attack, access, settings, seed, draws and n agree. "
+            f"{first} has {_listed({key: cells[key] for key in one.values()})}; "
+            f"{second} has {_listed({key: cells[key] for key in two.values()})}."
+        )
+    contexts = [_context(cells[one[asked]]) for asked in common]
+    if len({digest_of(context) for context in contexts}) > 1:
+        kinds = {name: sorted({_plain(found, name) for found in contexts}) for name in _CONTEXT}
+        several = "; ".join(
+            f"{name} {', '.join(found)}" for name, found in kinds.items() if len(found) > 1
+        )
+        raise UsageError(
+            f"{first} and {second} share cells of several kinds ({several or 'classifiers'}). "
+            "Choose with --dataset, --norm, --eps or -n, or compare cells by their keys."
+        )
+    for side in sound:
+        alone = [key for asked, key in side.items() if asked not in common]
+        left_out += [f"{_label(cells[key], key)} has no match" for key in alone]
+    return paired(
+        [f"{name}, worst case per image" for name in (first, second)],
+        [
+            _verdicts(store, keys, cells[keys[0]]["n"])
+            for keys in ([side[asked] for asked in common] for side in sound)
+        ],
+        joined=tuple(sorted(_attack(cells[one[asked]]) for asked in common)),
+        left_out=tuple(left_out),
+    )
+
+
+def _as_it_ships(cells: dict[str, Any]) -> dict[str, Any]:
+    """Keep the cells of a defense with no parameter set, as its name alone says; else all."""
+
+    def digest(cell: Mapping[str, Any]) -> str:
+        return digest_of(cell["defense"])
+
+    # By content: a plan may set what a recipe has anyway.
+    shipped = {digest(cell) for cell in cells.values() if not _set_for_defense(cell)}
+    return {key: cell for key, cell in cells.items() if digest(cell) in shipped} or cells
+
+
+def _set_for_defense(content: Mapping[str, Any]) -> str:
+    words = content["settings"].split()
+    return " ".join(word for word in words if word.startswith("defense."))
+
+
+def _kinds(cells: Mapping[str, Any]) -> str:
+    """List what differs, a line for each defense, with a cell to name it by."""
+    kinds = {digest_of(content["defense"]): key for key, content in cells.items()}
+    lines = [
+        f"  {_set_for_defense(cells[key]) or 'as it ships'}, checkpoint "
+        f"{str(cells[key]['defense']['checkpoint'])[:8]} [{key}]"
+        for key in kinds.values()
+    ]
+    more = [f"  and {len(lines) - _MOST} more"] if len(lines) > _MOST else []
+    return "\n".join(lines[:_MOST] + more)
+
+
+def _context(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: content[name] for name in _CONTEXT}
+
+
+def pairing(content: Mapping[str, Any], cells: Mapping[str, Any]) -> str:
+    """Hash everything in a cell but its defense: equal where the same was asked of another."""
+    asked = {name: content[name] for name in _ATTACK if name in content}
+    # Keys of earlier cells contain the defense: what counts is what those cells asked.
+    asked["after"] = sorted(
+        pairing(cells[key], cells) if key in cells else key for key in asked.get("after", ())
+    )
+    return digest_of({**_context(content), **asked})
+
+
+def _fault(store: Store, key: str) -> str | None:
+    if not store.outcomes(key).is_file():
+        return "is not finished"
+    outside = int((~read_rows(store.outcomes(key))["legal"]).sum())
+    return f"is void: {outside} images outside the ball" if outside else None
+
+
+def _attack(content: Mapping[str, Any]) -> str:
+    about = ("attack.", "search=")
+    chosen = [word for word in content["settings"].split() if word.startswith(about)]
+    return " ".join([f"{content['attack']['name']} {content['access']}", *chosen])
+
+
+def _label(content: Mapping[str, Any], key: str) -> str:
+    return (
+        f"{content['defense']['name']} under {_attack(content)}, {content['dataset']} "
+        f"{content['norm']} {content['eps']}, n {content['n']}, draws {content['draws']}, seed "
+        f"{content['seed']} [{key}]"
+    )
+
+
+def _listed(cells: Mapping[str, Any]) -> str:
+    return "; ".join(_label(content, key) for key, content in cells.items())
+
+
+def _verdicts(store: Store, keys: list[str], n: int) -> pd.Series[bool]:
+    """Join cells image by image; raises UsageError where they attacked survivors alone."""
+    frames = [read_rows(store.outcomes(key)) for key in keys]
+    seen = len({index for frame in frames for index in frame["index"]})
+    if seen < n:
+        raise UsageError(
+            f"{', '.join(keys)} attacked {seen} of {n} images, those that cheaper "
+            "attacks left: alone they say nothing of all. Compare the two defenses by name, "
+            "with all their attacks."
+        )
+    return join([frame for frame in frames if len(frame)])["robust"].astype(bool)

@@ -1,0 +1,248 @@
+"""A page for a reviewer: what was tried on a defense, with which budget, what broke, what it cost.
+
+Made from stored outcomes alone. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+
+from bench.errors import UsageError
+from bench.results.cell import subject_of
+from bench.results.stats import wilson
+from bench.results.store import Store, read_json, read_rows
+
+# The ladder of access (T0 to T9) and what each rung asks.
+RUNGS = {
+    "T0": "clean images",
+    "T1": "random noise in the ball",
+    "T2": "transfer: the attack sees the bare classifier alone (gray box)",
+    "T3": "queries to the whole defense",
+    "T4": "BPDA with EOT",
+    "T5": "full gradient through the purifier, with EOT",
+    "T6": "full gradient of a cheaper surrogate process",
+    "T7": "purification-aligned adaptive attack",
+    "T8": "fixed randomness: the attacker knows the noise (check C14 of the audit)",
+    "T9": "resubmission of the best image (check C19 of the audit)",
+}
+_OF_THE_AUDIT = {"T8": "C14", "T9": "C19"}
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One attack: ``attacked`` images, those ``broke`` that nothing before broke, ``left``."""
+
+    rung: str
+    attack: str
+    access: str
+    budget: str
+    attacked: int
+    broke: int
+    left: int
+    passes: int
+    seconds: float
+    flags: str
+    key: str
+
+
+def rung_of(cell: Mapping[str, Any]) -> str:
+    """Say on which rung of the ladder a cell stands."""
+    attack, access = cell["attack"], cell["access"]
+    if access == "transfer":
+        return "T2"
+    if attack["name"] == "noise":
+        return "T1"
+    if access == "query":
+        return "T3"
+    if attack["params"].get("surrogate"):
+        return "T6"
+    if attack["name"] == "adaptive":
+        return "T7"
+    return "T4" if access == "bpda" else "T5"
+
+
+def find(
+    store: Store, *, defense: str, dataset: str, norm: str, eps: str, n: int | None
+) -> list[dict[str, Any]]:
+    """List the finished cells of a defense under a ball, as they were run; raises UsageError."""
+    wanted = {"dataset": dataset, "norm": norm, "eps": eps}
+    found = []
+    for folder in store.cells():
+        cell = read_json(folder / "cell.json")
+        same = cell["defense"]["name"] == defense
+        same &= not cell.get("images") and not cell.get("bits")  # judged again, not attacked
+        if not same or any(cell[name] != value for name, value in wanted.items()):
+            continue
+        if store.outcomes(folder.name).is_file() and n in (None, cell["n"]):
+            about = read_json(folder / "provenance.json")
+            found.append({**cell, "key": folder.name, "about": about})
+    if not found:
+        raise UsageError(
+            f"{store.root} has no finished cell of {defense} on {dataset} under {norm} {eps}"
+            + (f" with n {n}" if n else "")
+            + f". Run some: `bench run --defense {defense} ...`, or a plan like plans/ladder.yaml "
+            "for it with `bench matrix`."
+        )
+    fields = ("n", "shard", "seed", "draws")
+    kinds = {(subject_of(cell), *(cell[name] for name in fields)) for cell in found}
+    if len(kinds) > 1:
+        sizes = sorted({cell["n"] for cell in found})
+        raise UsageError(
+            f"{store.root} has {len(kinds)} kinds of cells of {defense}: other images, seeds, "
+            f"parameters or checkpoints (n {', '.join(map(str, sizes))}). Choose by -n, or keep "
+            "them in folders of their own."
+        )
+    return sorted(
+        found, key=lambda cell: (len(cell.get("after", ())), rung_of(cell), cell["key"])
+    )
+
+
+def _budget(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attack's parameters, and the precision of its search where that is low."""
+    low = {"search": cell["search"]} if "search" in cell else {}
+    return {**cell["attack"]["params"], **low}
+
+
+def climb(store: Store, cells: list[dict[str, Any]]) -> tuple[list[Rung], int]:
+    """Follow the images through all attacks; return the rungs and the clean ones right."""
+    robust: dict[int, bool] = {}
+    rungs = []
+    for cell in cells:
+        rows = read_rows(store.outcomes(cell["key"]))
+        clean = dict(zip(rows["index"], rows["clean"], strict=True))
+        if not robust:
+            robust, right = dict(clean), int(rows["clean"].sum())
+        broken = [i for i, r in zip(rows["index"], rows["robust"], strict=True) if not r]
+        new = [index for index in broken if robust[index]]
+        robust |= dict.fromkeys(new, False)
+        about = cell["about"]
+        illegal = int((~rows["legal"]).sum())
+        void = [f"VOID: {illegal} images outside the ball"] if illegal else []
+        nothing = [] if len(rows) else ["nothing was left to attack"]
+        rungs.append(
+            Rung(
+                rung=rung_of(cell),
+                attack=cell["attack"]["name"],
+                access=cell["access"],
+                budget=", ".join(f"{k} {v}" for k, v in _budget(cell).items()),
+                attacked=len(rows),
+                broke=len(new),
+                left=sum(robust.values()),
+                passes=round(sum(about["attack passes"].values()) / max(len(rows), 1)),
+                seconds=about["attack seconds"],
+                flags="; ".join([*void, *nothing, *about["flags"]]),
+                key=cell["key"],
+            )
+        )
+    return rungs, right
+
+
+def page(store: Store, cells: list[dict[str, Any]]) -> str:
+    """Write the report of a defense as Markdown."""
+    first = cells[0]
+    if first.get("after"):
+        raise UsageError("the cell that attacked all images is missing: run the plan again.")
+    rungs, right = climb(store, cells)
+    audit = store.audit(subject_of(first))
+    report = read_json(audit) if audit.is_file() else None
+    n, left = first["n"], rungs[-1].left
+    tried = {rung.rung for rung in rungs if rung.attacked} | {"T0"}
+    checks = {found["check"]: found for found in report["findings"]} if report else {}
+    tried |= {rung for rung, check in _OF_THE_AUDIT.items() if check in checks}
+    pages = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True
+    )
+    pages.filters["digest"] = lambda text: (text or "none")[:16]
+    pages.filters["cell"] = lambda text: " ".join(str(text).replace("|", r"\|").split())
+    return pages.from_string(_PAGE).render(
+        cell=first,
+        rungs=rungs,
+        meaning=RUNGS,
+        n=n,
+        robust=100 * left / n,
+        interval=[round(100 * side, 2) for side in wilson(left, n)],
+        clean=100 * right / n,
+        clean_interval=[round(100 * side, 2) for side in wilson(right, n)],
+        report=report,
+        known_seed=checks.get("C14"),
+        again=checks.get("C19"),
+        untried={rung: text for rung, text in RUNGS.items() if rung not in tried},
+        commands=sorted({cell["about"]["command"] for cell in cells}),
+        commits=sorted({(cell["about"]["commit"] or "unknown")[:12] for cell in cells}),
+        dates=sorted(cell["about"]["date"] for cell in cells),
+        devices=sorted({device for cell in cells for device in cell["about"]["devices"]}),
+        versions=first["about"]["versions"],
+        seconds=sum(cell["about"]["attack seconds"] for cell in cells),
+        judging=sum(cell["about"]["judge seconds"] for cell in cells),
+    )
+
+
+_PAGE = """\
+# How robust is `{{ cell.defense.name }}` on {{ cell.dataset }} under {{ cell.norm }} {{ cell.eps }}?
+
+**{{ "%.1f"|format(robust) }} % ({{ "%.1f-%.1f"|format(*interval) }}) of the first {{ n }} test images survive everything that was tried;
+{{ "%.1f"|format(clean) }} % ({{ "%.1f-%.1f"|format(*clean_interval) }}) are right when nobody attacks.** The worst case is taken image by image.
+95 % Wilson intervals.
+
+{% if report -%}
+The audit: **{{ report.verdict }}** ({{ report.subject.n }} images.)
+{%- else -%}
+This defense was not audited: `bench audit` says whether the number stands.
+{%- endif %}
+
+## What was tried, in this order, and what broke
+
+| rung | attack | access | images attacked | newly broken | left | left, % | cell |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+| T0 | none | | {{ n }} | {{ n - (clean * n / 100)|round|int }} | {{ (clean * n / 100)|round|int }} | {{ "%.1f"|format(clean) }} | |
+{% for r in rungs -%}
+| {{ r.rung }} | {{ r.attack }} | {{ r.access }} | {{ r.attacked }} | {{ r.broke }} | {{ r.left }} | {{ "%.1f"|format(100 * r.left / n) }} | {{ r.key }} |
+{% endfor %}
+Where fewer than {{ n }} images were attacked, the others had been broken before or were wrong
+without an attack.
+{% for rung, text in meaning.items() %}
+- {{ rung }}: {{ text }}{% endfor %}
+
+{% if known_seed -%}
+T8, fixed randomness (audit C14, {{ known_seed.state }}): {{ known_seed.figure or known_seed.reason }}.
+{% endif -%}
+{% if again -%}
+T9, resubmission (audit C19, {{ again.state }}): {{ again.figure or again.reason }}.
+{% endif -%}
+{% if untried -%}
+Not tried: {{ untried | join(", ") }}. What was not tried may break more.
+{%- endif %}
+
+## With which budget, and at what cost
+
+| attack | parameters | passes per attacked image | seconds | remarks |
+| --- | --- | --- | --- | --- |
+{% for r in rungs -%}
+| {{ r.attack }}, {{ r.access }} | {{ r.budget | cell }} | {{ r.passes }} | {{ "%.0f"|format(r.seconds) }} | {{ r.flags | cell }} |
+{% endfor %}
+Attacks {{ "%.0f"|format(seconds) }} s, judging {{ "%.0f"|format(judging) }} s, on {{ devices | join(", ") }}. Passes are
+network passes of the attack, without judging, forward and backward, of classifier and purifier
+together; images of a transfer attack are made once and shared by all purifiers.
+
+## The defense
+
+- purifier `{{ cell.defense.name }}`, checkpoint {{ cell.defense.checkpoint | digest }}: {% for k, v in cell.defense.params.items() %}{{ k }} {{ v }}{{ ", " if not loop.last }}{% endfor %}
+- classifier `{{ cell.classifier.name }}`, checkpoint {{ cell.classifier.checkpoint | digest }}
+- data: {{ cell.dataset }}, first {{ n }} test images, SHA-256 {{ cell.data | digest }}
+- judged by {{ cell.draws }} draws of fresh noise{{ ", fewer where the verdict is clear (same verdict at the 1 % level)" if cell.get("sequential") }}, seed {{ cell.seed }}
+
+## How to repeat it
+
+```sh
+{% for command in commands -%}
+{{ command }}
+{% endfor -%}
+```
+
+Commit {{ commits | join(", ") }}; {{ dates[0] }} to {{ dates[-1] }};
+{% for name, number in versions.items() %}{{ name }} {{ number }}{{ ", " if not loop.last }}{% endfor %}.
+"""

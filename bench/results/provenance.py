@@ -1,0 +1,104 @@
+"""How a result came about: commit, versions, device, memory. Imports no torch by itself."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import platform
+import re
+import resource
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import __version__
+
+if TYPE_CHECKING:
+    import torch
+
+
+def origin() -> dict[str, Any]:
+    """Describe command, date and source: JSON values, without paths, host or user names."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "command": _command(),
+        "commit": _commit(),
+        "versions": _versions(),
+    }
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Describe this process as ``origin`` does, with its device, memory and rows per pass.
+
+    The rows are those in force now: fewer than at the start where the memory held no more.
+    """
+    from bench.core.batch_size import rows_per_pass
+
+    return {
+        **origin(),
+        "device": _device_name(device),
+        "peak memory MiB": _peak_memory(device),
+        "rows per pass": rows_per_pass(device),
+    }
+
+
+def _command() -> str:
+    """Repeat the command line, absolute paths cut to their last part: results are shared."""
+    words = [Path(sys.argv[0]).name]
+    for word in sys.argv[1:]:
+        # '/a/b', '--results=/a/b' and '-o/a/b', but not '8/255' or 'plans/mnist.yaml'
+        words.append(re.sub(r"^(-\w|--[\w-]+=|)(/.*)$", _cut, word, flags=re.DOTALL))
+    return shlex.join(words)
+
+
+def _cut(found: re.Match[str]) -> str:
+    return found[1] + Path(found[2]).name
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "purifybench": __version__}
+    for name in ("torch", "torchvision", "numpy", "pyautoattack", "robustbench"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def _commit() -> str | None:
+    """Name the commit of the source, with '+' where files differ from it."""
+    source = Path(__file__).resolve().parents[1]  # bench, beside attacks and defenses
+
+    def git(*args: str) -> str:
+        done = subprocess.run(
+            ["git", *args], cwd=source, capture_output=True, text=True, timeout=10, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", ".", "../attacks", "../defenses")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _device_name(device: torch.device) -> str:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device)) // 2**20
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(kibibytes) // (2**20 if sys.platform == "darwin" else 2**10)

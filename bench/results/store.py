@@ -1,0 +1,298 @@
+"""The only owner of paths under the results folder. Imports no torch.
+
+    cells/<key>/cell.json            the cell
+    cells/<key>/shards/              finished blocks of an unfinished cell
+    cells/<key>/outcomes.parquet     one row per image, once all blocks are there
+    cells/<key>/provenance.json      commit, versions, device, seconds, memory, passes, flags
+    cells/<key>/skipped.json         why the pair cannot work
+    cells/<key>/failed.json          the error of the latest try
+    audits/<subject>/audit.json      the report on a defense under a ball, beside it as .md
+    audits/<subject>/                a results folder of its own, with the audit's cells
+    images/<key>/                    what the attacks proposed, stored before it is judged
+    checkpoints/<data set>/          trained weights and their cards
+    training/                        where an interrupted training goes on
+    claims/                          what running processes are at; see bench.results.locks
+    jobs/                            what was sent to Slurm, and its logs
+    figures/                         pictures, the numbers behind them and their origin
+    runs.csv                         one row per cell, rebuilt from the cells
+
+Every file is written under a temporary name and renamed: what exists is whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import StoreError
+from bench.results.cell import Cell
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+# The names that `written` gives: a dot, the name of the file, eight characters of mkstemp.
+_TEMPORARY = re.compile(r"\..+\.(json|parquet|safetensors|pt)\.[a-z0-9_]{8}")
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Hand out a temporary path that becomes ``path`` on success; raises StoreError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(descriptor)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _cannot_write(path: Path, error: OSError) -> StoreError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = "Free some space or name" if full else "Name"
+    return StoreError(
+        f"cannot write {path}: {error.strerror or error}. {advice} another folder with "
+        "--results; what is finished is kept, and the same command goes on there."
+    )
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON for people and programs; raises StoreError."""
+    with written(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read JSON; raises StoreError where it is damaged."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise _cannot_read(path, error) from error
+    if not isinstance(content, dict):
+        raise StoreError(f"{path} is not what bench wrote. Delete its folder and run again.")
+    return content
+
+
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read per-image outcomes, some columns or all; raises StoreError where it is damaged."""
+    rows: pd.DataFrame = _read_table(path, columns).to_pandas()
+    return rows
+
+
+def _read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    import pyarrow.parquet as parquet
+
+    try:
+        # Half the time of pandas.read_parquet, whose search for data sets a file does not need.
+        return parquet.ParquetFile(path).read(columns=columns, use_threads=False)
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise _cannot_read(path, error) from error
+
+
+def _cannot_read(path: Path, error: Exception) -> StoreError:
+    return StoreError(
+        f"cannot read {path}: {error}. Delete its folder and run the command again."
+    )
+
+
+class Store:
+    """A results folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def probe(self) -> None:
+        """Find out whether the folder can be written before any work; raises StoreError."""
+        if self.root.is_file():
+            raise StoreError(
+                f"{self.root} is a file, not a folder. Name another folder with --results."
+            )
+        probe = self.root / ".probe"
+        with written(probe) as temporary:
+            temporary.write_bytes(b"")
+        probe.unlink()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left half written; younger files may be in work."""
+        yesterday = time.time() - 24 * 3600
+        for folder in ("cells", "images", "checkpoints", "training"):
+            for where, _, names in os.walk(self.root / folder):
+                for name in filter(_TEMPORARY.fullmatch, names):
+                    path = Path(where, name)
+                    with suppress(OSError):  # another process may sweep as well
+                        if path.stat().st_mtime < yesterday:
+                            path.unlink()
+
+    @property
+    def runs(self) -> Path:
+        """The table of all cells as CSV."""
+        return self.root / "runs.csv"
+
+    @property
+    def figures(self) -> Path:
+        """Where figures go by default."""
+        return self.root / "figures"
+
+    def cell(self, key: str) -> Path:
+        """Name the folder of a cell."""
+        return self.root / "cells" / key
+
+    def cells(self) -> list[Path]:
+        """List the folders of all cells, by key."""
+        return sorted(path.parent for path in (self.root / "cells").glob("*/cell.json"))
+
+    def finished(self) -> list[str]:
+        """List the keys of all cells that have outcomes, whatever else they lack."""
+        found = (self.root / "cells").glob("*/outcomes.parquet")
+        return sorted(path.parent.name for path in found)
+
+    def outcomes(self, key: str) -> Path:
+        """Name the per-image outcomes of a finished cell."""
+        return self.cell(key) / "outcomes.parquet"
+
+    def done(self, cell: Cell) -> bool:
+        """Say whether nothing is left to do for a cell."""
+        return self.outcomes(cell.key()).is_file()
+
+    def open(self, cell: Cell, settings: str) -> None:
+        """Write down a cell that is about to run, with what the user set, in words."""
+        content = {**cell.canonical(), "settings": settings}
+        write_json(self.cell(cell.key()) / "cell.json", content)
+
+    def forget(self, key: str) -> None:
+        """Drop the folder of an earlier failure, if there is one."""
+        if (self.cell(key) / "failed.json").is_file():
+            shutil.rmtree(self.cell(key), ignore_errors=True)
+
+    def skip(self, content: Mapping[str, Any], key: str, reason: str) -> None:
+        """Write down a pair that cannot work, with the reason."""
+        write_json(self.cell(key) / "skipped.json", {"reason": reason})
+        write_json(self.cell(key) / "cell.json", content)
+
+    def fail(self, content: Mapping[str, Any], key: str, reason: str, run: str) -> None:
+        """Write down why the latest try of a cell failed, and in which run that was."""
+        write_json(self.cell(key) / "failed.json", {"reason": reason, "run": run})
+        write_json(self.cell(key) / "cell.json", content)
+
+    def failed(self, key: str, run: str) -> bool:
+        """Say whether a cell failed in a run, in whichever of its processes."""
+        try:
+            content = json.loads((self.cell(key) / "failed.json").read_text())
+        except (OSError, ValueError):
+            return False
+        return isinstance(content, dict) and content.get("run") == run
+
+    def missing(self, cell: Cell) -> list[tuple[int, int]]:
+        """List the blocks [start, stop) of a cell that nobody has finished."""
+        key = cell.key()
+        try:
+            # The folder, not file by file: a network file system remembers what it missed.
+            there = set(os.listdir(self.cell(key) / "shards"))
+        except FileNotFoundError:
+            there = set()
+        found = [
+            block for block in cell.shards() if self.shard(key, block[0]).name not in there
+        ]
+        # In this order: whoever finishes a cell drops its blocks when the whole is there.
+        return [] if found and self.done(cell) else found
+
+    @property
+    def jobs(self) -> Path:
+        """Where the jobs sent to Slurm are noted and write their logs."""
+        return self.root / "jobs"
+
+    def claim(self, name: str) -> Path:
+        """Name the claim on a piece of work."""
+        return self.root / "claims" / name
+
+    def claim_on_block(self, key: str, start: int, stop: int) -> Path:
+        """Name the claim on a block under an attack, by the key of its proposals.
+
+        Cells that share proposals share their claims too, so that nothing is attacked twice.
+        """
+        return self.claim(f"{key}-{start:06d}-{stop:06d}")
+
+    def shard(self, key: str, start: int) -> Path:
+        """Name the outcomes of one block."""
+        return self.cell(key) / "shards" / f"{start:06d}.parquet"
+
+    def append(
+        self, cell: Cell, start: int, rows: Mapping[str, Any], provenance: Mapping[str, Any]
+    ) -> None:
+        """Keep a finished block: its rows (columns of equal length) and how they came about."""
+        import pandas as pd
+
+        path = self.shard(cell.key(), start)
+        write_json(path.with_suffix(".json"), provenance)
+        with written(path) as temporary:
+            pd.DataFrame(dict(rows)).to_parquet(temporary, index=False)
+
+    def finish(
+        self, cell: Cell, join: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    ) -> None:
+        """Join all blocks of a cell to one file and drop them."""
+        key = cell.key()
+        try:
+            self._join(cell, join)
+        except StoreError:
+            # Another process on the same folder may have joined and dropped them first.
+            if not self.done(cell):
+                raise
+        shutil.rmtree(self.cell(key) / "shards", ignore_errors=True)
+        (self.cell(key) / "failed.json").unlink(missing_ok=True)
+
+    def _join(self, cell: Cell, join: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+
+        key = cell.key()
+        shards = [self.shard(key, start) for start, _ in cell.shards()]
+        tables = [_read_table(path) for path in shards]
+        # Where no image was left to attack a block has no rows, and its columns no types.
+        whole = pa.concat_tables([table for table in tables if len(table)] or tables[:1])
+        provenance = join([read_json(path.with_suffix(".json")) for path in shards])
+        write_json(self.cell(key) / "provenance.json", provenance)
+        with written(self.outcomes(key)) as temporary:
+            parquet.write_table(whole, temporary)
+
+    def proposal(self, key: str, start: int, stop: int) -> Path:
+        """Name what an attack proposed for one block."""
+        return self.root / "images" / key / f"{start:06d}-{stop:06d}.safetensors"
+
+    def audit(self, subject: str) -> Path:
+        """Name the report on a defense and a ball; the folder has the audit's own cells."""
+        return self.root / "audits" / subject / "audit.json"
+
+    def audits(self) -> list[Path]:
+        """List all audit reports."""
+        return sorted((self.root / "audits").glob("*/audit.json"))
+
+    def checkpoint(self, dataset: str, name: str, identity: str) -> Path:
+        """Name a checkpoint; its card lies beside it."""
+        return self.root / "checkpoints" / dataset / f"{name}-{identity}.safetensors"
+
+    def checkpoints(self) -> list[Path]:
+        """List all checkpoints."""
+        return sorted((self.root / "checkpoints").glob("*/*.safetensors"))
+
+    def training(self, identity: str) -> Path:
+        """Name the state of an unfinished training."""
+        return self.root / "training" / f"{identity}.pt"

@@ -1,0 +1,366 @@
+"""From stored outcomes to tables: one row per cell, and the worst case image by image.
+
+Imports no torch. Accuracies are in percent. ``clean`` and ``robust`` go by the vote of all
+draws, and ``robust`` asks that the clean vote is right too; ``vote`` is the vote on the
+attacked images alone; ``single`` is the expected accuracy of one draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from bench.errors import StoreError, UsageError
+from bench.results.cell import subject_of
+from bench.results.stats import wilson
+from bench.results.store import Store, read_json, read_rows, written
+from bench.results.vote_rules import Rule, read_outcomes
+
+Format = Literal["csv", "md", "latex"]
+
+COLUMNS = (
+    "defense", "attack", "access", "norm", "eps", "dataset", "classifier", "n", "attacked",
+    "seed", "draws", "judging", "audit",
+    "clean", "clean_low", "clean_high", "robust", "robust_low", "robust_high",
+    "clean_single", "robust_single", "clean_vote", "robust_vote",
+    "passes", "forward", "backward", "memory", "seconds", "state", "note", "settings", "key",
+    "classifier_checkpoint", "checkpoint", "commit", "date",
+)  # fmt: skip
+NOT_AUDITED = "none"
+_SHOWN = (
+    "defense", "attack", "access", "norm", "eps", "dataset", "n", "draws", "clean", "robust",
+    "interval", "robust_single", "attacked", "passes", "state", "audit", "settings",
+)  # fmt: skip
+_COUNTED = ("label", "legal", "clean", "robust", "clean_votes", "votes")
+_SAME_DEFENSE = [
+    "dataset", "classifier", "classifier_checkpoint", "defense", "checkpoint", "norm", "eps",
+    "n", "seed", "draws",
+]  # fmt: skip
+
+
+def collect(store: Store) -> pd.DataFrame:
+    """Read every cell of a results folder to one row each; raises StoreError."""
+    audits = {path.parent.name: read_json(path) for path in store.audits()}
+    frame = rows_of(store, [folder.name for folder in store.cells()], audits)
+    order = ["dataset", "classifier", "norm", "eps", "defense", "access", "attack"]
+    order += ["settings", "n", "key"]
+    return frame.sort_values(order, kind="stable", ignore_index=True)
+
+
+def rows_of(store: Store, keys: Sequence[str], audits: Mapping[str, Any]) -> pd.DataFrame:
+    """Read these cells to one row each, in this order; raises StoreError.
+
+    ``audits`` are reports by subject, as `bench audit` wrote them.
+    """
+    rows = [_row_again(store, store.cell(key), audits) for key in keys]
+    found = [row for row in rows if row is not None]
+    return _counted(pd.DataFrame(found, columns=list(COLUMNS)))
+
+
+def _row_again(store: Store, folder: Path, audits: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Read a cell that another process may be changing; None where it dropped a failure."""
+    try:
+        return _row(store, folder, audits)
+    except StoreError:
+        if not folder.exists():
+            return None
+        return _row(store, folder, audits)  # finished meanwhile; or damaged: it raises again
+
+
+def _counted(frame: pd.DataFrame) -> pd.DataFrame:
+    for name in ("passes", "forward", "backward", "memory", "attacked"):
+        frame[name] = frame[name].astype("Int64")  # also beside rows that have none
+    return frame
+
+
+def write_runs(store: Store) -> pd.DataFrame:
+    """Rebuild runs.csv from the cells and return its rows; raises StoreError."""
+    frame = collect(store)
+    with written(store.runs) as temporary:
+        frame.to_csv(temporary, index=False)
+    return frame
+
+
+def _row(store: Store, folder: Path, audits: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return _known_row(store, folder, audits)
+    except KeyError as error:
+        raise StoreError(
+            f"{folder} was written by another version of bench: {error} is missing. Move the "
+            "folder away, or read it with that version."
+        ) from error
+
+
+def _known_row(store: Store, folder: Path, audits: Mapping[str, Any]) -> dict[str, Any]:
+    cell = read_json(folder / "cell.json")
+    row: dict[str, Any] = {
+        "defense": cell["defense"]["name"],
+        "attack": cell["attack"]["name"],
+        "classifier": cell["classifier"]["name"],
+        "key": folder.name,
+        "settings": cell["settings"],
+        "classifier_checkpoint": (cell["classifier"]["checkpoint"] or "")[:16],
+        "checkpoint": (cell["defense"]["checkpoint"] or "")[:16],
+        "note": "",
+        "audit": NOT_AUDITED,
+        "judging": "sequential" if cell.get("sequential") else "all draws",
+        **{
+            name: cell[name]
+            for name in ("access", "norm", "eps", "dataset", "n", "seed", "draws")
+        },
+    }
+    if store.outcomes(folder.name).is_file():
+        outcomes = read_rows(store.outcomes(folder.name), _COUNTED)
+        provenance = read_json(folder / "provenance.json")
+        illegal = int((~outcomes["legal"]).sum())
+        passes = {
+            way: sum(
+                count
+                for part in ("attack passes", "judge passes")
+                for name, count in provenance[part].items()
+                if name.endswith(way)
+            )
+            for way in ("forward", "backward")
+        }
+        row |= {
+            **(survival(outcomes, cell["n"]) if "after" in cell else accuracies(outcomes)),
+            "attacked": len(outcomes),
+            "passes": round(sum(passes.values()) / cell["n"]),
+            **{way: round(count / cell["n"]) for way, count in passes.items()},
+            "memory": provenance.get("peak memory MiB"),
+            "seconds": round(provenance["attack seconds"] + provenance["judge seconds"], 1),
+            "commit": (provenance["commit"] or "")[:12],
+            "date": provenance["date"],
+            "state": "void" if illegal else "done",
+            "note": f"{illegal} images outside the ball"
+            if illegal
+            else "; ".join(provenance["flags"]),
+        }
+        row["audit"] = _audited(audits.get(subject_of(cell)), row["robust"])
+    elif (folder / "skipped.json").is_file():
+        row |= {"state": "skipped", "note": read_json(folder / "skipped.json")["reason"]}
+    elif (folder / "failed.json").is_file():
+        row |= {"state": "failed", "note": read_json(folder / "failed.json")["reason"]}
+    else:
+        row["state"] = "unfinished"
+    return row
+
+
+def _audited(report: Mapping[str, Any] | None, robust: float) -> str:
+    """Say what an audit makes of a row's robust accuracy in percent.
+
+    A row above all that the audit's own attacks left is an upper bound, whatever checks say.
+    """
+    if report is None:
+        return NOT_AUDITED
+    reached = report.get("accuracy")
+    if report["state"] == "stands" and (reached is None or robust > reached["robust_high"]):
+        return "upper bound"
+    return str(report["state"])
+
+
+def survival(outcomes: pd.DataFrame, n: int) -> dict[str, float]:
+    """Say how many of all n images are robust after an attack on the survivors of others."""
+    left = int(outcomes["robust"].sum())
+    low, high = wilson(left, n)
+    return {
+        "robust": _percent(left / n),
+        "robust_low": _percent(low),
+        "robust_high": _percent(high),
+    }
+
+
+def decided(frame: pd.DataFrame, store: Store, rule: Rule) -> pd.DataFrame:
+    """Return the rows with clean and robust by a rule, empty with a note where it cannot be.
+
+    Raises UsageError where it can be for no row.
+    """
+    frame = frame.assign(rule=str(rule))
+    shares = [name for name in COLUMNS if name.startswith(("clean", "robust"))]
+    objections = []
+    finished = frame[frame["state"].isin(["done", "void"])]
+    for place, row in finished.iterrows():
+        try:
+            found = accuracies(read_outcomes(store, row["key"], rule))
+        except UsageError as error:
+            objections.append(str(error))
+            frame.loc[[place], shares] = np.nan
+            frame.loc[[place], "note"] = str(error)
+        else:
+            frame.loc[[place], list(found)] = list(found.values())
+    if objections and len(objections) == len(finished):
+        raise UsageError(objections[0])
+    return frame
+
+
+def accuracies(outcomes: pd.DataFrame) -> dict[str, float]:
+    """Sum per-image outcomes up to accuracies in percent, with 95 % Wilson intervals."""
+    n = len(outcomes)
+    found: dict[str, float] = {}
+    for name in ("clean", "robust"):
+        # Of probabilities this is the expected number right, and Wilson is conservative:
+        # values within [0, 1] vary less than the coin flips that it assumes.
+        right = float(outcomes[name].to_numpy().sum())
+        low, high = wilson(right, n)
+        found |= {
+            name: _percent(right / n),
+            f"{name}_low": _percent(low),
+            f"{name}_high": _percent(high),
+        }
+    labels = outcomes["label"].to_numpy()
+    for name, column in (("clean", "clean_votes"), ("robust", "votes")):
+        votes = np.stack(outcomes[column].tolist())
+        true = votes[np.arange(n), labels].astype(float)
+        others = votes.copy()
+        others[np.arange(n), labels] = -1
+        # Draws that stopped at a clear verdict say too little of an image's share.
+        if len(set(votes.sum(1))) == 1:
+            found[f"{name}_single"] = _percent(float((true / votes.sum(1)).mean()))
+        found[f"{name}_vote"] = _percent(float((true > others.max(1)).mean()))
+    return found
+
+
+def _percent(share: float) -> float:
+    return round(100 * share, 2)
+
+
+def with_worst_case(
+    frame: pd.DataFrame, store: Store, rule: Rule | None = None
+) -> pd.DataFrame:
+    """Add a row per defense and threat that joins all its attacks image by image.
+
+    Cells are joined where they defend the same images in the same way: the row takes each
+    image's minimum over the attacks, never the minimum of the means.
+    """
+    done = frame[frame["state"] == "done"].copy()
+    if done.empty:
+        return frame
+    done["_defense"] = [
+        str(read_json(store.cell(key) / "cell.json")["defense"]) for key in done["key"]
+    ]
+    added = []
+    for _, group in done.groupby([*_SAME_DEFENSE, "_defense"], sort=False, dropna=False):
+        first = group.iloc[0]
+        try:
+            frames = [read_outcomes(store, key, rule) for key in group["key"]]
+        except UsageError:
+            continue  # its rows say why the rule cannot be used
+        if len({index for frame in frames for index in frame["index"]}) < first["n"]:
+            continue  # the attack on all images is void or missing: these are survivors alone
+        joined = join([frame for frame in frames if len(frame)])
+        # One attack in low precision is enough to be said: another search may break more.
+        searches = sorted({word for text in group["settings"] for word in _searches(text)})
+        low, high = wilson(float(joined["robust"].sum()), len(joined))
+        clean_low, clean_high = wilson(float(joined["clean"].sum()), len(joined))
+        added.append(
+            {
+                **{name: first[name] for name in _SAME_DEFENSE},
+                "attack": "worst case",
+                "attacked": len(joined),
+                "audit": _worst_audited(group["audit"]),
+                "access": "/".join(sorted(set(group["access"]))),
+                "clean": _percent(joined["clean"].mean()),
+                "clean_low": _percent(clean_low),
+                "clean_high": _percent(clean_high),
+                "robust": _percent(joined["robust"].mean()),
+                "robust_low": _percent(low),
+                "robust_high": _percent(high),
+                "robust_single": _percent(joined["single"].mean()),
+                "passes": int(group["passes"].sum()),
+                "seconds": round(float(group["seconds"].sum()), 1),
+                "state": "done",
+                "note": f"minimum per image over {', '.join(group.apply(_named, axis=1))}",
+                "settings": " ".join([_of_the_defense(first["settings"]), *searches]).strip(),
+                "rule": str(rule),
+                "date": group["date"].max(),
+                "key": "",
+            }
+        )
+    return pd.concat([frame, pd.DataFrame(added, columns=frame.columns)], ignore_index=True)
+
+
+def _worst_audited(states: pd.Series[str]) -> str:
+    """Let the worst case, which is at most each of its rows, stand where one of them does."""
+    return "stands" if "stands" in set(states) else str(states.iloc[0])
+
+
+def _of_the_defense(settings: str) -> str:
+    words = settings.split()
+    return " ".join(word for word in words if not word.startswith(("attack.", "search=")))
+
+
+def _searches(settings: str) -> list[str]:
+    return [word for word in settings.split() if word.startswith("search=")]
+
+
+def _named(row: pd.Series[Any]) -> str:
+    return " ".join([row["attack"], *_searches(row["settings"])])
+
+
+def join(outcomes: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Take the minimum per image over attacks: columns clean, robust, single."""
+    parts = []
+    for frame in outcomes:
+        votes = np.stack(list(frame["votes"]))
+        share = votes[np.arange(len(frame)), frame["label"].to_numpy()] / votes.sum(1)
+        if len(set(votes.sum(1))) > 1:
+            share = np.full(len(frame), np.nan)
+        parts.append(
+            pd.DataFrame(
+                {"clean": frame["clean"], "robust": frame["robust"], "single": share}
+            ).set_index(frame["index"])
+        )
+    joined = pd.concat(parts).groupby(level=0)
+    # Attacks on survivors have no rows for the others; a share that is not known stays unknown.
+    return joined.min(skipna=False)
+
+
+def shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """Choose the columns that fit a page, the interval in one."""
+    page = frame.copy()
+    page["interval"] = [
+        "" if pd.isna(low) else f"{low:.1f}-{high:.1f}"
+        for low, high in zip(page["robust_low"], page["robust_high"], strict=True)
+    ]
+    page = page[list(_SHOWN)]
+    if not page["settings"].any():
+        page = page.drop(columns="settings")
+    if (page["attacked"].isna() | (page["attacked"] == page["n"])).all():
+        page = page.drop(columns="attacked")  # no ladder among the rows
+    return page
+
+
+def render(frame: pd.DataFrame, form: Format) -> str:
+    """Write a table as CSV (every column), Markdown or LaTeX (those that fit a page)."""
+    if form == "csv":
+        return frame.to_csv(index=False)
+    page = shown(frame)
+    text = cells_as_text(page)
+    heads = [name.replace("_", " ") for name in page.columns]
+    if form == "latex":
+        return str(pd.DataFrame(text, columns=heads).to_latex(index=False, escape=True))
+    lines = [f"| {' | '.join(heads)} |", f"|{'|'.join(' --- ' for _ in heads)}|"]
+    lines += [f"| {' | '.join(map(_one_cell, row))} |" for row in text]
+    return "\n".join(lines) + "\n"
+
+
+def _one_cell(text: str) -> str:
+    """Keep what a user typed from ending a Markdown cell or line."""
+    return " ".join(text.replace("|", r"\|").split())
+
+
+def cells_as_text(page: pd.DataFrame) -> list[list[str]]:
+    """Write the cells of a table for people: one decimal, nothing for what is missing."""
+    return [[_text(value) for value in row] for row in page.itertuples(index=False)]
+
+
+def _text(value: Any) -> str:
+    if pd.isna(value):
+        return ""
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() and abs(value) > 100 else f"{value:.1f}"
+    return str(value)

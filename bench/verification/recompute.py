@@ -1,0 +1,373 @@
+"""Recompute what a results folder claims from its images, by other code than made it.
+
+Distances, legality, verdicts, keys and digests are worked out again with numpy in float64. The
+judge, its geometry and the code that runs cells are not imported: a fault of theirs is not
+repeated here. Whether the votes themselves are right is for ``bench.verification.revote``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from bench.core.protocols import Pixels
+from bench.core.registry import build
+from bench.data.load import load_test
+from bench.errors import BenchError, StoreError
+from bench.progress import Progress, Work
+from bench.results.cell import digest_of
+from bench.results.store import Store, read_json, read_rows
+from bench.results.table import collect
+
+Array = npt.NDArray[Any]
+Data = dict[str, Pixels | None]  # by name; None where a data set is not at hand
+_TOLERANCE = 1e-6  # by which a float32 image may lie outside its ball
+_ULP = 2.0**-23  # by which float32 may miss the level that a pixel stands for
+_SHOWN = 5  # images named in a message
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A contradiction (``wrong``), or something that could not be looked at."""
+
+    wrong: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found out about one cell; ``images`` says whether all of them were there."""
+
+    key: str
+    title: str
+    findings: tuple[Finding, ...]
+    images: bool
+    void: int = 0  # images outside the ball: the cell says so itself
+
+    @property
+    def wrong(self) -> list[str]:
+        """What contradicts."""
+        return [finding.text for finding in self.findings if finding.wrong]
+
+    @property
+    def unchecked(self) -> list[str]:
+        """What could not be looked at."""
+        return [finding.text for finding in self.findings if not finding.wrong]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All finished cells of a folder, and what concerns the folder as a whole."""
+
+    cells: tuple[Verdict, ...]
+    folder: tuple[Finding, ...]
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether anything contradicts."""
+        return any(cell.wrong for cell in self.cells) or any(f.wrong for f in self.folder)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Checkpoints by SHA-256: those at hand, and damaged files by what their card says."""
+
+    present: frozenset[str]
+    damaged: Mapping[str, str]
+
+
+def verify(store: Store, *, data: Path) -> Work[Report]:
+    """Recompute every finished cell of a folder; ``data`` is the folder of the data sets."""
+    keys = store.finished()
+    weights = _weights(store)
+    pixels, missing = _load(store, keys, data)
+    cells = []
+    for done, key in enumerate(keys):
+        yield Progress("verify", done, len(keys))
+        cells.append(_verdict(store, key, weights, pixels))
+    yield Progress("verify", len(keys), len(keys))
+    damaged = (Finding(True, f"{name} is not what its card says") for name in
+               weights.damaged.values())  # fmt: skip
+    return Report(tuple(cells), (*missing, *damaged, *_runs(store)))
+
+
+def _load(store: Store, keys: Sequence[str], root: Path) -> tuple[Data, list[Finding]]:
+    """Load every data set of the cells once; one that is not there is told once."""
+    found: Data = {}
+    missing = []
+    for key in keys:
+        try:
+            name = str(read_json(store.cell(key) / "cell.json").get("dataset"))
+        except StoreError:
+            continue  # told of the cell
+        if name not in found:
+            try:
+                found[name] = load_test(name, root=root)
+            except BenchError as error:
+                found[name] = None
+                missing.append(Finding(False, f"labels and images of {name}: {error}"))
+    return found, missing
+
+
+def _verdict(store: Store, key: str, weights: Weights, data: Data) -> Verdict:
+    title, void = "?", 0
+    images: list[bool] = []  # filled by the checks: whether each block's images are there
+    findings = []
+    try:
+        content = read_json(store.cell(key) / "cell.json")
+        title = f"{content['defense']['name']} under {content['attack']['name']}"
+        rows = read_rows(store.outcomes(key))
+        void = int((~rows["legal"].to_numpy(bool)).sum())
+        for finding in _findings(store, key, content, rows, weights, data, images):
+            findings.append(finding)  # one by one: those before an error count
+    except StoreError as error:
+        findings.append(Finding(True, str(error)))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        # Whoever edits files by hand leaves them in any shape.
+        text = f"cell.json or outcomes.parquet is malformed ({type(error).__name__}: {error})"
+        findings.append(Finding(True, text))
+    return Verdict(key, title, tuple(findings), all(images), void)
+
+
+def _findings(
+    store: Store,
+    key: str,
+    content: dict[str, Any],
+    rows: pd.DataFrame,
+    weights: Weights,
+    data: Data,
+    images: list[bool],
+) -> Iterator[Finding]:
+    asked = {name: value for name, value in content.items() if name != "settings"}
+    found = digest_of(asked)
+    if found != key:
+        yield Finding(True, f"cell.json hashes to {found}, the folder is named {key}")
+    yield from _known_weights(content, weights)
+    yield from _provenance(store.cell(key) / "provenance.json")
+    yield from _votes(content, rows)
+    index = rows["index"].to_numpy(np.int64)
+    expected = _expected(store, content)
+    if expected is None:
+        yield Finding(False, "rows: a cell named in 'after' is not there")
+    elif not np.array_equal(index, expected):
+        what = "the survivors of 'after'" if content.get("after") else "the first n images"
+        yield Finding(True, f"rows are not {what}, once each and in order")
+    pixels = data[content["dataset"]]
+    if pixels is None:
+        images.append(False)
+        yield Finding(False, f"labels and images: {content['dataset']} is not at hand")
+        return
+    if pixels.digest != content["data"]:
+        yield Finding(True, f"the data set {content['dataset']} at hand has another digest")
+    if len(index) and not (index.min() >= 0 and index.max() < len(pixels)):
+        yield Finding(True, "rows name images that the test set does not have")
+        return
+    other = rows["label"].to_numpy() != pixels.y.numpy()[index]
+    if other.any():
+        yield Finding(True, f"label of {_which(other, index)} is not the test set's")
+    yield from _geometry(store, asked, rows, pixels, images)
+
+
+def _expected(store: Store, content: Mapping[str, Any]) -> Array | None:
+    """List the images that a cell has to have rows of; None where that cannot be told."""
+    left = np.arange(content["n"])
+    for key in content.get("after", ()):
+        if not store.outcomes(key).is_file():
+            return None
+        rows = read_rows(store.outcomes(key))
+        left = np.intersect1d(left, rows["index"][rows["robust"]].to_numpy())
+    return left
+
+
+def _geometry(
+    store: Store, asked: dict[str, Any], rows: pd.DataFrame, pixels: Pixels, there: list[bool]
+) -> Iterator[Finding]:
+    """Measure the stored images again, block by block."""
+    index, missing = rows["index"].to_numpy(np.int64), 0
+    radius = math.inf if asked["eps"] == "inf" else float(Fraction(asked["eps"]))
+    said, legal = rows["distance"].to_numpy(float), rows["legal"].to_numpy(bool)
+    if (far := legal & ~(said <= radius + _TOLERANCE)).any():
+        yield Finding(True, f"{_which(far, index)} is said to be legal beyond eps")
+    wrong = {"distance": np.zeros(len(rows), bool), "legal": np.zeros(len(rows), bool)}
+    key, n, size = _proposal_key(asked), asked["n"], asked["shard"]
+    for start in range(0, n, size):
+        stop = min(start + size, n)
+        here = np.flatnonzero((index >= start) & (index < stop))
+        if not len(here):
+            continue
+        path = store.proposal(key, start, stop)
+        there.append(path.is_file())
+        if not path.is_file():
+            missing += 1
+            continue
+        try:
+            x_adv = load_file(path)["x_adv"].astype(np.float32)
+        except (OSError, SafetensorError, KeyError) as error:
+            yield Finding(True, f"images {path.name} cannot be read ({error})")
+            continue
+        x = pixels.x.numpy()[index[here]].astype(np.float32) / np.float32(pixels.top)
+        if len(x_adv) == stop - start:
+            x_adv = x_adv[index[here] - start]
+        if x_adv.shape != x.shape:
+            yield Finding(True, f"images {path.name} have shape {x_adv.shape}, not {x.shape}")
+            continue
+        if bits := asked.get("bits"):
+            x_adv = _rounded(x_adv, x, bits)
+        distance = _distance(x_adv, x, asked["norm"])
+        box = ((x_adv >= 0) & (x_adv <= 1)).reshape(len(x), -1).all(1)
+        slack = 1e-6 if bits else 1e-12
+        wrong["distance"][here] = ~np.isclose(
+            said[here], distance, rtol=1e-9, atol=slack, equal_nan=True
+        )
+        wrong["legal"][here] = legal[here] != (box & (distance <= radius + _TOLERANCE))
+    for name, where in wrong.items():
+        if where.any():
+            yield Finding(True, f"'{name}' of {_which(where, index)} is not the stored image's")
+    if missing:
+        yield Finding(False, f"distance and legality: images of {missing} of {len(there)} "
+                             "blocks are not there")  # fmt: skip
+
+
+def _proposal_key(asked: Mapping[str, Any]) -> str:
+    """Hash what the attack's images depend on."""
+    if asked.get("images"):
+        return str(asked["images"])
+    blind = {"draws", "n", "sequential", "bits"}
+    if asked["access"] == "transfer":
+        blind.add("defense")
+    return digest_of({name: value for name, value in asked.items() if name not in blind})
+
+
+def _distance(x_adv: Array, x: Array, norm: str) -> Array:
+    delta = (x_adv.astype(np.float64) - x.astype(np.float64)).reshape(len(x), -1)
+    if norm == "Linf":
+        return np.asarray(np.abs(delta).max(1))
+    return np.asarray(np.sqrt((delta**2).sum(1)))
+
+
+def _rounded(x_adv: Array, x: Array, bits: int) -> Array:
+    """Try both neighbouring levels and take the nearer one that is not farther from x."""
+    top = 2**bits - 1
+    seen, clean = x_adv.astype(np.float64), x.astype(np.float64)
+    levels = np.stack([np.floor(seen * top), np.ceil(seen * top)])
+    away = np.abs(levels - seen * top)
+    away[:, away[0] == away[1]] = 0.5  # a tie goes to the even level
+    away -= 1e-9 * ((away == 0.5) & (levels % 2 == 0))
+    pixels = (levels / top).astype(np.float32)
+    allowed = np.abs(pixels.astype(np.float64) - clean) <= np.abs(seen - clean) + _ULP
+    allowed |= ~allowed.any(0)
+    best = np.where(allowed, away, np.inf).argmin(0)
+    return np.asarray(np.take_along_axis(pixels, best[None], 0)[0])
+
+
+def _votes(content: Mapping[str, Any], rows: pd.DataFrame) -> Iterator[Finding]:
+    """Check that votes are complete and that the verdicts follow from them."""
+    index, label = rows["index"].to_numpy(), rows["label"].to_numpy(np.int64)
+    if rows.empty:  # nothing survived the cells in 'after'
+        return
+    won = {}
+    least, most = _draws(content)
+    for name in ("clean_votes", "votes"):
+        votes = np.stack(list(rows[name])).astype(np.int64)
+        total = votes.sum(1)
+        short = (votes < 0).any(1) | (total < least) | (total > most)
+        if short.any():
+            wanted = str(most) if least == most else f"{least} to {most}"
+            yield Finding(True, f"'{name}' of {_which(short, index)} do not sum to {wanted}")
+        others = votes.copy()
+        others[np.arange(len(rows)), label] = -1
+        won[name] = votes[np.arange(len(rows)), label] > others.max(1)  # a tie is a loss
+    clean, robust = rows["clean"].to_numpy(bool), rows["robust"].to_numpy(bool)
+    if (odd := clean != won["clean_votes"]).any():
+        yield Finding(True, f"'clean' of {_which(odd, index)} does not follow from the votes")
+    if (odd := robust != (clean & (won["votes"] | ~rows["legal"].to_numpy(bool)))).any():
+        yield Finding(True, f"'robust' of {_which(odd, index)} does not follow from the votes")
+
+
+def _draws(content: Mapping[str, Any]) -> tuple[int, int]:
+    """Say how few and how many votes an image may have."""
+    draws = content["draws"]
+    if content.get("sequential"):
+        return 1, draws
+    try:  # its parameters decide whether a defense draws at all
+        plugin = build("defenses", content["defense"]["name"], content["defense"]["params"])
+    except BenchError:  # not installed here: both are possible
+        return 1, draws
+    return (draws, draws) if plugin.stochastic else (1, 1)
+
+
+def _known_weights(content: Mapping[str, Any], weights: Weights) -> Iterator[Finding]:
+    for part in ("classifier", "defense"):
+        wanted = content[part]["checkpoint"]
+        if wanted in weights.damaged:
+            yield Finding(True, f"checkpoint {weights.damaged[wanted]} was changed")
+        elif wanted is not None and wanted not in weights.present:
+            yield Finding(False, f"the {part}'s checkpoint {wanted[:16]} is not there")
+
+
+def _weights(store: Store) -> Weights:
+    present, damaged = set(), {}
+    for path in store.checkpoints():
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        present.add(found)
+        try:
+            vouched = read_json(path.with_suffix(".json")).get("sha256")
+        except StoreError:
+            vouched = None  # nothing is said that could be contradicted
+        if vouched not in (None, found):
+            damaged[str(vouched)] = path.name
+    return Weights(frozenset(present), damaged)
+
+
+def _provenance(path: Path) -> Iterator[Finding]:
+    about = read_json(path)
+    lacking = [name for name in ("date", "command", "versions", "attack passes",
+                                 "judge passes") if about.get(name) in (None, "")]  # fmt: skip
+    if lacking:
+        yield Finding(True, f"provenance.json lacks {', '.join(lacking)}")
+
+
+def _runs(store: Store) -> Iterator[Finding]:
+    """Compare runs.csv with the cells."""
+    if not store.runs.is_file():
+        return
+    try:
+        said = pd.read_csv(store.runs, dtype={"key": str}).set_index("key")["robust"]
+    except (OSError, KeyError, ValueError) as error:
+        yield Finding(True, f"runs.csv cannot be read ({error})")
+        return
+    try:
+        with np.errstate(all="ignore"):
+            found = collect(store).set_index("key")["robust"].astype(float)
+    except (BenchError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        # What is wrong with a cell is said there.
+        yield Finding(False, f"runs.csv: the cells give no table ({error})")
+        return
+    if sorted(said.index) != sorted(found.index):
+        odd = sorted(set(said.index) ^ set(found.index))
+        yield Finding(True, f"runs.csv has other cells than the folder: {', '.join(odd)}")
+        return
+    same = np.isclose(said.loc[found.index].astype(float), found, atol=1e-9, equal_nan=True)
+    if not same.all():
+        odd = list(found.index[~same])
+        yield Finding(True, f"runs.csv has other robust accuracies for {', '.join(odd)}")
+
+
+def _which(where: Array, index: Array) -> str:
+    """Name images in words."""
+    chosen = index[where]
+    names = ", ".join(str(name) for name in chosen[:_SHOWN])
+    if len(chosen) == 1:
+        return f"image {names}"
+    return f"{len(chosen)} images ({names}{', ...' if len(chosen) > _SHOWN else ''})"

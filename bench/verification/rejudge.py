@@ -1,0 +1,288 @@
+"""Judge stored images again: other draws, rounded pixels, another defense. Attacks nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+from torch import Tensor
+
+from bench.core.protocols import Calls, View
+from bench.core.threat import Access, Norm, ThreatModel, format_eps
+from bench.errors import CheckpointError, DataError, StoreError, UsageError
+from bench.evaluation.run import Prepared, run_cell
+from bench.experiments.prepare import outline, prepare, resolve
+from bench.progress import Work
+from bench.results.cell import Cell, Part, Request
+from bench.results.stats import mcnemar, paired_interval
+from bench.results.store import Store, read_json, read_rows
+from bench.results.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Change:
+    """How verdicts on the same images changed: robust to broken, broken to robust, and p.
+
+    ``low`` and ``high`` bound the change of accuracy in points (95 %); ``p`` is McNemar's
+    exact one: that changes in both directions are equally likely.
+    """
+
+    images: int
+    lost: int
+    gained: int
+    low: float
+    high: float
+    p: float
+
+    @property
+    def points(self) -> float:
+        """The change of robust accuracy in points."""
+        return 100 * (self.gained - self.lost) / max(self.images, 1)
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """Stands where the attack was: all images are there already."""
+
+    missing: str  # what to say where one is not
+    revision: ClassVar[int] = 1
+    norms: ClassVar[tuple[Norm, ...]] = tuple(Norm)
+    accesses: ClassVar[tuple[Access, ...]] = tuple(Access)
+    unbounded: ClassVar[bool] = True
+
+    def __call__(
+        self, view: View, x: Tensor, y: Tensor, *, threat: ThreatModel, rng: object
+    ) -> Tensor:
+        """Refuse: raises StoreError."""
+        raise StoreError(self.missing)
+
+    def calls(self, *, stochastic: bool, classes: int) -> Calls:
+        """Cost nothing."""
+        return Calls()
+
+
+def find_key(store: Store, prefix: str) -> str:
+    """Complete the first 4 or more characters of a finished cell's key; raises UsageError."""
+    keys = [folder.name for folder in store.cells()]
+    found = [key for key in keys if key.startswith(prefix)]
+    if len(prefix) < 4 or len(found) != 1:
+        if len(prefix) < 4:
+            what = f"'{prefix}' is too short. Give 4 characters of the key or more"
+        elif found:
+            what = f"'{prefix}' may be {', '.join(found)}. Give more characters"
+        else:
+            what = f"no cell in {store.root} has a key that starts with '{prefix}'"
+        raise UsageError(f"{what}; {store.runs.name} and `bench table --format csv` list them.")
+    if not store.outcomes(found[0]).is_file():
+        raise UsageError(
+            f"cell {found[0]} is not finished: it has nothing to judge again. Run its command "
+            "to its end first."
+        )
+    return found[0]
+
+
+def read_cell(store: Store, key: str) -> Cell:
+    """Read a cell back; raises StoreError where it is not what its key says."""
+    path = store.cell(key) / "cell.json"
+    content = read_json(path)
+    try:
+        cell = Cell.read(content)
+        found = cell.key()
+    except (KeyError, TypeError, ValueError, UsageError) as error:
+        raise StoreError(f"{path} is not what bench wrote ({error}).") from error
+    if found != key:
+        raise StoreError(f"{path} was changed: it hashes to {found}. See `bench verify`.")
+    return cell
+
+
+def rebuild(
+    cell: Cell,
+    *,
+    space: Workspace,
+    defense: str | None = None,
+    params: Mapping[str, Any] | None = None,
+) -> Work[Prepared]:
+    """Load what a cell was measured with, or another defense in place of its own.
+
+    Raises CheckpointError where the same classifier and defense are not at hand, and DataError
+    where the data set is not the same.
+    """
+    plugins = resolve(_request(cell, defense, params))
+    here, _ = outline(plugins, space)
+    if here.data != cell.data:
+        raise DataError(
+            f"the data set {cell.dataset} is not the one that was measured: its digest is "
+            f"{here.data[:16]}, not {cell.data[:16]}. Name its folder with --data."
+        )
+    _require(cell.classifier, here.classifier)
+    if defense is None:
+        _require(cell.defense, here.defense)
+    prepared = yield from prepare(plugins, space=space)
+    return replace(
+        prepared,
+        cell=replace(cell, defense=prepared.cell.defense),
+        attack=StoredImages(_missing(space.store, cell)),
+    )
+
+
+def _request(cell: Cell, defense: str | None, params: Mapping[str, Any] | None) -> Request:
+    return Request(
+        defense=defense or cell.defense.name,
+        attack=cell.attack.name,
+        dataset=cell.dataset,
+        classifier=cell.classifier.name,
+        norm=cell.threat.norm,
+        eps=format_eps(cell.threat.eps),
+        access=cell.threat.access,
+        n=cell.n,
+        seed=cell.seed,
+        draws=cell.draws,
+        shard=cell.shard,
+        sequential=cell.sequential,
+        search=cell.search,
+        settings={
+            "classifier": cell.classifier.params,
+            "attack": cell.attack.params,
+            "defense": (params or {}) if defense else cell.defense.params,
+        },
+    )
+
+
+def _require(wanted: Part, here: Part) -> None:
+    """Raise CheckpointError unless the part at hand is the one that was measured."""
+    if here == wanted:
+        return
+    if here.revision != wanted.revision:
+        what = f"{wanted.name} is at revision {here.revision} here, not {wanted.revision}"
+    elif dict(here.params) != dict(wanted.params):
+        what = f"{wanted.name} has other parameters here, such as new ones with defaults"
+    else:
+        found = (here.checkpoint or "none")[:16]
+        wants = (wanted.checkpoint or "none")[:16]
+        what = f"the checkpoint of {wanted.name} at hand is {found}, not {wants}"
+    raise CheckpointError(
+        f"{what}: the cell was measured with something else. Restore that version or file, or "
+        "measure a new cell with `bench run`."
+    )
+
+
+def _missing(store: Store, cell: Cell) -> str:
+    folder = store.proposal(cell.proposal_key(), 0, 0).parent
+    path = store.cell(cell.key()) / "provenance.json"
+    command = read_json(path).get("command") if path.is_file() else None
+    return (
+        f"the images of cell {cell.key()} are not all in {folder}: they are not tracked in "
+        "git. Copy that folder from where the cell was made, or move the cell's folder away "
+        f"and make them again with its command: {command or 'bench run ...'}"
+    )
+
+
+def rejudge(
+    key: str,
+    *,
+    space: Workspace,
+    draws: int | None = None,
+    bits: int | None = None,
+    defense: str | None = None,
+    params: Mapping[str, Any] | None = None,
+) -> Work[str]:
+    """Judge the images of a finished cell again and return the key of the new cell."""
+    if draws is None and bits is None and defense is None:
+        raise UsageError("say what to judge otherwise: --draws, --bits or --defense.")
+    if draws is not None and draws < 1:
+        raise UsageError(f"draws is {draws}: it has to be 1 or more.")
+    if bits is not None and not 1 <= bits <= 16:
+        raise UsageError(f"bits is {bits}: it has to be 1 to 16; images commonly have 8.")
+    store = space.store
+    cell = read_cell(store, key)
+    if defense is not None and cell.after:
+        raise UsageError(
+            f"cell {key} attacked only what others left of its own defense: another one has to "
+            "be judged on all images. Name a cell that attacked all of them."
+        )
+    if read_rows(store.outcomes(key)).empty:
+        raise UsageError(f"cell {key} has no images: cheaper attacks left it none to attack.")
+    if not _complete(store, cell):
+        raise StoreError(_missing(store, cell))
+    store.probe()
+    prepared = yield from rebuild(cell, space=space, defense=defense, params=params)
+    new = replace(prepared.cell, draws=draws or cell.draws, bits=bits or cell.bits)
+    if new.proposal_key() != cell.proposal_key():
+        # Otherwise it is an ordinary cell: what `bench run` judges on the same images.
+        new = replace(new, images=cell.proposal_key())
+    if new.key() == key:
+        raise UsageError(f"cell {key} is judged in that way already: nothing would change.")
+    settings = str(read_json(store.cell(key) / "cell.json").get("settings", ""))
+    settings = settings.removesuffix(_note(store, cell)).strip()
+    if defense is not None:
+        kept = [word for word in settings.split() if not word.startswith("defense.")]
+        settings = " ".join([*kept, *(f"defense.{k}={v}" for k, v in (params or {}).items())])
+    settings = f"{settings} {_note(store, new)}".strip()
+    yield from run_cell(replace(prepared, cell=new), space=space, settings=settings)
+    return new.key()
+
+
+def _complete(store: Store, cell: Cell) -> bool:
+    """Say whether the images of every row are there."""
+    index = read_rows(store.outcomes(cell.key()))["index"]
+    return all(
+        store.proposal(cell.proposal_key(), start, stop).is_file()
+        for start, stop in cell.shards()
+        if ((index >= start) & (index < stop)).any()
+    )
+
+
+def _note(store: Store, cell: Cell) -> str:
+    """Say in words what is special about a cell judged on another one's images."""
+    said = []
+    if cell.images and cell.threat.access is not Access.TRANSFER:  # those are nobody's
+        made_on = _origin(store, cell.images)
+        if made_on is None or made_on != cell.defense:
+            said.append(f"images of {made_on.name if made_on else cell.images}")
+    if cell.bits:
+        said.append(f"{cell.bits} bits")
+    return ", ".join(said)
+
+
+def _origin(store: Store, images: str) -> Part | None:
+    """Find the defense that stored images were made against, by their proposal key."""
+    for key in store.finished():
+        try:
+            cell = read_cell(store, key)
+        except StoreError:
+            continue
+        if cell.images is None and cell.proposal_key() == images:
+            return cell.defense
+    return None
+
+
+def repeat(cell: Cell, *, space: Workspace) -> Work[pd.DataFrame]:
+    """Judge a finished cell once more as it was, and return the rows without storing them."""
+    store, key = space.store, cell.key()
+    if not _complete(store, cell):
+        raise StoreError(_missing(store, cell))
+    prepared = yield from rebuild(cell, space=space)
+    with tempfile.TemporaryDirectory() as folder:
+        again = Store(Path(folder))
+        images = again.proposal(cell.proposal_key(), 0, 0).parent
+        images.parent.mkdir()
+        images.symlink_to(store.proposal(cell.proposal_key(), 0, 0).parent.resolve())
+        for earlier in cell.after:
+            again.cell(earlier).parent.mkdir(exist_ok=True)
+            again.cell(earlier).symlink_to(store.cell(earlier).resolve())
+        yield from run_cell(prepared, space=replace(space, store=again))
+        return read_rows(again.outcomes(key))
+
+
+def compare(old: pd.DataFrame, new: pd.DataFrame) -> Change:
+    """Count the verdicts that differ between two cells on the same images."""
+    before, after = (frame.set_index("index")["robust"] for frame in (old, new))
+    both = pd.DataFrame({"before": before, "after": after.reindex(before.index)}).dropna()
+    was, now = both["before"].astype(bool), both["after"].astype(bool)
+    lost, gained = int((was & ~now).sum()), int((~was & now).sum())
+    low, high = (100 * side for side in paired_interval(gained, lost, len(both)))
+    return Change(len(both), lost, gained, low, high, mcnemar(lost, gained))

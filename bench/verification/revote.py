@@ -1,0 +1,63 @@
+"""Repeat the votes of verified cells in this process, with the defense loaded afresh."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from bench.errors import BenchError
+from bench.progress import Work
+from bench.results.store import read_rows
+from bench.results.workspace import Workspace
+from bench.verification.recompute import Finding, Report, Verdict
+from bench.verification.rejudge import read_cell, repeat
+
+_ALLOWED = 0.005  # the share of verdicts that another machine's rounding may change
+
+
+def revote(report: Report, *, space: Workspace) -> Work[Report]:
+    """Judge every cell again from its stored images and add what differs to the report."""
+    cells = []
+    for verdict in report.cells:
+        cells.append((yield from _revoted(verdict, space)))
+    return replace(report, cells=tuple(cells))
+
+
+def _revoted(verdict: Verdict, space: Workspace) -> Work[Verdict]:
+    try:
+        cell = read_cell(space.store, verdict.key)
+        again = yield from repeat(cell, space=space)
+        found = difference(read_rows(space.store.outcomes(verdict.key)), again)
+    except BenchError as error:
+        found = Finding(False, f"votes: {error}")
+    if found is None:
+        return verdict
+    return replace(verdict, findings=(*verdict.findings, found))
+
+
+def difference(stored: pd.DataFrame, again: pd.DataFrame) -> Finding | None:
+    """Say how the verdicts of two judgements differ; None where every vote is the same."""
+    if not np.array_equal(stored["index"], again["index"]):
+        return Finding(True, "judged again, it has rows of other images")
+    if stored.empty:  # cheaper attacks left the cell no image
+        return None
+    votes = verdicts = np.zeros(len(stored), bool)
+    for name in ("clean_votes", "votes"):
+        one, other = (np.stack(list(frame[name])) for frame in (stored, again))
+        if one.shape != other.shape:
+            return Finding(True, f"judged again, '{name}' have other classes")
+        votes = votes | (one != other).any(1)
+    for name in ("clean", "robust"):
+        verdicts = verdicts | (stored[name] != again[name]).to_numpy()
+    if not (votes.any() or verdicts.any()):
+        return None
+    wrong = bool(verdicts.mean() > _ALLOWED)
+    text = (
+        f"judged again, votes differ on {votes.sum()} and verdicts on {verdicts.sum()} of "
+        f"{len(stored)} images"
+    )
+    if not wrong:
+        text += " (on the machine that made them it has to be 0)"
+    return Finding(wrong, text)

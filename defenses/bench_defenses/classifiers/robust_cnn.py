@@ -1,0 +1,88 @@
+"""The small convolutional classifier trained on attacked images: robust without a purifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from bench.api import Norm, Task, parse_eps, project
+from bench_defenses._recipe import recipe
+from bench_defenses.classifiers.small_cnn import SmallCnn, SmallCnnNet
+from bench_defenses.classifiers.supervised import Positive, Supervised, SupervisedRecipe
+
+
+@dataclass(frozen=True)
+class RobustRecipe(SupervisedRecipe):
+    """Supervised training on the images of PGD in an Linf ball (Madry et al. 2018).
+
+    ``eps`` and ``step_size`` in pixels of [0, 1]; both grow from 0 over the first ``warm_up``
+    of the training: in a large ball an untrained network learns to answer nothing.
+    """
+
+    eps: str = "8/255"
+    steps: Positive = 7
+    step_size: Annotated[float, Field(gt=0)] = 2 / 255
+    warm_up: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+@dataclass(frozen=True)
+class RobustCnn(SmallCnn):
+    """Three convolutions and two linear layers, adversarially trained (Madry et al. 2018)."""
+
+    training: RobustRecipe = field(default_factory=RobustRecipe)
+
+    revision: ClassVar[int] = 1
+
+    @staticmethod
+    def recipe(dataset: str) -> dict[str, Any]:
+        """Return the shipped parameters for a data set."""
+        return recipe("robust_cnn", dataset)
+
+    def start(self, task: Task) -> AdversarialTraining:
+        """Begin training."""
+        shape = tuple(task.train.x.shape[1:])
+        return AdversarialTraining(
+            self.training,
+            task,
+            lambda: SmallCnnNet(shape, classes=task.classes, width=self.width),
+        )
+
+
+class AdversarialTraining(Supervised):
+    """Supervised training in which every batch is attacked by PGD first."""
+
+    recipe: RobustRecipe
+
+    def perturbed(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        """Attack images (N, C, H, W) of labels (N,), in a ball that grows with the step."""
+        grown = self.step / max(1.0, self.recipe.warm_up * self.total)
+        return self._pgd(x, y, generator, share=min(1.0, grown))
+
+    def evaluate(self) -> dict[str, float]:
+        """Measure the accuracy on held-out training images, clean and under the same PGD."""
+        found = super().evaluate()
+        generator = torch.Generator().manual_seed(self.recipe.seed)
+        held_out, right = self.task.validation, 0
+        for start in range(0, len(held_out), 500):
+            block = held_out[start : start + 500]
+            x_adv = self._pgd(block.x, block.y, generator, share=1.0)
+            with torch.no_grad():
+                right += int((self.net(x_adv).argmax(1) == block.y).sum())
+        return {**found, "validation accuracy under PGD": right / len(held_out)}
+
+    def _pgd(self, x: Tensor, y: Tensor, generator: torch.Generator, *, share: float) -> Tensor:
+        radius = share * float(parse_eps(self.recipe.eps, Norm.LINF) or 0)
+        start = 2 * torch.rand(x.shape, generator=generator).to(x) - 1
+        x_adv = (x + radius * start).clamp(0, 1)
+        for _ in range(self.recipe.steps):
+            leaf = x_adv.requires_grad_()
+            loss = F.cross_entropy(self.net(leaf), y, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, leaf)
+            x_adv = leaf.detach() + share * self.recipe.step_size * gradient.sign()
+            x_adv = project(x_adv, x, Norm.LINF, radius)
+        return x_adv.detach()

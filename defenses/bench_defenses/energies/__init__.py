@@ -1,0 +1,1 @@
+"""Energies: networks, Langevin purification, trainings."""

@@ -1,0 +1,249 @@
+"""The doctor: what works, what does not, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import shutil
+import sys
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench import cli
+from bench.commands.doctor import Finding, diagnose
+from bench.models.checkpoints import save_checkpoint
+
+Disk = namedtuple("Disk", "total used free")
+
+
+def found(tmp_path: Path, start: str, **options: Path) -> Finding:
+    """The finding of this subject, or the only one whose subject begins so."""
+    folders = {"data_root": tmp_path / "data", "results": tmp_path / "results", **options}
+    findings = diagnose(**folders)
+    exact = [finding for finding in findings if finding.subject == start]
+    (finding,) = exact or [f for f in findings if f.subject.startswith(start)]
+    return finding
+
+
+@pytest.fixture
+def doctor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[], tuple[int, str]]:
+    """`bench doctor` in this process: exit code and stdout."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("BENCH_RESULTS", "BENCH_DATA"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run() -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["bench", "doctor"])
+        try:
+            cli.main()
+        except SystemExit as stop:
+            return int(stop.code or 0), capsys.readouterr().out
+        return 0, capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    import torch
+
+    path = tmp_path / "results" / "checkpoints" / "digits" / "small_cnn-01234567.safetensors"
+    save_checkpoint(path, {"w": torch.zeros(3)}, {"name": "small_cnn"})
+    return path
+
+
+def test_a_sound_environment_has_no_failure_and_nothing_is_written(tmp_path: Path) -> None:
+    findings = diagnose(data_root=tmp_path / "data", results=tmp_path / "results")
+    assert [finding for finding in findings if finding.state == "fail"] == []
+    subjects = [finding.subject for finding in findings]
+    assert len(set(subjects)) == len(subjects)
+    for name in ("Python", "torch", "devices", "torchvision", "pyautoattack", "robustbench",
+                 "disk", "data digits", "data mnist", "plugins"):  # fmt: skip
+        assert name in subjects
+    assert list(tmp_path.iterdir()) == []
+    for finding in findings:
+        assert finding.found
+        assert finding.state == "ok" or finding.todo, "a problem without an advice"
+
+
+def test_torch_is_named_with_its_version(tmp_path: Path) -> None:
+    import torch
+
+    finding = found(tmp_path, "torch")
+    assert (finding.state, finding.found) == ("ok", torch.__version__)
+
+
+def test_an_old_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
+    finding = found(tmp_path, "torch")
+    assert finding.state == "fail"
+    assert "pip install" in finding.todo
+
+
+def test_a_library_that_is_missing_or_untested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = importlib.metadata.version
+
+    def other(name: str) -> str:
+        if name == "robustbench":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "0.3.0" if name == "pyautoattack" else version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", other)
+    assert found(tmp_path, "pyautoattack").state == "warn"
+    assert "pyautoattack==0.2.0" in found(tmp_path, "pyautoattack").todo
+    assert found(tmp_path, "robustbench").state == "warn"
+    assert "purifybench[robustbench]" in found(tmp_path, "robustbench").todo
+
+
+def test_robustbench_without_pkg_resources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "pkg_resources" else find(name, *rest),
+    )
+    finding = found(tmp_path, "robustbench")
+    assert finding.state == "warn"
+    assert "setuptools<82" in finding.todo
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(10**12, 10**12, 10**8))
+    finding = found(tmp_path, "disk")
+    assert finding.state == "warn"
+    assert "0.1 GB" in finding.found
+    assert "--results" in finding.todo
+
+
+# --- data sets -----------------------------------------------------------------------------
+
+
+def test_digits_are_always_there_and_mnist_is_missed_with_an_advice(tmp_path: Path) -> None:
+    assert found(tmp_path, "data digits").state == "ok"
+    finding = found(tmp_path, "data mnist")
+    assert finding.state == "warn"
+    assert str(tmp_path / "data") in finding.found + finding.todo
+    assert "BENCH_DATA" in finding.todo
+
+
+def test_a_damaged_data_set_is_a_failure(tmp_path: Path) -> None:
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3",
+                 "t10k-labels-idx1"):  # fmt: skip
+        (raw / f"{part}-ubyte.gz").write_bytes(b"<html>")
+    finding = found(tmp_path, "data mnist")
+    assert finding.state == "fail"
+    assert "damaged" in finding.found
+    assert "Delete it" in finding.todo
+
+
+def test_half_a_data_set_is_not_ok(tmp_path: Path) -> None:
+    (tmp_path / "data" / "MNIST" / "raw").mkdir(parents=True)
+    assert found(tmp_path, "data mnist").state in ("warn", "fail")
+
+
+# --- checkpoints ---------------------------------------------------------------------------
+
+
+def test_a_sound_checkpoint(tmp_path: Path, checkpoint: Path) -> None:
+    finding = found(tmp_path, "checkpoint")
+    assert finding.state == "ok"
+    assert checkpoint.stem in finding.subject
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<html>", b"\x80\x02.", b"cut off"],
+    ids=["empty", "page", "pickle", "cut"],
+)
+def test_a_damaged_checkpoint_is_a_failure_with_an_advice(
+    tmp_path: Path, checkpoint: Path, content: bytes, doctor: Callable[[], tuple[int, str]]
+) -> None:
+    checkpoint.write_bytes(content)
+    finding = found(tmp_path, "checkpoint")
+    assert finding.state == "fail"
+    assert "damaged" in finding.found
+    assert "Delete it and its card" in finding.todo
+    code, out = doctor()
+    assert code == 1
+    assert f"-> {finding.todo}" in out
+
+
+@pytest.mark.parametrize("card", [None, "", "{}", "[]"])
+def test_a_checkpoint_without_a_sound_card_is_a_failure(
+    tmp_path: Path, checkpoint: Path, card: str | None
+) -> None:
+    path = checkpoint.with_suffix(".json")
+    if card is None:
+        path.unlink()
+    else:
+        path.write_text(card)
+    finding = found(tmp_path, "checkpoint")
+    assert finding.state == "fail"
+    assert finding.todo
+    assert "Delete its folder" not in finding.todo, "the folder holds all other checkpoints"
+
+
+# --- plugins -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(install: Callable[..., Path]) -> Path:
+    """A distribution called 'sad-fog' whose plugin is broken on import."""
+    broken = "raise RuntimeError('no fog')\n"
+    return install(
+        "sad-fog", "sad_fog_doctor", broken, "[bench.defenses]\nsad = sad_fog_doctor:Sad\n"
+    )
+
+
+def test_a_broken_plugin_is_a_failure_and_the_others_are_counted(
+    tmp_path: Path, site: Path, doctor: Callable[[], tuple[int, str]]
+) -> None:
+    finding = found(tmp_path, "plugin sad")
+    assert finding.state == "fail"
+    assert "sad-fog 1.0" in finding.found
+    assert "no fog" in finding.found
+    assert "uninstall" in finding.todo
+    assert found(tmp_path, "plugins").state == "ok"
+    code, out = doctor()
+    assert code == 1
+    assert "sad" in out
+
+
+def test_a_plugin_that_exits_on_import_does_not_end_the_doctor(
+    tmp_path: Path, site: Path
+) -> None:
+    (site / "sad_fog_doctor.py").write_text("raise SystemExit(0)\n")
+    assert found(tmp_path, "plugin sad").state == "fail"
+
+
+def test_a_name_claimed_twice_is_a_failure(tmp_path: Path, site: Path) -> None:
+    (site / "sad_fog-1.0.dist-info" / "entry_points.txt").write_text(
+        "[bench.defenses]\njpeg = sad_fog_doctor:Sad\n"
+    )
+    importlib.invalidate_caches()
+    finding = found(tmp_path, "defenses")
+    assert finding.state == "fail"
+    assert "sad-fog" in finding.found
+    assert "purifybench" in finding.found
+
+
+def test_the_exit_code_is_0_where_there_are_warnings_alone(
+    doctor: Callable[[], tuple[int, str]],
+) -> None:
+    code, out = doctor()
+    assert code == 0
+    assert "warn" in out, "MNIST is not in this folder"

@@ -1,0 +1,106 @@
+"""The commands that look at what is there: list, show, table and doctor."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from ..command import NOISE, RUN, Bench, runs
+
+
+def test_list(bench: Bench) -> None:
+    everything = bench("list").out
+    for name in ("adv_ebm", "autoattack", "small_cnn", "robustbench:NAME", "fashion_mnist"):
+        assert name in everything
+    attacks = bench("list", "attacks").out
+    assert "autoattack" in attacks
+    assert "adv_ebm" not in attacks
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("pgd", ("attack.steps: ", "= 50", "full, bpda, transfer", "--eps inf")),
+     ("ebm", ("defense.steps: ", "defense.training.iterations: ", "draws noise")),
+     ("small_cnn", ("classifier.training.epochs: int = 30",)),
+     ("jpeg", ("every access but full", "deterministic"))],
+)  # fmt: skip
+def test_show(bench: Bench, name: str, parts: tuple[str, ...]) -> None:
+    said = bench("show", name)
+    assert said.code == 0
+    for part in parts:
+        assert part in said.out
+
+
+def test_show_follows_the_recipe_of_the_data_set(bench: Bench) -> None:
+    line = "classifier.training.epochs: int = "
+    assert f"{line}30" in bench("show", "small_cnn").out
+    assert f"{line}30" not in bench("show", "small_cnn", "--dataset=mnist").out
+
+
+@pytest.fixture
+def three(bench: Bench) -> None:
+    """Two attacks on one defense and one on another."""
+    assert bench(*RUN).code == 0
+    assert bench(*RUN, "--access=transfer").code == 0
+    assert bench("run", "--defense=bit_depth", *NOISE).code == 0
+
+
+@pytest.mark.usefixtures("three")
+def test_a_table_as_csv(bench: Bench, tmp_path: Path) -> None:
+    said = bench("table", "--format=csv")
+    assert said.code == 0
+    assert list(csv.DictReader(io.StringIO(said.out))) == runs(tmp_path)
+    assert len(runs(tmp_path)) == 3
+
+
+@pytest.mark.usefixtures("three")
+def test_a_table_as_markdown(bench: Bench) -> None:
+    lines = bench("table").out.splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[0].startswith("| defense | attack |")
+    assert set(lines[1]) <= set("|- ")
+    assert len(lines) == 2 + 3
+
+
+@pytest.mark.usefixtures("three")
+def test_a_table_as_latex_is_escaped(bench: Bench) -> None:
+    text = bench("table", "--format=latex").out
+    assert r"bit\_depth" in text
+    assert "bit_depth" not in text
+    body = text.split(r"\midrule")[1].split(r"\bottomrule")[0]
+    columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
+    for line in body.strip().splitlines():
+        assert line.endswith(r"\\")
+        assert line.count(" & ") == len(columns) - 1
+
+
+@pytest.mark.usefixtures("three")
+def test_a_table_with_the_worst_case(bench: Bench) -> None:
+    rows = list(csv.DictReader(io.StringIO(bench("table", "--worst-case", "--format=csv").out)))
+    worst = [row for row in rows if row["attack"] == "worst case"]
+    assert {row["defense"] for row in worst} == {"none", "bit_depth"}
+    (none,) = [row for row in worst if row["defense"] == "none"]
+    assert none["access"] == "query/transfer"
+    assert none["note"].count("noise") == 2
+
+
+@pytest.mark.usefixtures("three")
+def test_a_table_goes_to_a_file(bench: Bench, tmp_path: Path) -> None:
+    said = bench("table", "-o", "sub/table.md")
+    assert said.code == 0
+    assert (tmp_path / "sub" / "table.md").read_text() == bench("table").out
+    assert "table.md" in said.out
+
+
+@pytest.mark.usefixtures("three")
+def test_a_table_of_one_data_set(bench: Bench) -> None:
+    assert bench("table", "--dataset=digits").out == bench("table").out
+
+
+def test_doctor_ends_well_here(bench: Bench) -> None:
+    said = bench("doctor")
+    assert said.code == 0, said.out
+    assert "torch" in said.out

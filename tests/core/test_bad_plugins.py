@@ -1,0 +1,141 @@
+"""Plugins that misbehave: one message that names the plugin and its distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ..command import TINY, Bench, is_one_clear_message
+
+FAKE = '''
+import torch
+from dataclasses import dataclass
+from typing import ClassVar
+from bench.api import Access, Calls, Norm
+
+@dataclass(frozen=True)
+class Far:
+    """Leaves the ball."""
+    revision: ClassVar[int] = 1
+    norms: ClassVar = (Norm.LINF, Norm.L2)
+    accesses: ClassVar = (Access.TRANSFER,)
+    unbounded: ClassVar[bool] = False
+    by: float = 0.5
+    def __call__(self, view, x, y, *, threat, rng):
+        return (x + self.by).clamp(0, 1)
+    def calls(self, *, stochastic, classes):
+        return Calls()
+
+class Short(Far):
+    """Returns too few images."""
+    def __call__(self, view, x, y, *, threat, rng):
+        return x[1:]
+
+class Text(Far):
+    """Returns no images."""
+    def __call__(self, view, x, y, *, threat, rng):
+        return "x"
+
+@dataclass(frozen=True)
+class Nan:
+    """Returns NaN."""
+    revision: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = True
+    def purify(self, x, *, rng):
+        return x * float("nan")
+
+class Flat(Nan):
+    """Changes the shape."""
+    def purify(self, x, *, rng):
+        return x.flatten(1)
+
+@dataclass(frozen=True)
+class Mute:
+    """Purifies nothing."""
+    revision: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = True
+
+class Plain:
+    """Is no dataclass."""
+
+@dataclass(frozen=True)
+class Bare:
+    """Says nothing of itself."""
+
+def function():
+    """Is no class."""
+'''
+POINTS = """
+[bench.attacks]
+far = fake_errors:Far
+short = fake_errors:Short
+text = fake_errors:Text
+bare_attack = fake_errors:Bare
+[bench.defenses]
+nan = fake_errors:Nan
+flat = fake_errors:Flat
+mute = fake_errors:Mute
+plain = fake_errors:Plain
+bare = fake_errors:Bare
+function = fake_errors:function
+absent = fake_errors:Absent
+nowhere = fake_errors_nowhere:Absent
+broken = fake_errors_broken:Broken
+"""
+
+
+@pytest.fixture
+def fakes(install: Callable[..., Path]) -> None:
+    """An installed distribution whose plugins misbehave, each in one way."""
+    site = install("bad-plugins", "fake_errors", FAKE, POINTS, version="3.1")
+    (site / "fake_errors_broken.py").write_text("raise RuntimeError('no GPU, no import')\n")
+
+
+PLUGINS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "breaks on import": (("--defense=broken",),
+                         ("'broken'", "bad-plugins 3.1", "RuntimeError: no GPU,", "Repair")),
+    "has no module": (("--defense=nowhere",),
+        ("'nowhere'", "bad-plugins 3.1", "No module", "Repair")),
+    "has no such class": (("--defense=absent",),
+        ("'absent'", "bad-plugins 3.1", "Absent", "Repair")),
+    "is no dataclass": (("--defense=plain",),
+        ("'plain'", "bad-plugins 3.1", "dataclass", "README")),
+    "is no class": (("--defense=function",),
+        ("'function'", "bad-plugins 3.1", "dataclass", "README")),
+    "has no purify": (("--defense=mute",), ("'mute'", "purify", "README")),
+    "says nothing of itself": (("--defense=bare",),
+        ("'bare'", "bad-plugins 3.1", "revision", "README")),
+    "is no attack": (("--attack=bare_attack",),
+                     ("'bare_attack'", "bad-plugins 3.1", "accesses", "README")),
+    "returns NaN": (("--defense=nan",), ("NaN", "step size")),
+    "changes the shape": (("--defense=flat",), ("purifier returned shape", "keeps the shape")),
+    "loses images": (("--attack=short",), ("attack returned shape", "one image for each")),
+    "returns text": (("--attack=text",), ("attack returned shape str", "one image for each")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "parts"), PLUGINS.values(), ids=list(PLUGINS))
+@pytest.mark.usefixtures("fakes")
+def test_a_plugin_that(bench: Bench, words: tuple[str, ...], parts: tuple[str, ...]) -> None:
+    base = ("run", "--defense=none", "--attack=noise", *TINY)
+    is_one_clear_message(bench(*base, *words), *parts, code=1)
+
+
+@pytest.mark.usefixtures("fakes")
+def test_an_attack_that_leaves_the_ball_voids_the_cell_and_fails_the_command(
+    bench: Bench,
+) -> None:
+    said = bench("run", "--defense=none", "--attack=far", *TINY)
+    assert said.code == 1
+    assert "void" in said.out
+    assert "none under far: void: 4 images outside the ball" in said.err
+
+
+@pytest.mark.parametrize("name", ["broken", "plain", "bare", "absent"])
+@pytest.mark.usefixtures("fakes")
+def test_a_broken_plugin_is_shown_as_an_error(bench: Bench, name: str) -> None:
+    is_one_clear_message(bench("show", name), f"'{name}'", "bad-plugins 3.1", code=1)

@@ -1,0 +1,359 @@
+"""Killed and resumed equals uninterrupted, for an evaluation and for a training."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import bench.models.train
+from bench.core.registry import build
+from bench.experiments.matrix import evaluate
+from bench.models.train import train
+from bench.progress import finish
+from bench.results.cell import Request
+from bench.results.store import Store, read_json
+from bench.results.table import write_runs
+from bench.results.workspace import Workspace
+
+KILLS = 20
+# What a child does. It is text, since a child cannot import a test module by its name.
+EVALUATE = """
+import torch
+torch.set_num_threads(1)
+from bench.experiments.matrix import evaluate
+from bench.progress import finish
+from bench.results.store import Store
+from bench.results.table import write_runs
+from bench.results.workspace import Workspace
+store = Store(root)
+work = evaluate(request, space=Workspace(store, root, root, torch.device("cpu")))
+begun.send("begun")
+finish(work)
+write_runs(store)
+begun.send("done")
+"""
+TRAIN = """
+import torch
+torch.set_num_threads(1)
+import bench.models.train
+from bench.progress import finish
+from bench.core.registry import build
+from bench.results.store import Store
+from bench.results.workspace import Workspace
+bench.models.train._SAVE_EVERY_S = 0.0
+space = Workspace(Store(root), root, root, torch.device("cpu"))
+plugin = build("defenses", "ebm", params)
+work = bench.models.train.train("ebm", plugin, dataset="digits", space=space)
+begun.send("begun")
+finish(work)
+begun.send("done")
+"""
+TINY = {
+    "classifier": {"width": 4, "training": {"epochs": 1}},
+    "defense": {
+        "steps": 2,
+        "training": {"iterations": 2, "chain_steps": 1, "bank": 64, "width": 4},
+    },
+    "attack": {"steps": 2, "eot": 2},
+}
+
+
+def request(n: int, shard: int, attack: str = "pgd") -> Request:
+    return Request.parse(
+        defense="ebm", attack=attack, n=n, shard=shard, draws=4, eps="0.3", settings=TINY
+    )
+
+
+def space(root: Path) -> Workspace:
+    return Workspace(Store(root), root, root, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with nothing but the checkpoints of a tiny classifier and energy."""
+    root = tmp_path_factory.mktemp("trained")
+    key = finish(evaluate(request(n=1, shard=1), space=space(root)))
+    shutil.rmtree(Store(root).cell(key))
+    shutil.rmtree(root / "images")
+    return root
+
+
+def evaluated(trained: Path, root: Path, wanted: Request) -> str:
+    """Evaluate without any interruption; return the key."""
+    shutil.copytree(trained, root)
+    key = finish(evaluate(wanted, space=space(root)))
+    write_runs(Store(root))
+    return key
+
+
+def assert_same(root: Path, whole: Path, key: str) -> None:
+    """Outcomes are identical, and so is all else but times and peaks of memory."""
+    ours, theirs = Store(root), Store(whole)
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(ours.outcomes(key)),
+        pd.read_parquet(theirs.outcomes(key)),
+        check_exact=True,
+    )
+    runs, expected = pd.read_csv(ours.runs), pd.read_csv(theirs.runs)
+    assert len(runs) == 1
+    assert runs["state"][0] == "done"
+    # The commit is left out too: someone may edit the source while the tests run.
+    passing = ["seconds", "memory", "date", "commit"]
+    pd.testing.assert_frame_equal(
+        runs.drop(columns=passing), expected.drop(columns=passing), check_exact=True
+    )
+    for name in ("attack passes", "judge passes", "flags"):
+        paths = [store.cell(key) / "provenance.json" for store in (ours, theirs)]
+        assert read_json(paths[0])[name] == read_json(paths[1])[name]
+
+
+@pytest.fixture(scope="module")
+def children() -> ForkServerContext:
+    """Children that start in milliseconds: torch is imported once, in their server.
+
+    torch._dynamo is what the first optimizer of a process would import, for seconds.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["pytest", "torch._dynamo", "sklearn.datasets", "pyarrow.parquet",
+         "bench.experiments.matrix", "bench.results.table", "bench_defenses.ebm",
+         "bench_defenses.classifiers.small_cnn", "bench_attacks.pgd"]
+    )  # fmt: skip
+    return context
+
+
+class Child:
+    """One process at work, of which is known when it began and whether it finished."""
+
+    def __init__(self, context: ForkServerContext, script: str, **given: Any) -> None:
+        ours, theirs = context.Pipe(duplex=False)
+        self._said: Connection = ours
+        process = context.Process(target=exec, args=(script, {**given, "begun": theirs}))
+        self.process: ForkServerProcess = process
+        process.start()
+        theirs.close()
+        assert self._said.recv() == "begun"
+        self.since = time.monotonic()
+
+    def end(self, *, kill_after_s: float | None = None) -> bool:
+        """Wait for the end, or kill by SIGKILL; say whether the kill came before the end."""
+        if kill_after_s is not None:
+            self.process.join(kill_after_s)
+            self.process.kill()
+        self.process.join(120)
+        try:
+            finished = self._said.poll() and self._said.recv() == "done"
+        except EOFError:
+            finished = False
+        code = self.process.exitcode
+        self.process.close()
+        self._said.close()
+        allowed = (0,) if kill_after_s is None else (0, -signal.SIGKILL)
+        assert code in allowed, f"the child failed by itself, with exit code {code}"
+        return not finished
+
+
+def killed_often(
+    start: Callable[[Path], Child],
+    fresh: Callable[[], Path],
+    look: Callable[[Path], bool],
+    *,
+    kills: int,
+    seed: int,
+) -> Iterator[tuple[Path, int]]:
+    """Yield folders whose work was killed at random moments, again and again, then finished.
+
+    With each comes how often ``look`` saw work in its middle after a kill. Delays are shares
+    of the time that uninterrupted work takes on this machine right now.
+    """
+    chance = random.Random(seed)
+    child = start(fresh())
+    child.end()
+    whole_s = time.monotonic() - child.since
+    done = 0
+    for _ in range(kills):  # rounds; one ends when the work was quicker than the kill
+        if done >= kills:
+            return
+        root, middles = fresh(), 0
+        for _ in range(3 * kills):
+            killed = start(root).end(kill_after_s=chance.uniform(0, whole_s / 3))
+            if not killed:
+                break
+            done += 1
+            middles += look(root)
+        start(root).end()
+        yield root, middles
+    assert done >= kills, f"only {done} kills came before the end of the work"
+
+
+def test_a_cell_that_is_killed_at_random_moments_ends_as_if_it_had_not_been(
+    trained: Path, children: ForkServerContext, tmp_path: Path
+) -> None:
+    wanted = request(n=24, shard=2)
+    key = evaluated(trained, tmp_path / "whole", wanted)
+    numbers = iter(range(1000))
+
+    def fresh() -> Path:
+        return Path(shutil.copytree(trained, tmp_path / f"killed{next(numbers)}"))
+
+    def start(root: Path) -> Child:
+        return Child(children, EVALUATE, root=root, request=wanted)
+
+    def halfway(root: Path) -> bool:
+        """Some shards are there, and not the whole."""
+        store = Store(root)
+        shards = len(list((store.cell(key) / "shards").glob("*.parquet")))
+        return 0 < shards < 12 and not store.outcomes(key).is_file()
+
+    seen = 0
+    for root, middles in killed_often(start, fresh, halfway, kills=KILLS, seed=0):
+        seen += middles
+        assert_same(root, tmp_path / "whole", key)
+    assert seen >= 5, "the kills missed the middle of the cell"
+
+
+class Killed(BaseException):
+    """What a process that dies would be to itself: nothing in bench may catch it."""
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_cell_can_die_at_every_single_commit(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    wanted = request(n=6, shard=3)
+    key = evaluated(trained, tmp_path / "whole", wanted)
+    commit: Any = Path.replace
+    left = -1
+
+    def replace(self: Path, target: Path) -> Path:
+        nonlocal left
+        left -= 1
+        if left == 0 and moment == "before":
+            raise Killed
+        moved: Path = commit(self, target)
+        if left == 0 and moment == "after":
+            raise Killed
+        return moved
+
+    monkeypatch.setattr(Path, "replace", replace)
+    deaths = 0
+    while True:
+        root = Path(shutil.copytree(trained, tmp_path / f"dead{deaths}"))
+        left = deaths + 1
+        try:
+            finish(evaluate(wanted, space=space(root)))
+        except Killed:
+            left = -1
+            finish(evaluate(wanted, space=space(root)))
+            write_runs(Store(root))
+            assert_same(root, tmp_path / "whole", key)
+            deaths += 1
+        else:
+            break
+    # The cell, two shards of images, provenance and rows, the whole's provenance and rows.
+    assert deaths == 1 + 1 + 2 * 3 + 2  # the probe, the cell, each block, what joins them
+
+
+def test_a_cell_that_died_while_dropping_its_shards_is_done(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = request(n=4, shard=2)
+    key = evaluated(trained, tmp_path / "whole", wanted)
+    root = Path(shutil.copytree(trained, tmp_path / "dead"))
+    with monkeypatch.context() as patch:
+
+        def rmtree(path: Path, **options: Any) -> None:
+            os.unlink(path / "000000.parquet")
+            raise Killed
+
+        patch.setattr("bench.results.store.shutil.rmtree", rmtree)
+        with pytest.raises(Killed):
+            finish(evaluate(wanted, space=space(root)))
+    assert not Store(root).shard(key, 0).exists()
+    finish(evaluate(wanted, space=space(root)))
+    write_runs(Store(root))
+    assert_same(root, tmp_path / "whole", key)
+
+
+TRAINING = {"iterations": 40, "chain_steps": 2, "bank": 64, "batch": 16, "width": 4}
+
+
+def weights(root: Path) -> dict[str, torch.Tensor]:
+    (path,) = Store(root).checkpoints()
+    return load_file(path)
+
+
+def assert_same_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+def test_a_training_that_is_killed_at_random_moments_ends_with_the_same_weights(
+    children: ForkServerContext, tmp_path: Path
+) -> None:
+    params = {"training": TRAINING}
+    finish(
+        train("ebm", build("defenses", "ebm", params), dataset="digits",
+              space=space(tmp_path / "whole"))
+    )  # fmt: skip
+    expected = weights(tmp_path / "whole")
+    numbers = iter(range(1000))
+
+    def fresh() -> Path:
+        root = tmp_path / f"killed{next(numbers)}"
+        root.mkdir()
+        return root
+
+    def start(root: Path) -> Child:
+        return Child(children, TRAIN, root=root, params=params)
+
+    def halfway(root: Path) -> bool:
+        states = list((root / "training").glob("[!.]*.pt"))
+        return bool(states) and 0 < torch.load(states[0])["run"]["step"] < 40
+
+    seen = 0
+    for root, middles in killed_often(start, fresh, halfway, kills=10, seed=1):
+        seen += middles
+        assert_same_weights(weights(root), expected)
+        assert not list((root / "training").glob("[!.]*")), "the state outlives its training"
+    assert seen >= 3, "the kills missed the middle of the training"
+
+
+def test_a_training_goes_on_where_its_state_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To begin anew after each kill would give the same weights too: count the iterations."""
+    monkeypatch.setattr(bench.models.train, "_SAVE_EVERY_S", 0.0)
+    advanced = 0
+    plugin = build("defenses", "ebm", {"training": TRAINING})
+    from bench_defenses.energies.contrastive import ContrastiveDivergence
+
+    advance = ContrastiveDivergence.advance
+
+    def dying(self: ContrastiveDivergence) -> None:
+        nonlocal advanced
+        advanced += 1
+        if advanced == 25:
+            raise Killed
+        advance(self)
+
+    monkeypatch.setattr(ContrastiveDivergence, "advance", dying)
+    with pytest.raises(Killed):
+        finish(train("ebm", plugin, dataset="digits", space=space(tmp_path)))
+    finish(train("ebm", plugin, dataset="digits", space=space(tmp_path)))
+    assert advanced == 41  # 40 iterations, one of which died and was done again

@@ -1,0 +1,111 @@
+"""The cost that --dry-run announces bounds what a run counts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from bench.experiments.attack_order import estimate
+from bench.experiments.matrix import evaluate
+from bench.experiments.prepare import resolve
+from bench.progress import finish
+from bench.results.cell import Request
+from bench.results.store import Store
+from bench.results.workspace import Workspace
+
+SETTINGS: dict[str, Any] = {
+    "classifier": {"training": {"epochs": 1}},
+    "ebm": {"steps": 2, "training": {"iterations": 2, "bank": 8}},
+    "noise": {"tries": 3, "eot": 2},
+    "pgd": {"steps": 3, "eot": 2},
+    "apgd": {"steps": 3, "eot": 2, "surrogate": 2},
+    "bpda_eot": {"steps": 3, "eot": 2},
+    "adaptive": {"steps": 3, "eot": 2},
+    "square": {"queries": 5, "eot": 2},
+    "autoattack": {"version": "rand"},
+}
+PAIRS = [
+    ("none", "noise", "query"), ("none", "pgd", "full"), ("gaussian", "noise", "query"),
+    ("ebm", "noise", "query"), ("ebm", "pgd", "transfer"), ("ebm", "pgd", "bpda"),
+    ("ebm", "pgd", "full"), ("ebm", "bpda_eot", "bpda"), ("ebm", "adaptive", None),
+    ("ebm", "square", "query"), ("jpeg", "pgd", "bpda"), ("none", "autoattack", "full"),
+    ("ebm", "apgd", "bpda"), ("ebm", "apgd", "full"),
+]  # fmt: skip
+
+
+def request(defense: str, attack: str, access: str | None) -> Request:
+    return Request.parse(
+        defense=defense,
+        attack=attack,
+        access=access,
+        eps="0.02",
+        n=4,
+        draws=3,
+        settings={
+            "classifier": SETTINGS["classifier"],
+            "defense": SETTINGS.get(defense, {}),
+            "attack": SETTINGS[attack],
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    root = tmp_path_factory.mktemp("cost")
+    return Workspace(Store(root / "results"), root, root, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("defense", "attack", "access"), PAIRS, ids=["-".join(map(str, pair)) for pair in PAIRS]
+)
+def test_a_run_costs_at_most_what_was_announced(
+    space: Workspace, defense: str, attack: str, access: str | None
+) -> None:
+    asked = request(defense, attack, access)
+    bound = estimate(resolve(asked))
+    key = finish(evaluate(asked, space=space))
+    found = json.loads((space.store.cell(key) / "provenance.json").read_text())
+    for who in ("attack", "judge"):
+        counted = {name: rows / asked.n for name, rows in found[f"{who} passes"].items()}
+        assert set(counted) <= set(bound[who]), "nothing runs that was not announced"
+        for name, rows in counted.items():
+            assert rows <= bound[who][name], name
+    # A bound that says nothing is useless: the judge never leaves early.
+    judged = {name: rows / asked.n for name, rows in found["judge passes"].items() if rows}
+    steps = 2  # the first of them is shared by the three draws
+    saved = {name: (steps - 1 + 1 / 3) / steps for name in judged if "energy" in name}
+    assert judged == {
+        name: pytest.approx(rows * saved.get(name, 1)) for name, rows in bound["judge"].items()
+    }
+
+
+def test_more_of_everything_costs_more() -> None:
+    def total(**attack: int) -> int:
+        asked = Request.parse(
+            defense="ebm", attack="pgd", access="full", settings={"attack": attack}
+        )
+        return sum(estimate(resolve(asked))["attack"].values())
+
+    assert total(steps=20, eot=2) > total(steps=10, eot=2)
+    assert total(steps=10, eot=4) > total(steps=10, eot=2)
+    assert total(steps=10, eot=2, restarts=2) == 2 * total(steps=10, eot=2)
+
+
+def test_a_transfer_attack_never_pays_for_the_purifier() -> None:
+    asked = Request.parse(defense="ebm", attack="pgd", access="transfer")
+    assert set(estimate(resolve(asked))["attack"]) == {
+        "classifier forward",
+        "classifier backward",
+    }
+
+
+def test_a_deterministic_defense_is_judged_by_one_draw() -> None:
+    judge = {
+        name: estimate(resolve(Request.parse(defense=name, attack="noise", draws=50)))["judge"]
+        for name in ("none", "gaussian")
+    }
+    assert judge["none"]["classifier forward"] == 2
+    assert judge["gaussian"]["classifier forward"] == 100

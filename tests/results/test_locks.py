@@ -1,0 +1,159 @@
+"""A piece of work is one process's at a time, and nobody's once that process is gone."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.errors import StoreError
+from bench.evaluation.run import run_cell
+from bench.progress import finish, unless_waiting
+from bench.results.locks import alone, claimed, is_held, works_in
+from bench.results.workspace import Workspace
+
+from ..cells import assert_equal, at, prepared, rows
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from bench.results.locks import claimed
+with claimed(Path(sys.argv[1])) as ours:
+    print(ours, flush=True)
+    time.sleep(60)
+"""
+COUNT = """
+import sys, time
+from pathlib import Path
+from bench.results.locks import claimed
+claim, counter, wins = Path(sys.argv[1]), Path(sys.argv[2]), 0
+while wins < 200:
+    with claimed(claim) as ours:
+        if ours:
+            counter.write_text(str(int(counter.read_text()) + 1))
+            wins += 1
+"""
+
+
+def child(script: str, *words: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, words)], stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_a_claim_is_for_one_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "claims" / "a"
+    assert not is_held(path)
+    with claimed(path) as first, claimed(path) as second, claimed(tmp_path / "b") as other:
+        assert (first, second, other) == (True, False, True)
+        assert is_held(path)
+    assert list(path.parent.iterdir()) == []
+    with claimed(path) as again:
+        assert again
+
+
+def test_a_claim_ends_with_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="broke"), claimed(tmp_path / "a"):
+        raise ValueError("broke")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_claim_ends_with_its_process_even_by_sigkill(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with child(HOLD, path) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "True\n"
+        with claimed(path) as ours:
+            assert not ours
+        assert is_held(path)
+        holder.kill()
+        holder.wait()
+    assert path.exists(), "nobody tidied up"
+    assert not is_held(path)
+    with claimed(path) as ours:
+        assert ours
+
+
+def test_who_has_to_be_alone_waits_for_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with child(HOLD, path) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        threading.Timer(0.7, holder.kill).start()
+        begun = time.monotonic()
+        with alone(path):
+            assert time.monotonic() - begun > 0.6
+            assert is_held(path)
+    assert not path.exists()
+
+
+def test_claims_exclude_each_other_however_often_they_change_hands(tmp_path: Path) -> None:
+    """Each release removes the file: a lock on what was removed must count for nothing."""
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+    children = [child(COUNT, tmp_path / "claim", counter) for _ in range(3)]
+    assert [one.wait(60) for one in children] == [0, 0, 0]
+    for one in children:
+        assert one.stdout is not None
+        one.stdout.close()
+    assert counter.read_text() == "600"
+
+
+def test_without_locks_everybody_may_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert works_in(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+    def flock(*_: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with claimed(tmp_path / "a") as first, claimed(tmp_path / "a") as second:
+        assert first
+        assert second
+        assert not is_held(tmp_path / "a")
+    assert not works_in(tmp_path)
+
+
+def test_a_claim_that_cannot_be_written_says_where(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(StoreError, match=r"cannot write .*/file/a: .*another folder"),
+        claimed(tmp_path / "file" / "a"),
+    ):
+        pytest.fail("there is no such folder")
+
+
+def test_a_cell_takes_what_is_free_and_waits_for_the_rest(
+    space: Workspace, tmp_path: Path
+) -> None:
+    made, store = prepared(), space.store
+    key = made.cell.proposal_key()
+    expected = rows(prepared(), at(tmp_path / "alone"))
+    with claimed(store.claim_on_block(key, 4, 8)):
+        assert finish(unless_waiting(run_cell(made, space=space))) is None
+        assert store.missing(made.cell) == [(4, 8)], "the others were free"
+        work = run_cell(made, space=space)
+        told = [next(work) for _ in range(4)]
+        assert [now.waits for now in told] == [False, True, False, True]
+        assert told[-1].done == 8
+    finish(work)
+    assert_equal(rows(made, space), expected)
+    assert os.listdir(store.root / "claims") == []
+
+
+def test_images_that_cells_share_are_claimed_once(space: Workspace) -> None:
+    """-n 12 and -n 8 attack the same blocks."""
+    made = prepared(n=12)
+    key = prepared(n=8).cell.proposal_key()
+    with claimed(space.store.claim_on_block(key, 0, 4)):
+        assert finish(unless_waiting(run_cell(made, space=space))) is None
+        assert space.store.missing(made.cell) == [(0, 4)]

@@ -1,0 +1,384 @@
+"""Tables from hand-made votes, whose accuracies are known by counting."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binomtest
+
+from bench.core.threat import Access, Norm, ThreatModel
+from bench.results.cell import Cell, Part
+from bench.results.store import Store, read_json
+from bench.results.table import (
+    COLUMNS,
+    accuracies,
+    collect,
+    join,
+    render,
+    shown,
+    with_worst_case,
+    write_runs,
+)
+
+Votes = list[list[int]]
+PROVENANCE: dict[str, Any] = {
+    "attack passes": {"classifier forward": 30, "classifier backward": 10},
+    "judge passes": {"classifier forward": 20},
+    "attack seconds": 1.25,
+    "judge seconds": 0.5,
+    "flags": [],
+    "commit": "0123456789abcdef",
+    "date": "2026-01-01T00:00:00Z",
+}
+
+
+def outcomes(
+    clean_votes: Votes, votes: Votes, *, labels: list[int] | None = None, legal: bool = True
+) -> pd.DataFrame:
+    """Outcomes as the judge makes them; every label is 0 where none are given."""
+    y = np.array(labels or [0] * len(votes))
+
+    def elected(rows: Votes) -> np.ndarray:
+        return np.array(
+            [
+                row[label] > max(v for k, v in enumerate(row) if k != label)
+                for row, label in zip(rows, y, strict=True)
+            ]
+        )
+
+    return pd.DataFrame(
+        {
+            "index": range(len(votes)),
+            "label": y,
+            "distance": 0.1,
+            "legal": legal,
+            "clean": elected(clean_votes),
+            "robust": elected(clean_votes) & (elected(votes) | (not legal)),
+            "clean_votes": [np.array(row) for row in clean_votes],
+            "votes": [np.array(row) for row in votes],
+        }
+    )
+
+
+RIGHT, WRONG = [1, 0], [0, 1]
+
+
+# --- accuracies ----------------------------------------------------------------------------
+
+
+def test_accuracies_of_single_votes() -> None:
+    found = accuracies(outcomes([RIGHT] * 3 + [WRONG], [RIGHT, WRONG, WRONG, WRONG]))
+    assert found["clean"] == found["clean_single"] == found["clean_vote"] == 75.0
+    assert found["robust"] == found["robust_single"] == found["robust_vote"] == 25.0
+
+
+def test_the_intervals_are_scipys() -> None:
+    found = accuracies(outcomes([RIGHT] * 3 + [WRONG], [RIGHT, WRONG, WRONG, WRONG]))
+    for name, right in (("clean", 3), ("robust", 1)):
+        ci = binomtest(right, 4).proportion_ci(method="wilson")
+        assert found[f"{name}_low"] == pytest.approx(100 * ci.low, abs=0.005)
+        assert found[f"{name}_high"] == pytest.approx(100 * ci.high, abs=0.005)
+
+
+def test_a_tie_is_a_loss() -> None:
+    found = accuracies(outcomes([[2, 2, 0]], [[2, 2, 0]]))
+    assert found["clean_vote"] == found["robust_vote"] == 0.0
+    assert found["clean_single"] == found["robust_single"] == 50.0
+
+
+def test_the_single_draw_is_the_share_of_true_votes() -> None:
+    found = accuracies(outcomes([[10, 0], [10, 0]], [[6, 4], [1, 9]]))
+    assert found["robust_single"] == 35.0
+    assert found["robust_vote"] == found["robust"] == 50.0
+
+
+def test_a_strict_plurality_wins_without_a_majority() -> None:
+    assert accuracies(outcomes([[4, 3, 3]], [[4, 3, 3]]))["robust"] == 100.0
+
+
+def test_labels_choose_the_column() -> None:
+    found = accuracies(outcomes([RIGHT, WRONG], [RIGHT, WRONG], labels=[0, 1]))
+    assert found["clean"] == found["robust"] == 100.0
+
+
+def test_robust_asks_that_the_clean_vote_is_right_and_the_vote_does_not() -> None:
+    found = accuracies(outcomes([WRONG, RIGHT], [RIGHT, RIGHT]))
+    assert found["robust"] == 50.0
+    assert found["robust_vote"] == 100.0
+
+
+# --- the worst case ------------------------------------------------------------------------
+
+
+def test_the_worst_case_is_the_minimum_per_image_and_not_of_the_means() -> None:
+    clean = [RIGHT] * 4
+    first = outcomes(clean, [RIGHT, RIGHT, WRONG, WRONG])
+    second = outcomes(clean, [WRONG, RIGHT, RIGHT, WRONG])
+    joined = join([first, second])
+    assert joined["robust"].tolist() == [False, True, False, False]
+    assert joined["clean"].tolist() == [True] * 4
+    # Both means are 50 %: their minimum is 50 %, and the truth 25 %.
+    assert first["robust"].mean() == second["robust"].mean() == 0.5
+    assert joined["robust"].mean() == 0.25
+
+
+def test_the_worst_case_of_a_single_draw_is_per_image_too() -> None:
+    joined = join([outcomes([[4, 0]] * 2, [[1, 3], [4, 0]]),
+                   outcomes([[4, 0]] * 2, [[3, 1], [2, 2]])])  # fmt: skip
+    assert joined["single"].tolist() == [0.25, 0.5]
+
+
+def test_images_are_joined_by_index_and_not_by_place() -> None:
+    first = outcomes([RIGHT] * 2, [RIGHT, WRONG])
+    second = outcomes([RIGHT] * 2, [WRONG, RIGHT]).iloc[::-1].reset_index(drop=True)
+    assert second["index"].tolist() == [1, 0]
+    assert join([first, second])["robust"].tolist() == [False, False]
+    third = outcomes([RIGHT] * 2, [RIGHT, WRONG]).iloc[::-1].reset_index(drop=True)
+    assert join([first, third])["robust"].tolist() == [True, False]
+
+
+# --- cells in a store ----------------------------------------------------------------------
+
+
+def cell(
+    attack: str = "pgd", *, defense: str = "ebm", n: int = 4, steps: int = 10, seed: int = 0,
+    checkpoint: str | None = "a" * 64, eps: str = "1/10", access: Access = Access.FULL,
+    classifier: str = "b" * 64, draws: int = 1,
+) -> Cell:  # fmt: skip
+    return Cell(
+        dataset="digits",
+        data="d",
+        n=n,
+        shard=4,
+        classifier=Part("small_cnn", {"width": 8}, 1, classifier),
+        defense=Part(defense, {"steps": steps}, 1, checkpoint),
+        attack=Part(attack, {}, 1),
+        threat=ThreatModel(Norm.LINF, Fraction(eps), access),
+        seed=seed,
+        draws=draws,
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "results")
+
+
+@pytest.fixture
+def keep(store: Store) -> Callable[..., str]:
+    def keep(
+        cell: Cell, votes: Votes, *, settings: str = "", clean: Votes | None = None,
+        legal: bool = True, **provenance: Any,
+    ) -> str:  # fmt: skip
+        store.open(cell, settings)
+        rows = outcomes(clean or [RIGHT] * len(votes), votes, legal=legal)
+        columns: dict[str, Any] = {name: list(rows[name]) for name in rows}
+        store.append(cell, 0, columns, {**PROVENANCE, **provenance})
+        store.finish(cell, lambda shards: shards[0])
+        return cell.key()
+
+    return keep
+
+
+HALF, OTHER_HALF = [RIGHT, RIGHT, WRONG, WRONG], [WRONG, RIGHT, RIGHT, WRONG]
+Keep = Callable[..., str]
+
+
+def worst(store: Store) -> pd.DataFrame:
+    rows = with_worst_case(collect(store), store)
+    return rows[rows["attack"] == "worst case"].reset_index(drop=True)
+
+
+def test_a_row_of_a_finished_cell(store: Store, keep: Keep) -> None:
+    key = keep(cell(), HALF, settings="defense.steps=10", flags=["masked", "odd"])
+    (row,) = collect(store).to_dict("records")
+    assert row["key"] == key
+    assert (row["state"], row["note"]) == ("done", "masked; odd")
+    assert (row["clean"], row["robust"]) == (100.0, 50.0)
+    assert row["passes"] == 60 / 4
+    assert row["seconds"] == pytest.approx(1.75, abs=0.06)
+    assert row["settings"] == "defense.steps=10"
+    assert (row["eps"], row["norm"], row["access"]) == ("0.1", "Linf", "full")
+    assert row["checkpoint"] == "a" * 16
+
+
+def test_runs_csv_is_rebuilt_from_the_cells_and_reads_back(store: Store, keep: Keep) -> None:
+    keep(cell(), HALF, flags=['a "flag", with a comma\nand a line'])
+    keep(cell("noise"), OTHER_HALF)
+    frame = write_runs(store)
+    first = store.runs.read_bytes()
+    read = pd.read_csv(store.runs, dtype=frame.dtypes.to_dict(), keep_default_na=False)
+    pd.testing.assert_frame_equal(read, frame)
+    store.runs.unlink()
+    write_runs(store)
+    assert store.runs.read_bytes() == first
+    assert tuple(read.columns) == COLUMNS
+
+
+def test_an_empty_store_gives_an_empty_table(store: Store) -> None:
+    assert collect(store).empty
+    assert tuple(collect(store).columns) == COLUMNS
+
+
+def test_states_without_outcomes(store: Store) -> None:
+    store.open(cell("pgd"), "")
+    store.fail({**cell("noise").canonical(), "settings": ""}, "f" * 16, "it burnt", "run")
+    store.skip({**cell("square").canonical(), "settings": ""}, "0" * 16, "no gradient")
+    rows = {row["attack"]: row for row in collect(store).to_dict("records")}
+    assert rows["pgd"]["state"] == "unfinished"
+    assert (rows["noise"]["state"], rows["noise"]["note"]) == ("failed", "it burnt")
+    assert (rows["square"]["state"], rows["square"]["note"]) == ("skipped", "no gradient")
+    assert worst(store).empty
+    text = render(collect(store), "md")
+    assert "| unfinished |" in text
+    assert not any(word in text for word in ("NA", "nan", "None"))
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_table_is_made_while_another_process_mends_a_failure(
+    store: Store, keep: Keep, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    keep(cell("pgd"), HALF)
+    mended = cell("noise")
+    store.fail({**mended.canonical(), "settings": ""}, mended.key(), "it burnt", "run")
+
+    def late(path: Path) -> dict[str, Any]:
+        if path.name == "failed.json":
+            if finished:
+                keep(mended, HALF)
+            else:
+                store.forget(mended.key())
+        return read_json(path)
+
+    monkeypatch.setattr("bench.results.table.read_json", late)
+    assert list(collect(store)["state"]) == ["done"] * (1 + finished)
+
+
+def test_the_worst_case_joins_attacks_and_accesses(store: Store, keep: Keep) -> None:
+    keep(cell("pgd"), HALF, settings="attack.eot=3 defense.steps=10")
+    keep(cell("noise", access=Access.QUERY), OTHER_HALF)
+    (row,) = worst(store).to_dict("records")
+    ci = binomtest(1, 4).proportion_ci(method="wilson")
+    assert row["robust"] == 25.0
+    assert row["robust_low"] == pytest.approx(100 * ci.low, abs=0.005)
+    assert row["robust_high"] == pytest.approx(100 * ci.high, abs=0.005)
+    assert row["clean"] == 100.0
+    assert row["access"] == "full/query"
+    assert "pgd" in row["note"]
+    assert "noise" in row["note"]
+    assert row["passes"] == 30
+    assert "attack" not in row["settings"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"steps": 11}, {"checkpoint": "c" * 64}, {"classifier": "c" * 64}, {"seed": 1},
+     {"eps": "2/10"}, {"defense": "adv_ebm"}, {"draws": 2}, {"n": 3}],
+    ids=lambda other: next(iter(other)),
+)  # fmt: skip
+def test_what_was_not_measured_alike_is_not_joined(
+    store: Store, keep: Keep, other: dict[str, Any]
+) -> None:
+    keep(cell("pgd"), HALF)
+    keep(cell("noise", **other), OTHER_HALF[: other.get("n", 4)])
+    rows = worst(store)
+    assert len(rows) == 2
+    assert 25.0 not in list(rows["robust"])
+
+
+def test_a_void_cell_joins_nothing_and_counts_for_nothing(store: Store, keep: Keep) -> None:
+    keep(cell("pgd"), HALF)
+    keep(cell("noise"), [WRONG] * 4, legal=False)
+    rows = collect(store)
+    assert sorted(rows["state"]) == ["done", "void"]
+    (void,) = rows[rows["state"] == "void"].to_dict("records")
+    assert "4 images outside the ball" in void["note"]
+    assert void["robust"] == 100.0, "an illegal image breaks nothing"
+    (row,) = worst(store).to_dict("records")
+    assert row["robust"] == 50.0
+    assert "noise" not in row["note"]
+
+
+def test_rows_have_an_order_of_their_own(store: Store, keep: Keep) -> None:
+    for attack in ("square", "noise", "pgd"):
+        keep(cell(attack), HALF)
+    assert list(collect(store)["attack"]) == ["noise", "pgd", "square"]
+
+
+# --- rendering -----------------------------------------------------------------------------
+
+
+def test_csv_has_every_column_and_number(store: Store, keep: Keep) -> None:
+    keep(cell("auto_attack"), HALF)
+    frame = collect(store)
+    read = pd.read_csv(io.StringIO(render(frame, "csv")), keep_default_na=False)
+    assert tuple(read.columns) == COLUMNS
+    assert read["robust"].tolist() == [50.0]
+
+
+def test_markdown_and_latex_say_the_same(store: Store, keep: Keep) -> None:
+    keep(cell("auto_attack"), HALF, settings="defense.a_b=5% & #3")
+    store.skip({**cell("square").canonical(), "settings": ""}, "0" * 16, "no gradient")
+    frame = with_worst_case(collect(store), store)
+    markdown = render(frame, "md").splitlines()
+    assert len(markdown) == 2 + 3
+    assert "| auto_attack |" in markdown[2]
+    assert "nan" not in render(frame, "md").lower()
+    latex = render(frame, "latex")
+    assert r"auto\_attack" in latex
+    assert r"a\_b=5\% \& \#3" in latex
+    assert "nan" not in latex.lower()
+    body = latex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    for line, row in zip(body, markdown[2:], strict=True):
+        cells = [part.strip() for part in line.removesuffix(r"\\").split(" & ")]
+        plain = [part.strip() for part in row.strip("|").split("|")]
+        assert cells[0] == plain[0]
+        assert "50.0" not in plain or "50.0" in cells
+
+
+@pytest.mark.parametrize("special", ["$", "{", "}", "^", "~", "\\"])
+def test_latex_escapes_every_special_character(store: Store, keep: Keep, special: str) -> None:
+    """A setting is whatever a user typed: --set defense.name=... may hold any of them."""
+    keep(cell(), HALF, settings=f"defense.x=a{special}b")
+    latex = render(collect(store), "latex")
+    assert f"a{special}b" not in latex
+
+
+@pytest.mark.parametrize("special", ["|", "\n"])
+def test_markdown_cells_stay_cells(store: Store, keep: Keep, special: str) -> None:
+    keep(cell(), HALF, settings=f"defense.x=a{special}b")
+    lines = render(collect(store), "md").splitlines()
+    assert len(lines) == 3
+    assert len({line.replace(r"\|", "").count("|") for line in lines}) == 1
+
+
+def test_the_page_drops_settings_that_nobody_set(store: Store, keep: Keep) -> None:
+    keep(cell(), HALF)
+    assert "settings" not in shown(collect(store))
+    keep(cell("noise"), HALF, settings="attack.tries=3")
+    assert "settings" in shown(collect(store))
+
+
+@pytest.mark.parametrize(
+    ("state", "accuracy", "robust", "said"),
+    [
+        ("stands", {"robust_high": 20.0}, 18.0, "stands"),
+        ("stands", {"robust_high": 20.0}, 56.0, "upper bound"),  # a weak attack's row
+        ("stands", None, 5.0, "upper bound"),  # the audit has no number of its own
+        ("void", {"robust_high": 20.0}, 5.0, "void"),
+    ],
+)
+def test_a_row_stands_only_where_the_audit_s_own_attacks_left_as_much(
+    state: str, accuracy: dict[str, float] | None, robust: float, said: str
+) -> None:
+    from bench.results.table import _audited
+
+    assert _audited({"state": state, "accuracy": accuracy}, robust) == said
+    assert _audited(None, robust) == "none"
