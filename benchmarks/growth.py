@@ -24,7 +24,7 @@ from benchmarks.clock import interleaved
 from benchmarks.full_gradient import gradient
 from benchmarks.memory import peak
 from benchmarks.rows import Row, Settings
-from benchmarks.subjects import Subject, subject, workspace
+from benchmarks.subjects import Subject, open_workspace, subject
 
 ITEM = "growth"
 
@@ -91,7 +91,7 @@ def evaluating(settings: Settings, found: Subject, n: int) -> Callable[[], None]
             one = found.cell(
                 Pgd(steps=3), access=Access.FULL, n=n, eps=Fraction(8, 255), purifier=Identity()
             )
-            finish(run_cell(one, space=workspace(Path(folder))))
+            finish(run_cell(one, workspace=open_workspace(Path(folder))))
 
     return run
 

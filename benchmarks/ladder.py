@@ -20,7 +20,7 @@ from bench_attacks.noise import Noise
 from bench_attacks.pgd import Pgd
 from benchmarks.clock import interleaved
 from benchmarks.rows import Row, Settings
-from benchmarks.subjects import Subject, subject, workspace
+from benchmarks.subjects import Subject, open_workspace, subject
 
 ITEM = "ladder"
 
@@ -79,19 +79,19 @@ def run_of(
 
     def run() -> Climbed:
         with tempfile.TemporaryDirectory(dir=settings.scratch) as folder:
-            space = workspace(Path(folder))
+            workspace = open_workspace(Path(folder))
             after: tuple[str, ...] = ()
             robust, passes = dict.fromkeys(range(n), True), 0
             for attack, access in rungs:
                 one = found.cell(
                     attack, access=access, n=n, eps=found.eps, draws=draws, after=after
                 )
-                finish(run_cell(one, space=space))
+                finish(run_cell(one, workspace=workspace))
                 key = one.cell.key()
-                outcomes = pd.read_parquet(space.store.outcomes(key))
+                outcomes = pd.read_parquet(workspace.store.outcomes(key))
                 for index, stands in zip(outcomes["index"], outcomes["robust"], strict=True):
                     robust[int(index)] &= bool(stands)
-                about = read_json(space.store.cell(key) / "provenance.json")
+                about = read_json(workspace.store.cell(key) / "provenance.json")
                 passes += sum(about["attack passes"].values())
                 passes += sum(about["judge passes"].values())
                 after = (*after, key) if survivors else ()

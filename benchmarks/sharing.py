@@ -19,7 +19,7 @@ from bench_defenses.bit_depth import BitDepth
 from bench_defenses.energies.langevin import LangevinPurifier
 from benchmarks.clock import interleaved
 from benchmarks.rows import Row, Settings
-from benchmarks.subjects import Subject, subject, workspace
+from benchmarks.subjects import Subject, open_workspace, subject
 
 ITEM = "sharing"
 # Here the first of AutoAttack's attacks is enough, so that judging weighs the most.
@@ -58,17 +58,17 @@ def _compared(
     def cells(which: list[tuple[str, Any]]) -> Callable[[], None]:
         def run() -> None:
             with tempfile.TemporaryDirectory(dir=settings.scratch) as folder:
-                space, costs = workspace(Path(folder)), []
+                workspace, costs = open_workspace(Path(folder)), []
                 for name, purifier in which:
                     one = found.cell(
                         AutoAttack(), access=Access.TRANSFER, n=n, eps=EPS, draws=draws,
                         purifier=purifier, name=name,
                     )  # fmt: skip
-                    finish(run_cell(one, space=space))
-                    about = read_json(space.store.cell(one.cell.key()) / "provenance.json")
+                    finish(run_cell(one, workspace=workspace))
+                    about = read_json(workspace.store.cell(one.cell.key()) / "provenance.json")
                     costs.append([sum(about[f"{part} passes"].values()) for part in _PARTS])
-                last.append(pd.read_parquet(space.store.outcomes(one.cell.key())))
-                attacks.append(len(list((space.store.root / "images").iterdir())))
+                last.append(pd.read_parquet(workspace.store.outcomes(one.cell.key())))
+                attacks.append(len(list((workspace.store.root / "images").iterdir())))
                 # Every cell repeats what making the shared images cost.
                 passes[len(which)] = costs[0][0] + sum(judging for _, judging in costs)
 

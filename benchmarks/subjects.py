@@ -86,7 +86,7 @@ class Subject:
         return Prepared(cell, self.defense(purifier), attack, self.pixels)
 
 
-def workspace(root: Path) -> Workspace:
+def open_workspace(root: Path) -> Workspace:
     """Open a results folder on the CPU."""
     return Workspace(Store(root), root, root, _CPU)
 
@@ -96,10 +96,10 @@ def subject(settings: Settings) -> Subject:
     if settings.quick:
         return made((1, 8, 8), width=4, n=128)
     if (settings.data / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz").is_file():
-        space = Workspace(Store(_SHIPPED), settings.data, settings.data, _CPU)
+        workspace = Workspace(Store(_SHIPPED), settings.data, settings.data, _CPU)
         plugins = resolve(Request.parse(defense="ebm", attack="pgd", dataset="mnist"))
-        if not outline(plugins, space)[1]:
-            found = finish(prepare(plugins, space=space))
+        if not outline(plugins, workspace)[1]:
+            found = finish(prepare(plugins, workspace=workspace))
             purifier = found.defense.purifier
             assert isinstance(purifier, LangevinPurifier)
             note = "the networks that ship for MNIST, test images"

@@ -108,26 +108,26 @@ def at(root: Path) -> Workspace:
     return Workspace(Store(root), root, root, CPU)
 
 
-def rows(made: Prepared, space: Workspace) -> pd.DataFrame:
-    finish(run_cell(made, space=space))
-    return pd.read_parquet(space.store.outcomes(made.cell.key()))
+def rows(made: Prepared, workspace: Workspace) -> pd.DataFrame:
+    finish(run_cell(made, workspace=workspace))
+    return pd.read_parquet(workspace.store.outcomes(made.cell.key()))
 
 
 def assert_equal(one: pd.DataFrame, other: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
-def proposals(space: Workspace) -> list[Path]:
-    return sorted((space.store.root / "images").rglob("*.safetensors"))
+def proposals(workspace: Workspace) -> list[Path]:
+    return sorted((workspace.store.root / "images").rglob("*.safetensors"))
 
 
-def about(made: Prepared, space: Workspace) -> dict[str, Any]:
-    return read_json(space.store.cell(made.cell.key()) / "provenance.json")
+def about(made: Prepared, workspace: Workspace) -> dict[str, Any]:
+    return read_json(workspace.store.cell(made.cell.key()) / "provenance.json")
 
 
-def stop_after(made: Prepared, space: Workspace, shards: int) -> None:
+def stop_after(made: Prepared, workspace: Workspace, shards: int) -> None:
     """Run a cell and stop it once so many shards are there."""
-    for k, _ in enumerate(run_cell(made, space=space)):
+    for k, _ in enumerate(run_cell(made, workspace=workspace)):
         if k == shards:
             return
 

@@ -35,7 +35,7 @@ def _one_thread() -> None:
 
 
 @pytest.fixture
-def space(tmp_path: Path) -> Workspace:
+def workspace(tmp_path: Path) -> Workspace:
     """A workspace without any results, on the CPU."""
     from .cells import at
 

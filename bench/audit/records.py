@@ -46,7 +46,7 @@ def cost_is_recorded(subject: Subject) -> Finding:
         if rows.empty:  # cheaper attacks left it no image
             continue
         total += 1
-        folder = subject.space.store if where == "audit" else subject.results
+        folder = subject.workspace.store if where == "audit" else subject.results
         cost = read_json(folder.cell(cell["key"]) / "provenance.json")
         asked = int(sum(map(np.sum, rows["votes"]))) + int(
             sum(map(np.sum, rows["clean_votes"]))
@@ -109,7 +109,7 @@ def settings_take_effect(subject: Subject) -> Finding:
 def cells_of(subject: Subject) -> Iterator[tuple[str, Mapping[str, Any], pd.DataFrame]]:
     """List the finished cells of this defense and ball: the audit's own and the user's."""
     wanted = subject_of(subject.base.cell.canonical())
-    for where, store in (("audit", subject.space.store), ("cell", subject.results)):
+    for where, store in (("audit", subject.workspace.store), ("cell", subject.results)):
         for cell in _finished(store):
             if subject_of(cell) == wanted:
                 yield where, cell, read_rows(store.outcomes(cell["key"]))
@@ -124,7 +124,7 @@ def _finished(store: Store) -> Iterator[dict[str, Any]]:
 def _siblings(subject: Subject) -> Iterator[tuple[Mapping[str, Any], Path]]:
     """List all finished cells of this defense, whatever its parameters, with their outcomes."""
     mine = subject.base.cell.canonical()
-    for store in (subject.space.store, subject.results):
+    for store in (subject.workspace.store, subject.results):
         for cell in _finished(store):
             same = all(cell[name] == mine[name] for name in ("dataset", "data", "classifier"))
             if same and cell["defense"]["name"] == mine["defense"]["name"]:

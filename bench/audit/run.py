@@ -32,7 +32,7 @@ SETTINGS: dict[str, Any] = {"steps": 20, "eot": 5}
 NOT_MEASURED = "not measured"  # the figure of a check that could not be run
 
 
-def open_subject(request: Request, *, space: Workspace) -> Work[Subject]:
+def open_subject(request: Request, *, workspace: Workspace) -> Work[Subject]:
     """Prepare the defense of a request, training what is missing; raises BenchError."""
     settings = {**SETTINGS, **request.settings.get("attack", {})}
     request = replace(
@@ -42,10 +42,10 @@ def open_subject(request: Request, *, space: Workspace) -> Work[Subject]:
         settings={**request.settings, "attack": settings},
     )
     plugins = resolve(request)
-    prepared = yield from prepare(plugins, space=space)
-    folder = space.store.audit(subject_of(prepared.cell.canonical())).parent
-    own = replace(space, store=Store(folder))
-    return Subject(prepared, own, space.store, settings)
+    prepared = yield from prepare(plugins, workspace=workspace)
+    folder = workspace.store.audit(subject_of(prepared.cell.canonical())).parent
+    own = replace(workspace, store=Store(folder))
+    return Subject(prepared, own, workspace.store, settings)
 
 
 def audits_of(pairs: Iterable[Plugins], images: int) -> list[Request]:
@@ -71,20 +71,20 @@ def audits_of(pairs: Iterable[Plugins], images: int) -> list[Request]:
     return list(found.values())
 
 
-def audit(request: Request, *, space: Workspace) -> Work[dict[str, Any]]:
+def audit(request: Request, *, workspace: Workspace) -> Work[dict[str, Any]]:
     """Audit a request's defense under its ball; return the report, which is also written.
 
     What was asked before on the same images is read, not done again.
     """
     if not parse_eps(request.eps, request.norm):
         raise UsageError("an audit needs a ball: give --eps a finite radius above 0.")
-    space.store.probe()
-    subject = yield from open_subject(request, space=space)
-    path = space.store.audit(subject_of(subject.base.cell.canonical()))
+    workspace.store.probe()
+    subject = yield from open_subject(request, workspace=workspace)
+    path = workspace.store.audit(subject_of(subject.base.cell.canonical()))
     asked = asked_of(subject)
     what = f"audit of {request.defense}"
     while True:
-        with claimed(space.store.claim(f"audit-{path.parent.name}")) as ours:
+        with claimed(workspace.store.claim(f"audit-{path.parent.name}")) as ours:
             if ours:
                 if path.is_file() and (known := read_json(path))["asked"] == asked:
                     return _looked_over(known, subject, path)
@@ -186,5 +186,5 @@ def report_of(subject: Subject, findings: list[Finding], found: Verdict) -> dict
         "findings": [asdict(finding) for finding in findings],
         "state": found.state,
         "verdict": found.words,
-        "provenance": provenance(subject.space.device),
+        "provenance": provenance(subject.workspace.device),
     }

@@ -81,13 +81,13 @@ class Subject:
     """
 
     base: Prepared
-    space: Workspace
+    workspace: Workspace
     results: Store  # of the user's own cells on the same defense
     settings: dict[str, Any]
 
     def __post_init__(self) -> None:
         cell = self.base.cell
-        self.images: Images = self.base.pixels.images(0, cell.n).to(self.space.device)
+        self.images: Images = self.base.pixels.images(0, cell.n).to(self.workspace.device)
         self.defense: Defense = self.base.defense
         # Never called before the check that looks for a memory of calls.
         self.pristine: Defense = _copied(self.defense)
@@ -115,7 +115,7 @@ class Subject:
             self.base.cell, n=n, shard=min(n, self.base.cell.shard), defense=self._part(variant)
         )
         base = replace(self.base, cell=cell, defense=variant.defense)
-        return Subject(base, self.space, self.results, self.settings)
+        return Subject(base, self.workspace, self.results, self.settings)
 
     def _part(self, variant: Variant | None) -> Part:
         part = self.base.cell.defense
@@ -187,18 +187,18 @@ class Subject:
         )
         defense = variant.defense if variant else self.defense
         prepared = replace(self.base, cell=cell, defense=defense, attack=attack)
-        finish(run_cell(prepared, space=self.space, settings="audit"))
+        finish(run_cell(prepared, workspace=self.workspace, settings="audit"))
         return self.read(cell)
 
     def read(self, cell: Cell) -> Run:
         """Read a finished cell of the audit's own store."""
         from safetensors.torch import load_file
 
-        store = self.space.store
+        store = self.workspace.store
         key, proposals = cell.key(), cell.proposal_key()
         blocks = [load_file(store.proposal(proposals, a, b))["x_adv"] for a, b in cell.shards()]
         return Run(
             rows=read_rows(store.outcomes(key)),
-            x_adv=torch.cat(blocks).to(self.space.device),
+            x_adv=torch.cat(blocks).to(self.workspace.device),
             cost=read_json(store.cell(key) / "provenance.json"),
         )

@@ -82,13 +82,13 @@ class Named:
         return self.found.state is State.FAIL and honest
 
 
-def spring(*, space: Workspace) -> Work[list[Named]]:
+def spring(*, workspace: Workspace) -> Work[list[Named]]:
     """Set every trap before the classifier of digits, trained where it is missing."""
     request = Request(
         defense="none", attack="apgd", eps="0.15", n=IMAGES, shard=IMAGES, draws=20,
         settings={"attack": _SETTINGS},
     )  # fmt: skip
-    subject = yield from open_subject(request, space=space)
+    subject = yield from open_subject(request, workspace=workspace)
     results = []
     for done, trap in enumerate(TRAPS):
         yield Progress(WHAT, done, len(TRAPS), note=trap.name)
@@ -110,8 +110,8 @@ def spring(*, space: Workspace) -> Work[list[Named]]:
 
 def _behind(subject: Subject, name: str, purifier: Purifier, classifier: nn.Module) -> Subject:
     """Audit another defense on the same images."""
-    defense = Defense(purifier, classifier).to(subject.space.device)
+    defense = Defense(purifier, classifier).to(subject.workspace.device)
     cell = replace(subject.base.cell, defense=Part(name, {}, 1))
     base = replace(subject.base, cell=cell, defense=defense)
     settings: dict[str, Any] = dict(subject.settings)
-    return Subject(base, subject.space, subject.results, settings)
+    return Subject(base, subject.workspace, subject.results, settings)

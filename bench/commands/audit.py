@@ -26,7 +26,7 @@ from bench.commands.options import (
     Settings,
     Shard,
 )
-from bench.commands.shared import say, watch, workspace
+from bench.commands.shared import open_workspace, say, watch
 
 
 def audit(
@@ -57,10 +57,10 @@ def audit(
         eps=eps, n=n, seed=seed, draws=draws, shard=shard, settings=parse_settings(settings),
     )  # fmt: skip
     dataset_info(dataset)
-    space = workspace(results, data, models, device)
+    workspace = open_workspace(results, data, models, device)
     from bench.audit.run import audit as run_audit
 
-    report = watch(run_audit(request, space=space), quiet=as_json)
+    report = watch(run_audit(request, workspace=workspace), quiet=as_json)
     if as_json:
         typer.echo(json.dumps(report, indent=2))
         return

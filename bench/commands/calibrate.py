@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bench.commands.options import DATA, MODELS, RESULTS, AsJson, Data, Models, Results
-from bench.commands.shared import complain, say, watch, workspace
+from bench.commands.shared import complain, open_workspace, say, watch
 
 
 def calibrate(
@@ -29,10 +29,10 @@ def calibrate(
     from bench.results.provenance import provenance
     from bench.results.store import written
 
-    space = workspace(results, data, models, "cpu")
-    named = watch(traps.spring(space=space), quiet=as_json)
+    workspace = open_workspace(results, data, models, "cpu")
+    named = watch(traps.spring(workspace=workspace), quiet=as_json)
     rows = watch(gaps.calibrate(), quiet=as_json)
-    origin = provenance(space.device)
+    origin = provenance(workspace.device)
     text = pages.document([pages.known_answers(rows), pages.traps(named)], origin)
     if output is not None:
         with written(output) as temporary:

@@ -33,12 +33,12 @@ from bench.commands.options import (
 )
 from bench.commands.shared import (
     exit_on_trouble,
+    open_workspace,
     opening,
     print_outline,
     print_rows,
     say,
     watch,
-    workspace,
 )
 from bench.errors import UsageError, unknown_name
 
@@ -83,23 +83,23 @@ def run(
     dataset_info(dataset)
     if not as_json:
         say(opening(request))
-    space = workspace(results, data, models, device)
+    workspace = open_workspace(results, data, models, device)
     from bench.experiments.matrix import evaluate, preview
     from bench.results.table import write_runs
 
     if dry_run:
-        outline = preview(request, space)
+        outline = preview(request, workspace)
         print_outline(outline, as_json=as_json)
         if "impossible" in outline:
             raise typer.Exit(1)
         return
-    key = watch(evaluate(request, space=space), quiet=as_json)
+    key = watch(evaluate(request, workspace=workspace), quiet=as_json)
 
-    frame = write_runs(space.store)
+    frame = write_runs(workspace.store)
     rows = frame[frame["key"] == key]
     print_rows(rows, as_json=as_json)
     if not as_json:
-        say(f"cell {key}, {space.store.runs}")
+        say(f"cell {key}, {workspace.store.runs}")
     exit_on_trouble(rows)
 
 
@@ -120,26 +120,26 @@ def matrix(
 
     check(executor, jobs, slurm)
     content = read_plan(plan)
-    space = workspace(results, data, models, device)
+    workspace = open_workspace(results, data, models, device)
     from bench.commands.shared import list_cells, measure
     from bench.experiments.matrix import ordered
     from bench.results.table import write_runs
 
     pairs = ordered(content)
     if dry_run:
-        list_cells(content, pairs, space, as_json=as_json)
+        list_cells(content, pairs, workspace, as_json=as_json)
         return
-    space.store.probe()
+    workspace.store.probe()
     keys: list[str] = []
     try:
         if executor and not spread(
-            [(content, pairs)], space, executor=executor, jobs=jobs, slurm=slurm,
+            [(content, pairs)], workspace, executor=executor, jobs=jobs, slurm=slurm,
             device=device, quiet=as_json,
         ):  # fmt: skip
             return
-        keys += measure(content, pairs, space, quiet=as_json or executor is not None)
+        keys += measure(content, pairs, workspace, quiet=as_json or executor is not None)
     finally:
-        frame = write_runs(space.store)
+        frame = write_runs(workspace.store)
     rows = frame[frame["key"].isin(keys)]
     print_rows(rows, as_json=as_json)
     exit_on_trouble(rows)
@@ -175,9 +175,9 @@ def train(
         n=1,
         settings=parse_settings(settings),
     )
-    space = workspace(results, data, models, device)
+    workspace = open_workspace(results, data, models, device)
     from bench.experiments.matrix import train_only
 
-    path = watch(train_only(request, space=space, model_only=is_model), quiet=False)
+    path = watch(train_only(request, workspace=workspace, model_only=is_model), quiet=False)
     say(str(path))
     say(path.with_suffix(".json").read_text().rstrip())

@@ -61,7 +61,7 @@ def check(executor: str | None, jobs: int | None, slurm: list[str]) -> None:
 
 def spread(
     plans: Sequence[tuple[Plan, list[Plugins]]],
-    space: Workspace,
+    workspace: Workspace,
     *,
     executor: str,
     jobs: int | None,
@@ -78,24 +78,24 @@ def spread(
     from bench.experiments.status import Standings
     from bench.results.locks import works_in
 
-    standings = [Standings.of(plan, pairs, space) for plan, pairs in plans]
+    standings = [Standings.of(plan, pairs, workspace) for plan, pairs in plans]
     if not _is_left(plans, standings):
         return True
-    if not works_in(space.store.root):
+    if not works_in(workspace.store.root):
         raise StoreError(
-            f"the file system of {space.store.root} has no locks (flock), by which workers "
+            f"the file system of {workspace.store.root} has no locks (flock), by which workers "
             "share their work. Name another folder with --results, mount it with locks, or run "
             "without --executor."
         )
-    folders = [space.store.root, space.data, space.models]
+    folders = [workspace.store.root, workspace.data, workspace.models]
     results, data, models = (str(folder.resolve()) for folder in folders)
     contents = tuple(_as_json(plan) for plan, _ in plans)
-    task = Task(contents, results, data, models, device, space.run, tuple(sys.argv))
+    task = Task(contents, results, data, models, device, workspace.run, tuple(sys.argv))
     if executor == "slurm":
         from bench.executors.slurm import parse_options, submit
 
         assert jobs is not None  # `check` saw to it
-        job = submit(task, jobs=jobs, options=parse_options(slurm), store=space.store)
+        job = submit(task, jobs=jobs, options=parse_options(slurm), store=workspace.store)
         say(f"submitted: job {job}, {jobs} workers. See `bench status`, then `bench collect`.")
         return False
     import torch
@@ -105,7 +105,7 @@ def spread(
     where = slots(device, jobs, gpus=torch.cuda.device_count())
     if not quiet:
         say(f"{len(where)} workers")
-    look = partial(_look, standings, space)
+    look = partial(_look, standings, workspace)
     watch(run_local(task, where, look=look, complain=complain), quiet=quiet)
     return True
 
@@ -130,7 +130,7 @@ def _is_left(
     return left or any(plan.audit for plan, _ in plans)
 
 
-def _look(standings: Sequence[Standings], space: Workspace) -> Progress:
+def _look(standings: Sequence[Standings], workspace: Workspace) -> Progress:
     from bench.experiments.status import progress
 
-    return progress((one for some in standings for one in some.look()), space.store)
+    return progress((one for some in standings for one in some.look()), workspace.store)

@@ -28,7 +28,7 @@ from bench.commands.options import (
     Settings,
     Shard,
 )
-from bench.commands.shared import say, watch, workspace
+from bench.commands.shared import open_workspace, say, watch
 from bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -139,15 +139,15 @@ def energies(
                  eps=eps, access=access, n=n, seed=seed, shard=shard, settings=settings)
         for name in defense
     ]  # fmt: skip
-    space = workspace(results, data, models, device)
+    workspace = open_workspace(results, data, models, device)
     from bench.experiments.prepare import resolve
     from bench.figures import energies as figure
     from bench.figures.images import about
 
     pairs = [resolve(request) for request in requests]
-    frame, used = watch(figure.collect(pairs, space=space), quiet=False)
+    frame, used = watch(figure.collect(pairs, workspace=workspace), quiet=False)
     name = _named("energies", pairs)
-    _write(space.store, output, name, frame, figure.draw, {**about(*used), "n": n})
+    _write(workspace.store, output, name, frame, figure.draw, {**about(*used), "n": n})
 
 
 @app.command()
@@ -180,18 +180,18 @@ def strips(
                        settings=settings)  # fmt: skip
     if count > n:
         raise UsageError(f"-m {count} strips of the first {n} images: give -n {count} or more.")
-    space = workspace(results, data, models, device)
+    workspace = open_workspace(results, data, models, device)
     from bench.experiments.prepare import resolve
     from bench.figures import strips as figure
     from bench.figures.images import about
 
     plugins = resolve(request)
     frame, pictures, used = watch(
-        figure.collect(plugins, count=count, space=space), quiet=False
+        figure.collect(plugins, count=count, workspace=workspace), quiet=False
     )
     draw = functools.partial(figure.draw, pictures=pictures)
     name = _named("strips", [plugins])
-    _write(space.store, output, name, frame, draw, {**about(used), "n": count})
+    _write(workspace.store, output, name, frame, draw, {**about(used), "n": count})
 
 
 @app.command()
@@ -227,7 +227,7 @@ def pag(
     ]  # fmt: skip
     if count > n:
         raise UsageError(f"-m {count} rows of the first {n} images: give -n {count} or more.")
-    space = workspace(results, data, models, device)
+    workspace = open_workspace(results, data, models, device)
     from dataclasses import replace
 
     from bench.core.threat import Access, format_eps, parse_access
@@ -245,7 +245,7 @@ def pag(
     threat = replace(pairs[0].threat, access=seen)
     effort = figure.Effort(threat, steps, eot, count)
     found = watch(
-        figure.collect(pairs, control=control_classifier, effort=effort, space=space),
+        figure.collect(pairs, control=control_classifier, effort=effort, workspace=workspace),
         quiet=False,
     )
     known = about(*found.used)
@@ -253,7 +253,7 @@ def pag(
     del known["cells"]  # nothing of a run is used but its parts
     draw = functools.partial(figure.draw, pictures=found.pictures)
     name = file_name("pag", dataset, *defense, seen, threat.norm, format_eps(threat.eps))
-    _write(space.store, output, name, found.frame, draw, known)
+    _write(workspace.store, output, name, found.frame, draw, known)
 
 
 def _request(*, settings: list[str], **options: Any) -> Request:

@@ -17,7 +17,7 @@ from bench.commands.options import (
     Results,
     Settings,
 )
-from bench.commands.shared import exit_on_trouble, print_rows, say, watch, workspace
+from bench.commands.shared import exit_on_trouble, open_workspace, print_rows, say, watch
 from bench.errors import UsageError
 
 
@@ -49,16 +49,16 @@ def judge(
     chosen = parse_settings(settings)
     if set(chosen) - {"defense"} or (chosen and defense is None):
         raise UsageError("--set belongs to --defense here: --set defense.NAME=VALUE.")
-    space = workspace(results, data, models, device)
+    workspace = open_workspace(results, data, models, device)
     from bench.results.store import read_rows
     from bench.results.table import write_runs
     from bench.verification import rejudge as work
 
-    store = space.store
+    store = workspace.store
     old = work.find_key(store, key)
     new = watch(
         work.rejudge(
-            old, space=space, draws=draws, bits=bits, defense=defense,
+            old, workspace=workspace, draws=draws, bits=bits, defense=defense,
             params=chosen.get("defense"),
         ),
         quiet=as_json,

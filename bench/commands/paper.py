@@ -9,7 +9,7 @@ import typer
 
 from bench.commands.executor_option import Executor, Jobs, Slurm, check, spread
 from bench.commands.options import DATA, MODELS, RESULTS, Data, Device, DryRun, Models, Results
-from bench.commands.shared import complain, say, workspace
+from bench.commands.shared import complain, open_workspace, say
 from bench.errors import BenchError, PlanError, UsageError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def paper(
     tables = _read(paths)
     from bench.commands.shared import list_cells
 
-    space = workspace(results, data, models, device)
+    workspace = open_workspace(results, data, models, device)
     pairs = _resolved(paths, tables)
     whole = True
     if dry_run:
@@ -62,26 +62,26 @@ def paper(
             say(f"{path.name}: {file.head.title}")
             for number, (run, of_run) in enumerate(zip(file.runs, of_file, strict=True), 1):
                 try:
-                    list_cells(run, of_run, space, as_json=False)
+                    list_cells(run, of_run, workspace, as_json=False)
                 except BenchError as error:  # the other runs may be at hand
                     complain(f"{path.name}, run {number}: {error}")
                     whole = False
         if not whole:
             raise typer.Exit(1)
         return
-    space.store.probe()
+    workspace.store.probe()
     plans = [
         run
         for file, of_file in zip(tables, pairs, strict=True)
         for run in zip(file.runs, of_file, strict=True)
     ]
     if executor and not spread(
-        plans, space, executor=executor, jobs=jobs, slurm=slurm, device=device, quiet=False
+        plans, workspace, executor=executor, jobs=jobs, slurm=slurm, device=device, quiet=False
     ):
         return
     for path, file, of_file in zip(paths, tables, pairs, strict=True):
         say(f"{path.name}: {file.head.title}")
-        whole &= _make(path, file, of_file, folder, space, quiet=executor is not None)
+        whole &= _make(path, file, of_file, folder, workspace, quiet=executor is not None)
     if not whole:
         raise typer.Exit(1)
 
@@ -140,7 +140,7 @@ def _make(
     file: TableFile,
     pairs: list[list[Plugins]],
     folder: Path,
-    space: Workspace,
+    workspace: Workspace,
     *,
     quiet: bool,
 ) -> bool:
@@ -155,18 +155,18 @@ def _make(
     cells = []
     try:
         for run, of_run in zip(file.runs, pairs, strict=True):
-            keys = measure(run, of_run, space, quiet=quiet)
-            cells.append(_answers(of_run, keys, before, space))
+            keys = measure(run, of_run, workspace, quiet=quiet)
+            cells.append(_answers(of_run, keys, before, workspace))
     finally:
-        write_runs(space.store)
+        write_runs(workspace.store)
     named = path.name if path.is_absolute() else str(path)  # tables are shared
-    frame = write_table(sidecar, file, cells, space.store, command_of([named]))
+    frame = write_table(sidecar, file, cells, workspace.store, command_of([named]))
     say(f"wrote {sidecar.with_suffix('')}.csv, .md, .tex and .json")
     return _tell(frame)
 
 
 def _answers(
-    pairs: list[Plugins], keys: list[str], before: dict[str, str], space: Workspace
+    pairs: list[Plugins], keys: list[str], before: dict[str, str], workspace: Workspace
 ) -> list[Asked]:
     """Note what was asked and what answers it.
 
@@ -181,7 +181,10 @@ def _answers(
     for plugins, key in zip(pairs, keys, strict=True):
         asked = digest_of({**pending(plugins), "request": repr(plugins.request)})
         kept = before.get(asked, key)
-        if not space.store.outcomes(key).is_file() and space.store.outcomes(kept).is_file():
+        if (
+            not workspace.store.outcomes(key).is_file()
+            and workspace.store.outcomes(kept).is_file()
+        ):
             complain(f"{title(plugins)}: the table keeps cell {kept}, measured before.")
             key = kept
         found.append(Asked(asked, key))

@@ -26,7 +26,7 @@ _SPARE = ("robust_single", "passes", "interval", "attacked")  # the first to go 
 _TITLE = ("dataset", "norm", "eps", "n", "draws", "audit", "settings")
 
 
-def workspace(results: Path, data: Path, models: Path, device: str) -> Workspace:
+def open_workspace(results: Path, data: Path, models: Path, device: str) -> Workspace:
     """Open the folders and the device of a command; raises UsageError."""
     from bench.results.store import Store
     from bench.results.workspace import Workspace, open_device
@@ -155,7 +155,9 @@ def _table(page: pd.DataFrame, title: str) -> Table:
     return table
 
 
-def list_cells(plan: Plan, pairs: list[Plugins], space: Workspace, *, as_json: bool) -> None:
+def list_cells(
+    plan: Plan, pairs: list[Plugins], workspace: Workspace, *, as_json: bool
+) -> None:
     """Print every cell with its key and cost, and measure nothing."""
     from bench.experiments.attack_order import rungs_below
     from bench.experiments.matrix import preview, title
@@ -164,7 +166,7 @@ def list_cells(plan: Plan, pairs: list[Plugins], space: Workspace, *, as_json: b
     outlines: list[dict[str, Any]] = []
     for plugins, rungs in zip(pairs, below, strict=True):
         after = tuple(outlines[rung]["key"] for rung in rungs if "key" in outlines[rung])
-        outlines.append(preview(plugins.request, space, after=after))
+        outlines.append(preview(plugins.request, workspace, after=after))
     if as_json:
         print_outline(outlines, as_json=True)
         return
@@ -173,14 +175,16 @@ def list_cells(plan: Plan, pairs: list[Plugins], space: Workspace, *, as_json: b
         print_outline(outline, as_json=False)
 
 
-def measure(plan: Plan, pairs: list[Plugins], space: Workspace, *, quiet: bool) -> list[str]:
+def measure(
+    plan: Plan, pairs: list[Plugins], workspace: Workspace, *, quiet: bool
+) -> list[str]:
     """Measure what is missing and return the key of every pair; a failure stops no other."""
     from bench.executors import worker as walk
 
     return walk.measure(
         plan,
         pairs,
-        space=space,
+        workspace=workspace,
         drive=partial(watch, quiet=quiet),
         announce=(lambda _: None) if quiet else say,
         complain=complain,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.commands.options import DATA, MODELS, RESULTS, AsJson, Data, Models, Results
-from bench.commands.shared import exit_on_trouble, print_rows, say, workspace
+from bench.commands.shared import exit_on_trouble, open_workspace, print_rows, say
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -30,20 +30,20 @@ def status(
     from bench.experiments.plan import read_plan
 
     content = read_plan(plan)
-    space = workspace(results, data, models, "cpu")
+    workspace = open_workspace(results, data, models, "cpu")
     from bench.experiments.status import at_work, counted
 
-    found = _look(content, space)
+    found = _look(content, workspace)
     for one in found:
         note = f": {one.note}" if one.note else ""
         say(f"{one.state:8} {one.done:6}/{one.total:<6} {one.title}{note}")
     counts = {state: sum(one.state == state for one in found) for state in _states()}
     say(", ".join(f"{count} {state}" for state, count in counts.items() if count))
-    say(f"claimed in this folder: {counted(at_work(space.store)) or 'nothing'}")
-    queue = queued(space.store)
+    say(f"claimed in this folder: {counted(at_work(workspace.store)) or 'nothing'}")
+    queue = queued(workspace.store)
     for job, states in (queue or {}).items():
         said = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-        say(f"job {job}: {said or 'ended'}; its logs are in {space.store.jobs}")
+        say(f"job {job}: {said or 'ended'}; its logs are in {workspace.store.jobs}")
 
 
 def collect(
@@ -57,12 +57,12 @@ def collect(
     from bench.experiments.plan import read_plan
 
     content = read_plan(plan)
-    space = workspace(results, data, models, "cpu")
+    workspace = open_workspace(results, data, models, "cpu")
     from bench.experiments.status import State
     from bench.results.table import write_runs
 
-    found = _look(content, space)
-    frame = write_runs(space.store)
+    found = _look(content, workspace)
+    frame = write_runs(workspace.store)
     rows = frame[frame["key"].isin([one.key for one in found])]
     print_rows(rows, as_json=as_json)
     left = sum(one.state in (State.OPEN, State.RUNNING) for one in found)
@@ -74,11 +74,11 @@ def collect(
     exit_on_trouble(rows)
 
 
-def _look(plan: Plan, space: Workspace) -> list[Standing]:
+def _look(plan: Plan, workspace: Workspace) -> list[Standing]:
     from bench.experiments.matrix import ordered
     from bench.experiments.status import Standings
 
-    return Standings.of(plan, ordered(plan), space).look()
+    return Standings.of(plan, ordered(plan), workspace).look()
 
 
 def _states() -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.commands.options import DATA, MODELS, RESULTS, AsJson, Data, Device, Models
-from bench.commands.shared import say, watch, workspace
+from bench.commands.shared import open_workspace, say, watch
 from bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def verify(
     if votes:
         from bench.verification.revote import revote
 
-        space = workspace(results, data, models, device)
-        report = watch(revote(report, space=space), quiet=as_json)
+        workspace = open_workspace(results, data, models, device)
+        report = watch(revote(report, workspace=workspace), quiet=as_json)
     if as_json:
         typer.echo(json.dumps({**asdict(report), **_counts(report)}, indent=2))
     else:

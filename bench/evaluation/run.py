@@ -38,12 +38,12 @@ class Prepared:
     pixels: Pixels
 
 
-def run_cell(prepared: Prepared, *, space: Workspace, settings: str = "") -> Work[None]:
+def run_cell(prepared: Prepared, *, workspace: Workspace, settings: str = "") -> Work[None]:
     """Evaluate what is missing of a cell and store it; raises BenchError.
 
     ``settings`` is what the user set, in words, for the table; the cell has all parameters.
     """
-    cell, store = prepared.cell, space.store
+    cell, store = prepared.cell, workspace.store
     if store.done(cell):
         return
     store.open(cell, settings)
@@ -58,8 +58,10 @@ def run_cell(prepared: Prepared, *, space: Workspace, settings: str = "") -> Wor
                 refused += not ours
                 if ours and (start, stop) in store.missing(cell):
                     images = left_over(prepared.pixels.images(start, stop), survivors)
-                    rows, cost = _measured(prepared, searched, images, start, stop, space=space)
-                    store.append(cell, start, rows, {**cost, **provenance(space.device)})
+                    rows, cost = _measured(
+                        prepared, searched, images, start, stop, workspace=workspace
+                    )
+                    store.append(cell, start, rows, {**cost, **provenance(workspace.device)})
         if refused == len(left):
             yield from wait(what, cell.n - _images(left), cell.n)
     yield Progress(what, cell.n, cell.n)
@@ -85,13 +87,18 @@ def _measured(
     start: int,
     stop: int,
     *,
-    space: Workspace,
+    workspace: Workspace,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Attack and judge those images of a block that are to be; return rows and cost."""
-    cell, defense, attack, store = prepared.cell, prepared.defense, prepared.attack, space.store
+    cell, defense, attack, store = (
+        prepared.cell,
+        prepared.defense,
+        prepared.attack,
+        workspace.store,
+    )
     if len(images) == 0:
         return _NO_ROWS, _NO_COST
-    images = images.to(space.device)
+    images = images.to(workspace.device)
     view = view_of(searched, cell.threat.access)
     seen = searched.networks()
     if view.access is Access.TRANSFER:

@@ -47,13 +47,13 @@ def work(task: Task, *, report: bool, complain: Callable[[str], None]) -> None:
 
     sys.argv = list(task.command)  # what the provenance of the cells is to say
     data, models, device = Path(task.data), Path(task.models), open_device(task.device)
-    space = Workspace(Store(Path(task.results)), data, models, device, task.run)
+    workspace = Workspace(Store(Path(task.results)), data, models, device, task.run)
     for content in task.plans:
         plan = Plan.model_validate(content)
         measure(
             plan,
             ordered(plan),
-            space=space,
+            workspace=workspace,
             drive=watch if report else finish,
             announce=complain if report else lambda _: None,
             complain=complain,

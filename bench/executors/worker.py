@@ -34,7 +34,7 @@ def measure(
     plan: Plan,
     pairs: Sequence[Plugins],
     *,
-    space: Workspace,
+    workspace: Workspace,
     drive: Drive,
     announce: Callable[[str], None],
     complain: Callable[[str], None],
@@ -51,9 +51,11 @@ def measure(
             announce(f"[{number + 1}/{len(pairs)}] {matrix.title(pairs[number])}")
             announced.add(number)
         after = tuple(
-            keys[rung] for rung in below[number] if space.store.outcomes(keys[rung]).is_file()
+            keys[rung]
+            for rung in below[number]
+            if workspace.store.outcomes(keys[rung]).is_file()
         )
-        work = matrix.attempt(pairs[number], space=space, say=complain, after=after)
+        work = matrix.attempt(pairs[number], workspace=workspace, say=complain, after=after)
         key = drive(unless_waiting(work))
         if key is not None:
             keys[number] = key
@@ -61,14 +63,14 @@ def measure(
 
     _rounds(len(pairs), cell)
     if plan.audit:
-        _audit(pairs, 256 if plan.audit is True else plan.audit, space, drive, complain)
+        _audit(pairs, 256 if plan.audit is True else plan.audit, workspace, drive, complain)
     return [keys[number] for number in range(len(pairs))]
 
 
 def _audit(
     pairs: Sequence[Plugins],
     images: int,
-    space: Workspace,
+    workspace: Workspace,
     drive: Drive,
     complain: Callable[[str], None],
 ) -> None:
@@ -78,7 +80,7 @@ def _audit(
     def one(number: int) -> bool:
         name = requests[number].defense
         try:
-            report = drive(unless_waiting(audits.audit(requests[number], space=space)))
+            report = drive(unless_waiting(audits.audit(requests[number], workspace=workspace)))
         except StoreError:  # nothing more can be kept
             raise
         except BenchError as error:

@@ -48,20 +48,20 @@ def ordered(plan: Plan) -> list[Plugins]:
     return cheap_first(pairs) if plan.ladder else pairs
 
 
-def evaluate(request: Request, *, space: Workspace) -> Work[str]:
+def evaluate(request: Request, *, workspace: Workspace) -> Work[str]:
     """Run one request to its end and return the key of its cell; raises BenchError."""
     plugins = resolve(request)
     if plugins.impossible:
         raise UsageError(f"this pair cannot work: {plugins.impossible}.")
-    space.store.probe()
-    prepared = yield from prepare(plugins, space=space)
-    return (yield from _evaluate(plugins, prepared, space))
+    workspace.store.probe()
+    prepared = yield from prepare(plugins, workspace=workspace)
+    return (yield from _evaluate(plugins, prepared, workspace))
 
 
 def attempt(
     plugins: Plugins,
     *,
-    space: Workspace,
+    workspace: Workspace,
     say: Callable[[str], None],
     after: tuple[str, ...] = (),
 ) -> Work[str]:
@@ -73,32 +73,32 @@ def attempt(
     content = pending(plugins)
     key = digest_of(content)
     if plugins.impossible:
-        space.store.skip({**content, "settings": settings}, key, plugins.impossible)
+        workspace.store.skip({**content, "settings": settings}, key, plugins.impossible)
         return key
-    if space.store.failed(key, space.run):  # in another process of this run
+    if workspace.store.failed(key, workspace.run):  # in another process of this run
         return key
     prepared = None
     try:
-        prepared = yield from prepare(plugins, space=space)
+        prepared = yield from prepare(plugins, workspace=workspace)
         prepared = replace(prepared, cell=replace(prepared.cell, after=after))
-        return (yield from _evaluate(plugins, prepared, space))
+        return (yield from _evaluate(plugins, prepared, workspace))
     except Exception as error:  # one failing cell never stops the others
         reason = str(error) if isinstance(error, BenchError) else _unexpected(error)
         # A cell that failed while it ran has a key and a row already: the reason goes there.
         content = prepared.cell.canonical() if prepared else content
         key = digest_of(content)
         say(f"failed: {reason}")
-        space.store.fail({**content, "settings": settings}, key, reason, space.run)
+        workspace.store.fail({**content, "settings": settings}, key, reason, workspace.run)
         return key
 
 
-def _evaluate(plugins: Plugins, prepared: Prepared, space: Workspace) -> Work[str]:
+def _evaluate(plugins: Plugins, prepared: Prepared, workspace: Workspace) -> Work[str]:
     key = prepared.cell.key()
-    space.store.forget(digest_of(pending(plugins)))
+    workspace.store.forget(digest_of(pending(plugins)))
     try:
-        work = run_cell(prepared, space=space, settings=settings_text(plugins.request))
+        work = run_cell(prepared, workspace=workspace, settings=settings_text(plugins.request))
         for now in work:
-            if space.store.failed(key, space.run):  # in another process of this run
+            if workspace.store.failed(key, workspace.run):  # in another process of this run
                 work.close()
                 break
             yield now
@@ -173,24 +173,24 @@ def title(plugins: Plugins) -> str:
 
 
 def preview(
-    request: Request, space: Workspace, *, after: tuple[str, ...] = ()
+    request: Request, workspace: Workspace, *, after: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """Describe a cell without running it: content, key, and cost in network passes."""
     plugins = resolve(request)
     if plugins.impossible:
         return {"impossible": plugins.impossible}
-    cell, untrained = outline(plugins, space)
+    cell, untrained = outline(plugins, workspace)
     cell = replace(cell, after=after)
     return {
         "cell": cell.canonical(),
         "key": cell.key(),
         **({"to be trained first": untrained} if untrained else {}),
-        "done": space.store.done(cell),
+        "done": workspace.store.done(cell),
         "cost per image, at most": estimate(plugins),
     }
 
 
-def train_only(request: Request, *, space: Workspace, model_only: bool) -> Work[Path]:
+def train_only(request: Request, *, workspace: Workspace, model_only: bool) -> Work[Path]:
     """Train a classifier, or a defense and the classifier it needs; return the checkpoint."""
     plugins = resolve(request)
     name: str = request.classifier
@@ -203,13 +203,17 @@ def train_only(request: Request, *, space: Workspace, model_only: bool) -> Work[
                 f"{name} has nothing to train: `bench run --defense {name}` needs no more."
             )
         if plugin.needs_classifier:
-            classifier = yield from prepare_classifier(plugins, space=space)
+            classifier = yield from prepare_classifier(plugins, workspace=workspace)
     assert isinstance(plugin, Trainable)  # a model of the zoo is in no catalogue
-    space.store.probe()
+    workspace.store.probe()
     yield from train(
-        name, plugin, dataset=trained_on(request.dataset), space=space, classifier=classifier
+        name,
+        plugin,
+        dataset=trained_on(request.dataset),
+        workspace=workspace,
+        classifier=classifier,
     )
     part = classifier[1] if classifier else None
     return checkpoint_path(
-        name, plugin, dataset=trained_on(request.dataset), space=space, classifier=part
+        name, plugin, dataset=trained_on(request.dataset), workspace=workspace, classifier=part
     )

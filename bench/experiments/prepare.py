@@ -111,7 +111,7 @@ def _impossible(
     return f"{request.defense}: {reason}" if reason else None
 
 
-def outline(plugins: Plugins, space: Workspace) -> tuple[Cell, list[str]]:
+def outline(plugins: Plugins, workspace: Workspace) -> tuple[Cell, list[str]]:
     """Name the cell of a request without training; list what has to be trained first.
 
     The key depends on the digests of all checkpoints: it is final when the list is empty.
@@ -120,13 +120,13 @@ def outline(plugins: Plugins, space: Workspace) -> tuple[Cell, list[str]]:
     classifier = _classifier_part(plugins, None)
     digest = None
     if plugins.classifier is None:
-        digest = _zoo_digest(*_zoo_names(plugins), space.models)
+        digest = _zoo_digest(*_zoo_names(plugins), workspace.models)
     else:
         digest = find_trained(
             request.classifier,
             plugins.classifier,
             dataset=trained_on(request.dataset),
-            space=space,
+            workspace=workspace,
         )
         if digest is None:
             untrained.append(request.classifier)
@@ -139,20 +139,20 @@ def outline(plugins: Plugins, space: Workspace) -> tuple[Cell, list[str]]:
                 request.defense,
                 plugins.defense,
                 dataset=trained_on(request.dataset),
-                space=space,
+                workspace=workspace,
                 classifier=classifier,
             )
         if defense is None:
             untrained.append(request.defense)
-    pixels = load_test(request.dataset, root=space.data)
+    pixels = load_test(request.dataset, root=workspace.data)
     return _cell(plugins, pixels, classifier, defense), untrained
 
 
-def prepare(plugins: Plugins, *, space: Workspace) -> Work[Prepared]:
+def prepare(plugins: Plugins, *, workspace: Workspace) -> Work[Prepared]:
     """Load or train what a request needs; raises BenchError."""
     request = plugins.request
-    pixels = load_test(request.dataset, root=space.data)
-    network, classifier = yield from prepare_classifier(plugins, space=space)
+    pixels = load_test(request.dataset, root=workspace.data)
+    network, classifier = yield from prepare_classifier(plugins, workspace=workspace)
     defense: object = plugins.defense
     digest = None
     if isinstance(defense, TrainablePurifier):
@@ -160,7 +160,7 @@ def prepare(plugins: Plugins, *, space: Workspace) -> Work[Prepared]:
             request.defense,
             defense,
             dataset=trained_on(request.dataset),
-            space=space,
+            workspace=workspace,
             classifier=(network, classifier),
         )
         digest = trained.digest
@@ -171,27 +171,29 @@ def prepare(plugins: Plugins, *, space: Workspace) -> Work[Prepared]:
             "or `differentiable`. See 'Add a defense' in the README."
         )
     cell = _cell(plugins, pixels, classifier, digest)
-    whole = Defense(defense, network, seed=request.seed).to(space.device)
+    whole = Defense(defense, network, seed=request.seed).to(workspace.device)
     return Prepared(cell, whole, plugins.attack, pixels)
 
 
-def prepare_classifier(plugins: Plugins, *, space: Workspace) -> Work[tuple[nn.Module, Part]]:
+def prepare_classifier(
+    plugins: Plugins, *, workspace: Workspace
+) -> Work[tuple[nn.Module, Part]]:
     """Load or train the classifier of a request, frozen and in evaluation mode."""
     if plugins.classifier is None:
-        network, digest = _zoo(*_zoo_names(plugins), space.models)
+        network, digest = _zoo(*_zoo_names(plugins), workspace.models)
     else:
         info = dataset_info(plugins.request.dataset)
         trained = yield from train(
             plugins.request.classifier,
             plugins.classifier,
             dataset=trained_on(info.name),
-            space=space,
+            workspace=workspace,
         )
         digest = trained.digest
         network = plugins.classifier.load(
             trained.weights, shape=info.shape, classes=info.classes
         )
-    network = frozen(network).to(space.device)
+    network = frozen(network).to(workspace.device)
     return network, _classifier_part(plugins, digest)
 
 

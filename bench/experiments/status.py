@@ -48,15 +48,15 @@ class Standings:
     """The cells of a plan; what is settled once is not looked up again."""
 
     def __init__(
-        self, pairs: Sequence[Plugins], below: Sequence[Sequence[int]], space: Workspace
+        self, pairs: Sequence[Plugins], below: Sequence[Sequence[int]], workspace: Workspace
     ) -> None:
-        self._pairs, self._below, self._space = pairs, below, space
+        self._pairs, self._below, self._space = pairs, below, workspace
         self._cells: dict[int, Cell] = {}
 
     @classmethod
-    def of(cls, plan: Plan, pairs: Sequence[Plugins], space: Workspace) -> Standings:
+    def of(cls, plan: Plan, pairs: Sequence[Plugins], workspace: Workspace) -> Standings:
         """Open the cells of a plan that was resolved to pairs."""
-        return cls(pairs, rungs_below(pairs) if plan.ladder else [[]] * len(pairs), space)
+        return cls(pairs, rungs_below(pairs) if plan.ladder else [[]] * len(pairs), workspace)
 
     def look(self) -> list[Standing]:
         """Look at every cell of the plan, in its order."""

@@ -22,7 +22,7 @@ _BINS = 30
 
 
 def collect(
-    pairs: Sequence[Plugins], *, space: Workspace
+    pairs: Sequence[Plugins], *, workspace: Workspace
 ) -> Work[tuple[pd.DataFrame, list[Prepared]]]:
     """Measure the energies of each defense on the first n images; raises BenchError.
 
@@ -31,8 +31,8 @@ def collect(
     """
     frames, used = [], []
     for plugins in pairs:
-        prepared = yield from prepared_for(plugins, space=space, figure="energies")
-        made = yield from attacked(prepared, count=plugins.request.n, space=space)
+        prepared = yield from prepared_for(plugins, workspace=workspace, figure="energies")
+        made = yield from attacked(prepared, count=plugins.request.n, workspace=workspace)
         frames.append(rows(made))
         used.append(prepared)
     return pd.concat(frames, ignore_index=True), used

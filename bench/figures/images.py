@@ -37,12 +37,12 @@ class Attacked:
         return Rng.seeded(self.prepared.cell.seed, self.images.indices).fork("figure")
 
 
-def prepared_for(plugins: Plugins, *, space: Workspace, figure: str) -> Work[Prepared]:
+def prepared_for(plugins: Plugins, *, workspace: Workspace, figure: str) -> Work[Prepared]:
     """Load or train what a figure of energies needs; raises UsageError where it has none."""
     if plugins.impossible:
         raise UsageError(f"this pair cannot work: {plugins.impossible}.")
-    space.store.probe()
-    prepared = yield from prepare(plugins, space=space)
+    workspace.store.probe()
+    prepared = yield from prepare(plugins, workspace=workspace)
     if not isinstance(prepared.defense.purifier, EnergyPurifier):
         raise UsageError(
             f"the defense '{plugins.request.defense}' has no energy, which '{figure}' shows. "
@@ -51,7 +51,7 @@ def prepared_for(plugins: Plugins, *, space: Workspace, figure: str) -> Work[Pre
     return prepared
 
 
-def attacked(prepared: Prepared, *, count: int, space: Workspace) -> Work[Attacked]:
+def attacked(prepared: Prepared, *, count: int, workspace: Workspace) -> Work[Attacked]:
     """Attack the first ``count`` images, or read what a run of the same cell proposed.
 
     Whole shards are attacked, as `bench run` would, so that neither attacks anything twice.
@@ -67,14 +67,14 @@ def attacked(prepared: Prepared, *, count: int, space: Workspace) -> Work[Attack
         proposal = propose(
             prepared.attack,
             view,
-            prepared.pixels.images(start, stop).to(space.device),
+            prepared.pixels.images(start, stop).to(workspace.device),
             threat=cell.threat,
             seed=cell.seed,
             networks=networks,
-            path=space.store.proposal(cell.proposal_key(), start, stop),
+            path=workspace.store.proposal(cell.proposal_key(), start, stop),
         )
         found.append(proposal.x_adv)
-    images = prepared.pixels.images(0, count).to(space.device)
+    images = prepared.pixels.images(0, count).to(workspace.device)
     return Attacked(prepared, images, torch.cat(found)[:count])
 
 

@@ -61,7 +61,7 @@ class Aligned:
 
 
 def collect(
-    pairs: Sequence[Plugins], *, control: str | None, effort: Effort, space: Workspace
+    pairs: Sequence[Plugins], *, control: str | None, effort: Effort, workspace: Workspace
 ) -> Work[Aligned]:
     """Attack the first n images towards wrong classes and measure; raises BenchError.
 
@@ -75,25 +75,25 @@ def collect(
         fault = unsupported(differentiable=pair.defense.differentiable, access=threat.access)
         if fault:
             raise UsageError(f"{pair.request.defense}: {fault}.")
-    space.store.probe()
-    judge, part = yield from prepare_classifier(_other_seed(pairs[0]), space=space)
+    workspace.store.probe()
+    judge, part = yield from prepare_classifier(_other_seed(pairs[0]), workspace=workspace)
     checkpoints = {"independent classifier": part.checkpoint or ""}
     used = []
     for pair in pairs:
-        used.append((yield from prepare(pair, space=space)))
+        used.append((yield from prepare(pair, workspace=workspace)))
     views: dict[str, View] = {request.classifier: TransferView(used[0].defense.classifier)}
     if control is not None:
         plain = {k: v for k, v in request.settings.items() if k != "classifier"}
         other = resolve(dataclasses.replace(request, classifier=control, settings=plain))
-        network, part = yield from prepare_classifier(other, space=space)
+        network, part = yield from prepare_classifier(other, workspace=workspace)
         views[f"{control} (control)"] = TransferView(network)
         checkpoints["control classifier"] = part.checkpoint or ""
     for one in used:
         views[one.cell.defense.name] = view_of(one.defense, threat.access)
-    train, _, _ = load_train(request.dataset, root=space.data)
+    train, _, _ = load_train(request.dataset, root=workspace.data)
     classes = dataset_info(request.dataset).classes
-    means = class_means(train, classes=classes).to(space.device)
-    images = used[0].pixels.images(0, request.n).to(space.device)
+    means = class_means(train, classes=classes).to(workspace.device)
+    images = used[0].pixels.images(0, request.n).to(workspace.device)
     streams = Rng.seeded(request.seed, images.indices).fork("pag")
     frames, pictures = [], [images.x]
     for number, (name, view) in enumerate(views.items()):

@@ -19,14 +19,14 @@ _SHARES = (0.1, 0.2, 0.5, 1.0)  # of all K steps, at which a strip shows the ima
 
 
 def collect(
-    plugins: Plugins, *, count: int, space: Workspace
+    plugins: Plugins, *, count: int, workspace: Workspace
 ) -> Work[tuple[pd.DataFrame, np.ndarray, Prepared]]:
     """Purify the attack's images step by step; raises BenchError.
 
     Returns a row per picture and the pictures (rows, H, W, C) in [0, 1] in the same order.
     """
-    prepared = yield from prepared_for(plugins, space=space, figure="strips")
-    made = yield from attacked(prepared, count=count, space=space)
+    prepared = yield from prepared_for(plugins, workspace=workspace, figure="strips")
+    made = yield from attacked(prepared, count=count, workspace=workspace)
     frame, pictures = rows(made)
     return frame, pictures, prepared
 

@@ -74,11 +74,13 @@ def find_trained(
     plugin: Trainable,
     *,
     dataset: str,
-    space: Workspace,
+    workspace: Workspace,
     classifier: Part | None = None,
 ) -> str | None:
     """Return the digest of a plugin's checkpoint, None where it is not trained yet."""
-    path = checkpoint_path(name, plugin, dataset=dataset, space=space, classifier=classifier)
+    path = checkpoint_path(
+        name, plugin, dataset=dataset, workspace=workspace, classifier=classifier
+    )
     return load_checkpoint(path)[1] if complete(path) else None
 
 
@@ -87,13 +89,13 @@ def checkpoint_path(
     plugin: Trainable,
     *,
     dataset: str,
-    space: Workspace,
+    workspace: Workspace,
     classifier: Part | None = None,
 ) -> Path:
     """Name the file where a plugin's weights are, or will be once it is trained."""
-    _, _, data = load_train(dataset, root=space.data)
+    _, _, data = load_train(dataset, root=workspace.data)
     about = identity(name, plugin, dataset=dataset, data=data, classifier=classifier)
-    return space.store.checkpoint(dataset, name, digest_of(about)[:8])
+    return workspace.store.checkpoint(dataset, name, digest_of(about)[:8])
 
 
 def train(
@@ -101,7 +103,7 @@ def train(
     plugin: Trainable,
     *,
     dataset: str,
-    space: Workspace,
+    workspace: Workspace,
     classifier: tuple[nn.Module, Part] | None = None,
 ) -> Work[Trained]:
     """Return a plugin's weights, training them first where no checkpoint has them.
@@ -109,7 +111,7 @@ def train(
     ``classifier`` is the network to be defended with its place in the cell. A killed training
     goes on from its last saved state and ends with the same weights.
     """
-    found, held_out, data = load_train(dataset, root=space.data)
+    found, held_out, data = load_train(dataset, root=workspace.data)
     about = identity(
         name,
         plugin,
@@ -117,30 +119,30 @@ def train(
         data=data,
         classifier=classifier[1] if classifier else None,
     )
-    path = space.store.checkpoint(dataset, name, digest_of(about)[:8])
+    path = workspace.store.checkpoint(dataset, name, digest_of(about)[:8])
     what = f"train {name} on {dataset}"
-    claim = space.store.claim(f"train-{digest_of(about)}")
+    claim = workspace.store.claim(f"train-{digest_of(about)}")
     while not complete(path):
         if is_held(claim):
             yield from wait(what, 0, 1)
             continue
         # Before the claim, so that several processes share the blocks of these images.
         attacked = (
-            (yield from _attacked(plugin, found, data, classifier, dataset, space))
+            (yield from _attacked(plugin, found, data, classifier, dataset, workspace))
             if classifier
             else None
         )
         with claimed(claim) as ours:
             if ours and not complete(path):
                 task = Task(
-                    train=found.to(space.device),
-                    validation=held_out.to(space.device),
+                    train=found.to(workspace.device),
+                    validation=held_out.to(workspace.device),
                     classes=dataset_info(dataset).classes,
-                    device=space.device,
+                    device=workspace.device,
                     classifier=classifier[0] if classifier else None,
                     adversarial=attacked,
                 )
-                state = space.store.training(digest_of(about))
+                state = workspace.store.training(digest_of(about))
                 run, spent = _resumed(plugin, task, state)
                 seconds = yield from _advance(what, run, state, spent)
                 card = {
@@ -148,7 +150,7 @@ def train(
                     "images": len(found),
                     "metrics": run.evaluate(),
                     "seconds": round(seconds, 1),
-                    **provenance(space.device),
+                    **provenance(workspace.device),
                 }
                 save_checkpoint(path, run.weights(), card)
                 state.unlink(missing_ok=True)
@@ -194,7 +196,7 @@ def _attacked(
     data: str,
     classifier: tuple[nn.Module, Part],
     dataset: str,
-    space: Workspace,
+    workspace: Workspace,
 ) -> Work[Tensor | None]:
     """Attack training images of a bare classifier with AutoAttack, once per content."""
     wanted = plugin.negatives()
@@ -202,7 +204,9 @@ def _attacked(
         return None
     threat = wanted.threat
     if wanted.classifier_seed is not None:
-        classifier = yield from _another(classifier[1], wanted.classifier_seed, dataset, space)
+        classifier = yield from _another(
+            classifier[1], wanted.classifier_seed, dataset, workspace
+        )
     network, part = classifier
     attack = build("attacks", "autoattack", {})
     content = {
@@ -222,17 +226,17 @@ def _attacked(
             if start in parts:
                 continue
             yield Progress(what, len(parts) * _BLOCK, n)
-            with claimed(space.store.claim_on_block(key, start, stop)) as ours:
+            with claimed(workspace.store.claim_on_block(key, start, stop)) as ours:
                 refused += not ours
                 if ours:
                     parts[start] = propose(
                         attack,
                         TransferView(network),
-                        images[start:stop].to(space.device),
+                        images[start:stop].to(workspace.device),
                         threat=threat,
                         seed=0,
                         networks={"classifier": network},
-                        path=space.store.proposal(key, start, stop),
+                        path=workspace.store.proposal(key, start, stop),
                     ).x_adv
         if refused == len(blocks) - len(parts) > 0:
             yield from wait(what, len(parts) * _BLOCK, n)
@@ -241,7 +245,7 @@ def _attacked(
 
 
 def _another(
-    part: Part, seed: int, dataset: str, space: Workspace
+    part: Part, seed: int, dataset: str, workspace: Workspace
 ) -> Work[tuple[nn.Module, Part]]:
     """Load or train a classifier that differs from another one in its seed; frozen."""
     wants = f"the defense is to be trained on images of another classifier than {part.name}"
@@ -259,7 +263,7 @@ def _another(
     params = {**part.params, "training": {**training, "seed": seed}}
     plugin: TrainableClassifier = build("models", part.name, params)
     info = dataset_info(dataset)
-    trained = yield from train(part.name, plugin, dataset=dataset, space=space)
+    trained = yield from train(part.name, plugin, dataset=dataset, workspace=workspace)
     network = plugin.load(trained.weights, shape=info.shape, classes=info.classes)
-    network = frozen(network).to(space.device)
+    network = frozen(network).to(workspace.device)
     return network, Part(part.name, parameters(plugin), plugin.revision, trained.digest)

@@ -102,7 +102,7 @@ def read_cell(store: Store, key: str) -> Cell:
 def rebuild(
     cell: Cell,
     *,
-    space: Workspace,
+    workspace: Workspace,
     defense: str | None = None,
     params: Mapping[str, Any] | None = None,
 ) -> Work[Prepared]:
@@ -112,7 +112,7 @@ def rebuild(
     where the data set is not the same.
     """
     plugins = resolve(_request(cell, defense, params))
-    here, _ = outline(plugins, space)
+    here, _ = outline(plugins, workspace)
     if here.data != cell.data:
         raise DataError(
             f"the data set {cell.dataset} is not the one that was measured: its digest is "
@@ -121,11 +121,11 @@ def rebuild(
     _require(cell.classifier, here.classifier)
     if defense is None:
         _require(cell.defense, here.defense)
-    prepared = yield from prepare(plugins, space=space)
+    prepared = yield from prepare(plugins, workspace=workspace)
     return replace(
         prepared,
         cell=replace(cell, defense=prepared.cell.defense),
-        attack=StoredImages(_missing(space.store, cell)),
+        attack=StoredImages(_missing(workspace.store, cell)),
     )
 
 
@@ -184,7 +184,7 @@ def _missing(store: Store, cell: Cell) -> str:
 def rejudge(
     key: str,
     *,
-    space: Workspace,
+    workspace: Workspace,
     draws: int | None = None,
     bits: int | None = None,
     defense: str | None = None,
@@ -197,7 +197,7 @@ def rejudge(
         raise UsageError(f"draws is {draws}: it has to be 1 or more.")
     if bits is not None and not 1 <= bits <= 16:
         raise UsageError(f"bits is {bits}: it has to be 1 to 16; images commonly have 8.")
-    store = space.store
+    store = workspace.store
     cell = read_cell(store, key)
     if defense is not None and cell.after:
         raise UsageError(
@@ -209,7 +209,7 @@ def rejudge(
     if not _complete(store, cell):
         raise StoreError(_missing(store, cell))
     store.probe()
-    prepared = yield from rebuild(cell, space=space, defense=defense, params=params)
+    prepared = yield from rebuild(cell, workspace=workspace, defense=defense, params=params)
     new = replace(prepared.cell, draws=draws or cell.draws, bits=bits or cell.bits)
     if new.proposal_key() != cell.proposal_key():
         # Otherwise it is an ordinary cell: what `bench run` judges on the same images.
@@ -222,7 +222,7 @@ def rejudge(
         kept = [word for word in settings.split() if not word.startswith("defense.")]
         settings = " ".join([*kept, *(f"defense.{k}={v}" for k, v in (params or {}).items())])
     settings = f"{settings} {_note(store, new)}".strip()
-    yield from run_cell(replace(prepared, cell=new), space=space, settings=settings)
+    yield from run_cell(replace(prepared, cell=new), workspace=workspace, settings=settings)
     return new.key()
 
 
@@ -260,12 +260,12 @@ def _origin(store: Store, images: str) -> Part | None:
     return None
 
 
-def repeat(cell: Cell, *, space: Workspace) -> Work[pd.DataFrame]:
+def repeat(cell: Cell, *, workspace: Workspace) -> Work[pd.DataFrame]:
     """Judge a finished cell once more as it was, and return the rows without storing them."""
-    store, key = space.store, cell.key()
+    store, key = workspace.store, cell.key()
     if not _complete(store, cell):
         raise StoreError(_missing(store, cell))
-    prepared = yield from rebuild(cell, space=space)
+    prepared = yield from rebuild(cell, workspace=workspace)
     with tempfile.TemporaryDirectory() as folder:
         again = Store(Path(folder))
         images = again.proposal(cell.proposal_key(), 0, 0).parent
@@ -274,7 +274,7 @@ def repeat(cell: Cell, *, space: Workspace) -> Work[pd.DataFrame]:
         for earlier in cell.after:
             again.cell(earlier).parent.mkdir(exist_ok=True)
             again.cell(earlier).symlink_to(store.cell(earlier).resolve())
-        yield from run_cell(prepared, space=replace(space, store=again))
+        yield from run_cell(prepared, workspace=replace(workspace, store=again))
         return read_rows(again.outcomes(key))
 
 

@@ -17,19 +17,19 @@ from bench.verification.rejudge import read_cell, repeat
 _ALLOWED = 0.005  # the share of verdicts that another machine's rounding may change
 
 
-def revote(report: Report, *, space: Workspace) -> Work[Report]:
+def revote(report: Report, *, workspace: Workspace) -> Work[Report]:
     """Judge every cell again from its stored images and add what differs to the report."""
     cells = []
     for verdict in report.cells:
-        cells.append((yield from _revoted(verdict, space)))
+        cells.append((yield from _revoted(verdict, workspace)))
     return replace(report, cells=tuple(cells))
 
 
-def _revoted(verdict: Verdict, space: Workspace) -> Work[Verdict]:
+def _revoted(verdict: Verdict, workspace: Workspace) -> Work[Verdict]:
     try:
-        cell = read_cell(space.store, verdict.key)
-        again = yield from repeat(cell, space=space)
-        found = difference(read_rows(space.store.outcomes(verdict.key)), again)
+        cell = read_cell(workspace.store, verdict.key)
+        again = yield from repeat(cell, workspace=workspace)
+        found = difference(read_rows(workspace.store.outcomes(verdict.key)), again)
     except BenchError as error:
         found = Finding(False, f"votes: {error}")
     if found is None:

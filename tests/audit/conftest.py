@@ -103,7 +103,9 @@ def make_subject(tmp_path: Path) -> MakeSubject:
         )
         defense = Defense(purifier or Identity(), network or fitted(), seed=seed)
         prepared = Prepared(cell, defense, attack, pixels)
-        space = Workspace(Store(tmp_path / "audit"), tmp_path, tmp_path, torch.device("cpu"))
-        return Subject(prepared, space, Store(tmp_path / "results"), settings)
+        workspace = Workspace(
+            Store(tmp_path / "audit"), tmp_path, tmp_path, torch.device("cpu")
+        )
+        return Subject(prepared, workspace, Store(tmp_path / "results"), settings)
 
     return make

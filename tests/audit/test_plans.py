@@ -43,7 +43,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
     """The audits that a command asks for, of which each is refused or told to have passed."""
     requests: list[Request] = []
 
-    def audit(request: Request, *, space: Workspace) -> Work[dict[str, Any]]:
+    def audit(request: Request, *, workspace: Workspace) -> Work[dict[str, Any]]:
         requests.append(request)
         yield Progress("audit", 0, 1)
         if request.defense == "jpeg":

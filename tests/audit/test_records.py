@@ -73,7 +73,7 @@ def test_the_user_s_own_cells_on_the_same_defense_are_looked_at(
     make_subject: MakeSubject,
 ) -> None:
     subject = make_subject(None)
-    theirs = replace(subject, space=replace(subject.space, store=subject.results))
+    theirs = replace(subject, workspace=replace(subject.workspace, store=subject.results))
     theirs.run_with(Leaper(), "leaper", Access.FULL)
     found = images_are_legal(subject)
     assert found.state is State.FAIL

@@ -279,7 +279,7 @@ ORIGIN = {
 }  # fmt: skip
 
 
-def no_traps(*, space):
+def no_traps(*, workspace):
     """Set none: tests/test_traps.py does."""
     yield from ()
     return []

@@ -35,14 +35,14 @@ GAP = Gap(
 
 
 @pytest.fixture(scope="module")
-def space(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """One classifier of digits for all tests of this file: its training takes seconds."""
     return at(tmp_path_factory.mktemp("results"))
 
 
 @pytest.fixture(scope="module")
-def named(space: Workspace) -> list[Named]:
-    return finish(spring(space=space))
+def named(workspace: Workspace) -> list[Named]:
+    return finish(spring(workspace=workspace))
 
 
 def finding(state: State) -> Finding:
@@ -83,11 +83,11 @@ def planted(monkeypatch: pytest.MonkeyPatch, check: Callable[[Subject], Finding]
 
 @pytest.mark.parametrize("state", [State.PASS, State.NOT_APPLICABLE, State.FAIL])
 def test_a_blinded_or_hysterical_check_fails_the_command(
-    state: State, space: Workspace, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    state: State, workspace: Workspace, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trap = planted(monkeypatch, always(state))
     nothing(monkeypatch)
-    said = bench("calibrate", "--json", f"--results={space.store.root}")
+    said = bench("calibrate", "--json", f"--results={workspace.store.root}")
     assert said.code == 1, said
     (line,) = said.err.splitlines()
     assert line == f"trap '{trap.name}': C9 says {state} of it and {state} of its honest twin"
@@ -96,11 +96,11 @@ def test_a_blinded_or_hysterical_check_fails_the_command(
 
 
 def test_seeing_checks_do_not(
-    space: Workspace, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planted(monkeypatch, TRAPS[0].check)
     nothing(monkeypatch)
-    said = bench("calibrate", f"--results={space.store.root}", "--output=page.md")
+    said = bench("calibrate", f"--results={workspace.store.root}", "--output=page.md")
     assert said.code == 0, said
     page = Path("page.md").read_text()
     assert rows_of(page, "## Planted traps") == [trap.name for trap in TRAPS[:2]]

@@ -274,23 +274,23 @@ def test_a_cell_of_little_memory_has_the_rows_of_small_batches(
     assert 0 < halved["robust"].sum() < halved["clean"].sum(), "the case tells nothing"
 
 
-def test_provenance_has_the_fewest_rows_of_all_shards(space: Workspace) -> None:
+def test_provenance_has_the_fewest_rows_of_all_shards(workspace: Workspace) -> None:
     made, numbers = prepared(n=12, shard=4), iter([64, 16, 32, 128])
-    for _ in run_cell(made, space=space):
+    for _ in run_cell(made, workspace=workspace):
         batch._found["cpu"] = next(numbers)
-    assert about(made, space)["rows per pass"] == 16
+    assert about(made, workspace)["rows per pass"] == 16
 
 
-def test_a_cell_begun_before_rows_were_recorded_is_finished(space: Workspace) -> None:
+def test_a_cell_begun_before_rows_were_recorded_is_finished(workspace: Workspace) -> None:
     made = prepared(n=12, shard=4)
-    stop_after(made, space, shards=3)  # all shards, not yet joined
+    stop_after(made, workspace, shards=3)  # all shards, not yet joined
     for start in (0, 8):
-        path = space.store.shard(made.cell.key(), start).with_suffix(".json")
+        path = workspace.store.shard(made.cell.key(), start).with_suffix(".json")
         record = read_json(path)
         del record["rows per pass"]
         path.write_text(json.dumps(record))
-    finish(run_cell(made, space=space))
-    assert about(made, space)["rows per pass"] == 128
+    finish(run_cell(made, workspace=workspace))
+    assert about(made, workspace)["rows per pass"] == 128
 
 
 def test_figures_are_measured_in_smaller_blocks_too() -> None:

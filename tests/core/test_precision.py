@@ -240,12 +240,12 @@ def searching(made: Prepared) -> Prepared:
     return dataclasses.replace(made, cell=cell)
 
 
-def test_the_judge_decides_in_float32(space: Workspace) -> None:
+def test_the_judge_decides_in_float32(workspace: Workspace) -> None:
     from safetensors.torch import load_file
 
     made = searching(prepared(n=12, shard=12, eps=Fraction(4, 100)))
-    found = rows(made, space)
-    (path,) = proposals(space)
+    found = rows(made, workspace)
+    (path,) = proposals(workspace)
     images = made.pixels.images(0, 12)
     x_adv = load_file(path)["x_adv"]
 
@@ -266,17 +266,17 @@ def test_the_judge_decides_in_float32(space: Workspace) -> None:
 
 @pytest.mark.parametrize("access", [Access.FULL, Access.BPDA, Access.TRANSFER])
 def test_the_search_sees_low_networks_and_counts_their_passes(
-    access: Access, space: Workspace
+    access: Access, workspace: Workspace
 ) -> None:
     """Where no image falls both searches make the same passes, on other images."""
     one = prepared(attack=Pgd(steps=3, eot=2), access=access, n=4)
     one = dataclasses.replace(one, defense=Defense(shipped().purifier, classifier()))
     other = searching(one)
-    rows(one, space)
-    rows(other, space)
-    first, second = proposals(space)
+    rows(one, workspace)
+    rows(other, workspace)
+    first, second = proposals(workspace)
     assert first.read_bytes() != second.read_bytes()
-    costs = [about(made, space) for made in (one, other)]
+    costs = [about(made, workspace) for made in (one, other)]
     assert costs[0]["judge passes"] == costs[1]["judge passes"]
     assert costs[0]["attack passes"].keys() == costs[1]["attack passes"].keys()
     assert ("energy forward" in costs[1]["attack passes"]) == (access is not Access.TRANSFER)
@@ -309,17 +309,17 @@ def quick(name: str) -> Any:
     ids=str,
 )
 def test_every_attack_searches_in_low_precision(
-    name: str, access: Access, space: Workspace
+    name: str, access: Access, workspace: Workspace
 ) -> None:
     made = searching(prepared(Identity(), quick(name), name="none", access=access, n=2))
-    found = rows(made, space)
+    found = rows(made, workspace)
     assert found["legal"].all()
     assert len(found) == 2
 
 
-def test_a_surrogate_is_of_the_low_networks(space: Workspace) -> None:
+def test_a_surrogate_is_of_the_low_networks(workspace: Workspace) -> None:
     attack = build("attacks", "apgd", {"steps": 4, "eot": 2, "surrogate": 2})
-    assert rows(searching(prepared(attack=attack, n=4)), space)["legal"].all()
+    assert rows(searching(prepared(attack=attack, n=4)), workspace)["legal"].all()
 
 
 # --- commands and plans --------------------------------------------------------------------

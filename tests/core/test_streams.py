@@ -71,10 +71,10 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, set[tuple[in
 
 
 def test_the_judge_draws_on_streams_that_the_attack_never_saw(
-    space: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with recorded(monkeypatch) as used:
-        finish(run_cell(prepared(), space=space))
+        finish(run_cell(prepared(), workspace=workspace))
     assert {image for _, image in used["attack"]} == set(range(12))
     assert {image for _, image in used["judge"]} == set(range(12))
     assert not used["attack"] & used["judge"]
@@ -83,11 +83,11 @@ def test_the_judge_draws_on_streams_that_the_attack_never_saw(
 
 
 def test_an_attack_that_knows_the_names_of_the_judges_streams_cannot_open_them(
-    space: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = prepared(Gaussian(0.2), Guessing(), name="gaussian", access=Access.BPDA)
     with recorded(monkeypatch) as used:
-        finish(run_cell(made, space=space))
+        finish(run_cell(made, workspace=workspace))
     assert len(used["judge"]) == 2 * 12
     assert len(used["attack"]) == 4 * 12
     assert not used["attack"] & used["judge"]

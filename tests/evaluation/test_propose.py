@@ -44,58 +44,58 @@ from ..cells import (
 
 
 def test_images_that_are_there_are_judged_as_if_just_made(
-    space: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = rows(prepared(), space)
-    expected = about(prepared(), space)
-    folder = space.store.cell(prepared().cell.key())
+    first = rows(prepared(), workspace)
+    expected = about(prepared(), workspace)
+    folder = workspace.store.cell(prepared().cell.key())
     (folder / "outcomes.parquet").unlink()
     monkeypatch.setattr(Pgd, "__call__", None)
-    assert_equal(rows(prepared(), space), first)
-    again = about(prepared(), space)
+    assert_equal(rows(prepared(), workspace), first)
+    again = about(prepared(), workspace)
     for name in ("attack passes", "attack seconds", "judge passes", "flags"):
         assert again[name] == expected[name]
 
 
-def test_more_images_go_on_from_fewer(space: Workspace, tmp_path: Path) -> None:
-    fewer = rows(prepared(n=8), space)
-    stamps = {path: path.stat().st_mtime_ns for path in proposals(space)}
+def test_more_images_go_on_from_fewer(workspace: Workspace, tmp_path: Path) -> None:
+    fewer = rows(prepared(n=8), workspace)
+    stamps = {path: path.stat().st_mtime_ns for path in proposals(workspace)}
     assert len(stamps) == 2
     made = prepared(n=16)
     with count_passes({"classifier": made.defense.classifier}) as counts:
-        more = rows(made, space)
+        more = rows(made, workspace)
     alone = rows(prepared(n=16), at(tmp_path / "alone"))
     assert_equal(more, alone)
     assert_equal(more[:8], fewer)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
-    assert len(proposals(space)) == 4
+    assert len(proposals(workspace)) == 4
     # Of the attack the last two shards alone: 4 evaluations and 2 votes of 2 draws; of the
     # judge all.
     attacked, judged = 8 * (4 + 2) * 2, 16 * 2 * 5
     assert counts["classifier forward"] == attacked + judged
 
 
-def test_a_shard_that_is_cut_short_is_attacked_anew(space: Workspace) -> None:
-    finish(run_cell(prepared(n=6), space=space))
-    finish(run_cell(prepared(n=8), space=space))
-    names = [path.name.partition(".")[0] for path in proposals(space)]
+def test_a_shard_that_is_cut_short_is_attacked_anew(workspace: Workspace) -> None:
+    finish(run_cell(prepared(n=6), workspace=workspace))
+    finish(run_cell(prepared(n=8), workspace=workspace))
+    names = [path.name.partition(".")[0] for path in proposals(workspace)]
     assert names == ["000000-000004", "000004-000006", "000004-000008"]
 
 
 def test_more_draws_of_the_judge_attack_nothing_anew(
-    space: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish(run_cell(prepared(draws=5), space=space))
+    finish(run_cell(prepared(draws=5), workspace=workspace))
     monkeypatch.setattr(Pgd, "__call__", None)
-    found = rows(prepared(draws=9), space)
+    found = rows(prepared(draws=9), workspace)
     assert all(votes.sum() == 9 for votes in found["votes"])
     with pytest.raises(TypeError):  # another seed is another attack
-        finish(run_cell(prepared(seed=1), space=space))
+        finish(run_cell(prepared(seed=1), workspace=workspace))
 
 
-def test_images_stay_float64_on_the_disk(space: Workspace) -> None:
-    finish(run_cell(prepared(n=2, dtype=torch.float64), space=space))
-    (path,) = proposals(space)
+def test_images_stay_float64_on_the_disk(workspace: Workspace) -> None:
+    finish(run_cell(prepared(n=2, dtype=torch.float64), workspace=workspace))
+    (path,) = proposals(workspace)
     assert load_file(path)["x_adv"].dtype == torch.float64
 
 
@@ -109,29 +109,31 @@ def test_purifiers_share_the_images_of_a_transfer_attack_alone(
     assert one.cell.key() != other.cell.key()
     assert (one.cell.proposal_key() == other.cell.proposal_key()) == (made == 3)
     # Each with a store of its own, as two processes have it.
-    finish(run_cell(one, space=at(tmp_path)))
-    finish(run_cell(other, space=at(tmp_path)))
+    finish(run_cell(one, workspace=at(tmp_path)))
+    finish(run_cell(other, workspace=at(tmp_path)))
     assert len(Counting.made) == made
     assert len(proposals(at(tmp_path))) == made
 
 
-def test_a_transfer_attack_does_not_touch_the_purifier(space: Workspace) -> None:
+def test_a_transfer_attack_does_not_touch_the_purifier(workspace: Workspace) -> None:
     made = prepared(access=Access.TRANSFER)
-    finish(run_cell(made, space=space))
-    assert set(about(made, space)["attack passes"]) == {
+    finish(run_cell(made, workspace=workspace))
+    assert set(about(made, workspace)["attack passes"]) == {
         "classifier forward", "classifier backward"
     }  # fmt: skip
 
 
-def adversarial(made: Prepared, space: Workspace, start: int, stop: int) -> Tensor:
-    return load_file(space.store.proposal(made.cell.proposal_key(), start, stop))["x_adv"]
+def adversarial(made: Prepared, workspace: Workspace, start: int, stop: int) -> Tensor:
+    return load_file(workspace.store.proposal(made.cell.proposal_key(), start, stop))["x_adv"]
 
 
 @pytest.mark.parametrize("eps", [Fraction(1, 10), Fraction(2, 5)])
-def test_autoattack_in_the_harness_is_autoattack_alone(eps: Fraction, space: Workspace) -> None:
+def test_autoattack_in_the_harness_is_autoattack_alone(
+    eps: Fraction, workspace: Workspace
+) -> None:
     """Image by image, in two shards, with images that break and images that do not."""
     made = prepared(Identity(), AutoAttack(), name="none", access=Access.TRANSFER, eps=eps, n=8)
-    found = rows(made, space)
+    found = rows(made, workspace)
     for start in (0, 4):
         block = made.pixels.images(start, start + 4)
         seed = Rng.seeded(made.cell.seed, block.indices).fork("attack").integer()
@@ -141,14 +143,15 @@ def test_autoattack_in_the_harness_is_autoattack_alone(eps: Fraction, space: Wor
                 version="standard",
             )  # fmt: skip
             expected = library.run_standard_evaluation(block.x, block.y, batch_size=4)[0]
-        assert torch.equal(adversarial(made, space, start, start + 4), expected)
+        assert torch.equal(adversarial(made, workspace, start, start + 4), expected)
         wrong = frozen(classifier())(expected).argmax(1) != block.y
         assert found["robust"][start : start + 4].tolist() == (~wrong).tolist()
     assert found["legal"].all()
     assert found["clean"].sum() > 0
     assert found["robust"].sum() < found["clean"].sum()
     assert any(
-        flag.startswith("pyautoattack 0.2.0 standard") for flag in about(made, space)["flags"]
+        flag.startswith("pyautoattack 0.2.0 standard")
+        for flag in about(made, workspace)["flags"]
     )
 
 
@@ -175,36 +178,38 @@ class Scripted(Counting):
 
 
 @pytest.mark.parametrize("script", ["outside", "nan", "out of the box"])
-def test_an_attack_that_leaves_the_ball_voids_its_cell(script: str, space: Workspace) -> None:
+def test_an_attack_that_leaves_the_ball_voids_its_cell(
+    script: str, workspace: Workspace
+) -> None:
     made = prepared(Identity(), Scripted(script=script), name="none", access=Access.TRANSFER)
-    found = rows(made, space)
+    found = rows(made, workspace)
     assert found["legal"].tolist() == [True, False] * 6
     assert found["robust"].equals(found["clean"]), "no broken image, and no robust one made"
     assert len(found) == 12
     honest = prepared(
         Identity(), Scripted(script="honest"), name="none", access=Access.TRANSFER
     )
-    finish(run_cell(honest, space=space))
-    table = collect(space.store).set_index("key")
+    finish(run_cell(honest, workspace=workspace))
+    table = collect(workspace.store).set_index("key")
     row = table.loc[made.cell.key()]
     assert row["state"] == "void"
     assert row["note"] == "6 images outside the ball"
     assert row["robust"] == row["clean"]
     assert table.loc[honest.cell.key()]["state"] == "done"
-    joined = with_worst_case(collect(space.store), space.store)
+    joined = with_worst_case(collect(workspace.store), workspace.store)
     (worst,) = joined[joined["attack"] == "worst case"]["note"]
     assert worst == "minimum per image over Scripted"
 
 
-def test_warnings_of_an_attack_become_flags(space: Workspace) -> None:
+def test_warnings_of_an_attack_become_flags(workspace: Workspace) -> None:
     made = prepared(Identity(), Scripted(script="warns"), name="none", access=Access.TRANSFER)
-    finish(run_cell(made, space=space))
+    finish(run_cell(made, workspace=workspace))
     expected = [f"image {start} is odd" for start in (0, 4, 8)] + ["said by all"]
-    assert about(made, space)["flags"] == expected
-    assert collect(space.store)["note"][0] == "; ".join(expected)
-    space.store.outcomes(made.cell.key()).unlink()
-    finish(run_cell(made, space=space))
-    assert about(made, space)["flags"] == expected, "they are kept beside the images"
+    assert about(made, workspace)["flags"] == expected
+    assert collect(workspace.store)["note"][0] == "; ".join(expected)
+    workspace.store.outcomes(made.cell.key()).unlink()
+    finish(run_cell(made, workspace=workspace))
+    assert about(made, workspace)["flags"] == expected, "they are kept beside the images"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,11 +223,11 @@ class Shouting(Counting):
         return x
 
 
-def test_other_warnings_are_passed_on_and_are_no_flags(space: Workspace) -> None:
+def test_other_warnings_are_passed_on_and_are_no_flags(workspace: Workspace) -> None:
     made = prepared(Identity(), Shouting(), name="none", access=Access.TRANSFER, n=4)
     with pytest.warns(UserWarning, match="for the user"):
-        finish(run_cell(made, space=space))
-    assert about(made, space)["flags"] == []
+        finish(run_cell(made, workspace=workspace))
+    assert about(made, workspace)["flags"] == []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,11 +244,11 @@ class Returns(Counting):
 
 
 @pytest.mark.parametrize("what", ["fewer", "none", "integers"])
-def test_an_attack_that_returns_no_images_is_an_error(what: str, space: Workspace) -> None:
+def test_an_attack_that_returns_no_images_is_an_error(what: str, workspace: Workspace) -> None:
     made = prepared(Identity(), Returns(what=what), name="none", access=Access.TRANSFER)
     with pytest.raises(PluginError, match="the attack returned"):
-        finish(run_cell(made, space=space))
-    assert collect(space.store)["state"].tolist() == ["unfinished"]
+        finish(run_cell(made, workspace=workspace))
+    assert collect(workspace.store)["state"].tolist() == ["unfinished"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,12 +263,12 @@ class Forger(Pgd):
         return x
 
 
-def test_an_attack_cannot_overwrite_what_it_is_judged_against(space: Workspace) -> None:
-    honest = rows(prepared(Identity(), Pgd(steps=1, eot=1), name="none"), space)
-    forged = rows(prepared(Identity(), Forger(steps=1, eot=1), name="none"), space)
+def test_an_attack_cannot_overwrite_what_it_is_judged_against(workspace: Workspace) -> None:
+    honest = rows(prepared(Identity(), Pgd(steps=1, eot=1), name="none"), workspace)
+    forged = rows(prepared(Identity(), Forger(steps=1, eot=1), name="none"), workspace)
     assert forged["label"].tolist() == honest["label"].tolist()
     assert forged["distance"].min() > 0.15
     assert not forged["legal"].any()
     # Nor does it reach the data set, which later cells of the same process read.
-    again = rows(prepared(Identity(), Pgd(steps=2, eot=1), name="none"), space)
+    again = rows(prepared(Identity(), Pgd(steps=2, eot=1), name="none"), workspace)
     assert again["clean"].tolist() == honest["clean"].tolist()

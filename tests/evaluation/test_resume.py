@@ -40,7 +40,7 @@ from bench.results.store import Store
 from bench.results.table import write_runs
 from bench.results.workspace import Workspace
 store = Store(root)
-work = evaluate(request, space=Workspace(store, root, root, torch.device("cpu")))
+work = evaluate(request, workspace=Workspace(store, root, root, torch.device("cpu")))
 begun.send("begun")
 finish(work)
 write_runs(store)
@@ -55,9 +55,9 @@ from bench.core.registry import build
 from bench.results.store import Store
 from bench.results.workspace import Workspace
 bench.models.train._SAVE_EVERY_S = 0.0
-space = Workspace(Store(root), root, root, torch.device("cpu"))
+workspace = Workspace(Store(root), root, root, torch.device("cpu"))
 plugin = build("defenses", "ebm", params)
-work = bench.models.train.train("ebm", plugin, dataset="digits", space=space)
+work = bench.models.train.train("ebm", plugin, dataset="digits", workspace=workspace)
 begun.send("begun")
 finish(work)
 begun.send("done")
@@ -78,7 +78,7 @@ def request(n: int, shard: int, attack: str = "pgd") -> Request:
     )
 
 
-def space(root: Path) -> Workspace:
+def workspace(root: Path) -> Workspace:
     return Workspace(Store(root), root, root, torch.device("cpu"))
 
 
@@ -86,7 +86,7 @@ def space(root: Path) -> Workspace:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder with nothing but the checkpoints of a tiny classifier and energy."""
     root = tmp_path_factory.mktemp("trained")
-    key = finish(evaluate(request(n=1, shard=1), space=space(root)))
+    key = finish(evaluate(request(n=1, shard=1), workspace=workspace(root)))
     shutil.rmtree(Store(root).cell(key))
     shutil.rmtree(root / "images")
     return root
@@ -95,7 +95,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluated(trained: Path, root: Path, wanted: Request) -> str:
     """Evaluate without any interruption; return the key."""
     shutil.copytree(trained, root)
-    key = finish(evaluate(wanted, space=space(root)))
+    key = finish(evaluate(wanted, workspace=workspace(root)))
     write_runs(Store(root))
     return key
 
@@ -255,10 +255,10 @@ def test_a_cell_can_die_at_every_single_commit(
         root = Path(shutil.copytree(trained, tmp_path / f"dead{deaths}"))
         left = deaths + 1
         try:
-            finish(evaluate(wanted, space=space(root)))
+            finish(evaluate(wanted, workspace=workspace(root)))
         except Killed:
             left = -1
-            finish(evaluate(wanted, space=space(root)))
+            finish(evaluate(wanted, workspace=workspace(root)))
             write_runs(Store(root))
             assert_same(root, tmp_path / "whole", key)
             deaths += 1
@@ -282,9 +282,9 @@ def test_a_cell_that_died_while_dropping_its_shards_is_done(
 
         patch.setattr("bench.results.store.shutil.rmtree", rmtree)
         with pytest.raises(Killed):
-            finish(evaluate(wanted, space=space(root)))
+            finish(evaluate(wanted, workspace=workspace(root)))
     assert not Store(root).shard(key, 0).exists()
-    finish(evaluate(wanted, space=space(root)))
+    finish(evaluate(wanted, workspace=workspace(root)))
     write_runs(Store(root))
     assert_same(root, tmp_path / "whole", key)
 
@@ -309,7 +309,7 @@ def test_a_training_that_is_killed_at_random_moments_ends_with_the_same_weights(
     params = {"training": TRAINING}
     finish(
         train("ebm", build("defenses", "ebm", params), dataset="digits",
-              space=space(tmp_path / "whole"))
+              workspace=workspace(tmp_path / "whole"))
     )  # fmt: skip
     expected = weights(tmp_path / "whole")
     numbers = iter(range(1000))
@@ -354,6 +354,6 @@ def test_a_training_goes_on_where_its_state_says(
 
     monkeypatch.setattr(ContrastiveDivergence, "advance", dying)
     with pytest.raises(Killed):
-        finish(train("ebm", plugin, dataset="digits", space=space(tmp_path)))
-    finish(train("ebm", plugin, dataset="digits", space=space(tmp_path)))
+        finish(train("ebm", plugin, dataset="digits", workspace=workspace(tmp_path)))
+    finish(train("ebm", plugin, dataset="digits", workspace=workspace(tmp_path)))
     assert advanced == 41  # 40 iterations, one of which died and was done again

@@ -32,7 +32,7 @@ from ..cells import about, assert_equal, at, prepared, rows, stop_after
 
 
 def test_a_row_is_what_the_judge_said(
-    space: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, said = prepared(n=6, shard=4), []
 
@@ -41,7 +41,7 @@ def test_a_row_is_what_the_judge_said(
         return said[-1]
 
     monkeypatch.setattr(bench.evaluation.run, "judge", spied)
-    found = rows(made, space)
+    found = rows(made, workspace)
     assert found["index"].tolist() == list(range(6))
     assert found["label"].tolist() == made.pixels.y[:6].tolist()
     for name in ("distance", "legal", "clean", "robust"):
@@ -54,9 +54,9 @@ def test_a_row_is_what_the_judge_said(
     assert found["robust"].sum() < found["clean"].sum(), "the case tells nothing"
 
 
-def test_rows_of_a_shard_depend_on_no_other_shard(space: Workspace, tmp_path: Path) -> None:
+def test_rows_of_a_shard_depend_on_no_other_shard(workspace: Workspace, tmp_path: Path) -> None:
     """Whatever is there already, and in whatever order it came."""
-    whole = rows(prepared(), space)
+    whole = rows(prepared(), workspace)
     for k, present in enumerate([{0}, {4}, {8}, {0, 8}, {4, 8}, set()]):
         part = at(tmp_path / f"part{k}")
         made = prepared()
@@ -69,9 +69,9 @@ def test_rows_of_a_shard_depend_on_no_other_shard(space: Workspace, tmp_path: Pa
 
 
 def test_shards_that_are_there_are_not_done_again(
-    space: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop_after(prepared(), space, shards=2)
+    stop_after(prepared(), workspace, shards=2)
     calls: list[int] = []
     monkeypatch.setattr(
         bench.evaluation.run,
@@ -79,25 +79,25 @@ def test_shards_that_are_there_are_not_done_again(
         lambda *args, **rest: calls.append(1) or judge(*args, **rest),
     )
     with count_passes({"classifier": (made := prepared()).defense.classifier}) as counts:
-        finish(run_cell(made, space=space))
+        finish(run_cell(made, workspace=workspace))
         assert len(calls) == 1
         first = dict(counts)
-        finish(run_cell(made, space=space))
+        finish(run_cell(made, workspace=workspace))
         assert dict(counts) == first, "a finished cell asks no network anything"
-    assert not (space.store.cell(made.cell.key()) / "shards").exists()
+    assert not (workspace.store.cell(made.cell.key()) / "shards").exists()
 
 
 @pytest.mark.parametrize("shards", [0, 1, 2, 3])
 def test_a_run_that_another_process_overtakes_ends_as_that_one(
-    shards: int, space: Workspace, tmp_path: Path
+    shards: int, workspace: Workspace, tmp_path: Path
 ) -> None:
-    slow = run_cell(prepared(), space=space)
+    slow = run_cell(prepared(), workspace=workspace)
     for _ in range(shards + 1):
         next(slow)
-    quick = rows(prepared(), at(space.store.root))
+    quick = rows(prepared(), at(workspace.store.root))
     finish(slow)
-    assert_equal(rows(prepared(), space), quick)
-    assert not (space.store.cell(prepared().cell.key()) / "shards").exists()
+    assert_equal(rows(prepared(), workspace), quick)
+    assert not (workspace.store.cell(prepared().cell.key()) / "shards").exists()
 
 
 @pytest.mark.parametrize("access", [Access.FULL, Access.BPDA, Access.TRANSFER])
@@ -134,36 +134,36 @@ class Sick(nn.Module):
 
 @pytest.mark.parametrize("attack", [Pgd(steps=2, eot=1), Noise(tries=2)])
 def test_nan_from_a_defense_is_an_error_and_earlier_shards_are_kept(
-    attack: Any, space: Workspace
+    attack: Any, workspace: Workspace
 ) -> None:
     access = attack.accesses[0]
     image = load_test("digits", root=Path()).images(9, 10).x
     given = {"attack": attack, "name": "sick", "access": access}
     sick = prepared(Sick(image), **given)
     with pytest.raises(PluginError, match="returned NaN for images of the box"):
-        finish(run_cell(sick, space=space))
+        finish(run_cell(sick, workspace=workspace))
     key = sick.cell.key()
-    kept = {start: space.store.shard(key, start) for start in (0, 4)}
+    kept = {start: workspace.store.shard(key, start) for start in (0, 4)}
     stamps = {start: path.stat().st_mtime_ns for start, path in kept.items()}
-    assert not space.store.shard(key, 8).exists()
-    assert not space.store.done(sick.cell)
-    assert collect(space.store)["state"].tolist() == ["unfinished"]
-    for _ in run_cell(prepared(Identity(), **given), space=space):
+    assert not workspace.store.shard(key, 8).exists()
+    assert not workspace.store.done(sick.cell)
+    assert collect(workspace.store)["state"].tolist() == ["unfinished"]
+    for _ in run_cell(prepared(Identity(), **given), workspace=workspace):
         assert all(path.stat().st_mtime_ns == stamps[start] for start, path in kept.items())
-    assert collect(space.store)["state"].tolist() == ["done"]
+    assert collect(workspace.store)["state"].tolist() == ["done"]
 
 
 def test_provenance_says_how_and_nothing_of_whom(
-    space: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret = "/home/someone/on/this/machine"
     monkeypatch.setattr(
         sys, "argv", [f"{secret}/bin/bench", "run", "--results", f"{secret}/results", "-n", "4"]
     )
     made = prepared(n=4)
-    finish(run_cell(made, space=space, settings="attack.steps=3"))
-    write_runs(space.store)
-    found = about(made, space)
+    finish(run_cell(made, workspace=workspace, settings="attack.steps=3"))
+    write_runs(workspace.store)
+    found = about(made, workspace)
     assert found["command"] == "bench run --results results -n 4"
     assert found["commit"] is None or len(found["commit"].rstrip("+")) == 40
     assert {"python", "purifybench", "torch", "numpy", "pyautoattack"} <= found[
@@ -184,8 +184,8 @@ def test_provenance_says_how_and_nothing_of_whom(
     assert found["judge passes"] == {
         "classifier forward": 4 * 10, "energy forward": 4 * 12, "energy backward": 4 * 12,
     }  # fmt: skip
-    hidden = [secret, str(space.store.root), str(Path.home()), socket.gethostname()]
-    for path in space.store.root.rglob("*"):
+    hidden = [secret, str(workspace.store.root), str(Path.home()), socket.gethostname()]
+    for path in workspace.store.root.rglob("*"):
         if path.suffix in (".json", ".csv"):
             text = path.read_text()
             assert not [word for word in hidden if word in text], path
@@ -193,27 +193,27 @@ def test_provenance_says_how_and_nothing_of_whom(
 
 @pytest.mark.parametrize("word", ["--results=/home/someone/results", "-o/home/someone/x.md"])
 def test_a_path_behind_an_equals_sign_is_cut_too(
-    word: str, space: Workspace, monkeypatch: pytest.MonkeyPatch
+    word: str, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["bench", "run", word])
     made = prepared(n=4)
-    finish(run_cell(made, space=space))
-    assert "someone" not in about(made, space)["command"]
+    finish(run_cell(made, workspace=workspace))
+    assert "someone" not in about(made, workspace)["command"]
 
 
-def test_costs_are_those_of_all_shards(space: Workspace, tmp_path: Path) -> None:
+def test_costs_are_those_of_all_shards(workspace: Workspace, tmp_path: Path) -> None:
     whole, part = prepared(n=12), prepared(n=4)
     other = at(tmp_path / "other")
-    finish(run_cell(whole, space=space))
-    finish(run_cell(part, space=other))
+    finish(run_cell(whole, workspace=workspace))
+    finish(run_cell(part, workspace=other))
     for name in ("attack passes", "judge passes"):
         once = about(part, other)[name]
-        assert about(whole, space)[name] == {key: 3 * count for key, count in once.items()}
+        assert about(whole, workspace)[name] == {key: 3 * count for key, count in once.items()}
 
 
-def test_progress_counts_images(space: Workspace) -> None:
-    told: list[Progress] = list(run_cell(prepared(), space=space))
+def test_progress_counts_images(workspace: Workspace) -> None:
+    told: list[Progress] = list(run_cell(prepared(), workspace=workspace))
     assert [now.done for now in told] == [0, 4, 8, 12]
     assert {now.total for now in told} == {12}
     assert {now.what for now in told} == {"langevin under Pgd"}
-    assert list(run_cell(prepared(), space=space)) == []
+    assert list(run_cell(prepared(), workspace=workspace)) == []

@@ -53,18 +53,18 @@ def made(attack: Any, access: Access, after: tuple[str, ...] = ()) -> Prepared:
     return replace(one, cell=replace(one.cell, after=after))
 
 
-def climb(space: Workspace, *, warm: bool = False) -> list[Prepared]:
+def climb(workspace: Workspace, *, warm: bool = False) -> list[Prepared]:
     """Run all rungs, each on what those before it left."""
     done: list[Prepared] = []
     for attack, access in rungs(warm):
         one = made(attack, access, tuple(before.cell.key() for before in done))
-        rows(one, space)
+        rows(one, workspace)
         done.append(one)
     return done
 
 
-def outcomes(cells: list[Prepared], space: Workspace) -> list[pd.DataFrame]:
-    return [pd.read_parquet(space.store.outcomes(one.cell.key())) for one in cells]
+def outcomes(cells: list[Prepared], workspace: Workspace) -> list[pd.DataFrame]:
+    return [pd.read_parquet(workspace.store.outcomes(one.cell.key())) for one in cells]
 
 
 def test_survivors_first_gives_the_same_minimum_per_image(tmp_path: Path) -> None:
@@ -79,9 +79,9 @@ def test_survivors_first_gives_the_same_minimum_per_image(tmp_path: Path) -> Non
 
 
 def test_each_rung_attacks_exactly_what_is_left(tmp_path: Path) -> None:
-    space = at(tmp_path)
+    workspace = at(tmp_path)
     left = set(range(N))
-    for frame in outcomes(climb(space), space):
+    for frame in outcomes(climb(workspace), workspace):
         assert set(frame["index"]) == left
         left &= set(frame["index"][frame["robust"]])
 
@@ -98,24 +98,24 @@ def test_a_killed_rung_ends_with_the_same_rows(tmp_path: Path) -> None:
 
 
 def test_a_warm_start_is_the_image_that_fewest_draws_saw_right(tmp_path: Path) -> None:
-    space = at(tmp_path)
-    cells = climb(space)[:2]
+    workspace = at(tmp_path)
+    cells = climb(workspace)[:2]
     keys = tuple(one.cell.key() for one in cells)
     warm = made(Apgd(), Access.FULL, keys)
-    left = survivors_of(warm.cell, store=space.store)
+    left = survivors_of(warm.cell, store=workspace.store)
     assert left
     images = warm.pixels.images(0, 8)
-    start = best_before(warm.cell, images, 0, 8, store=space.store)
+    start = best_before(warm.cell, images, 0, 8, store=workspace.store)
 
     for row in range(8):
         shares, seen = [], []
-        for one, frame in zip(cells, outcomes(cells, space), strict=True):
+        for one, frame in zip(cells, outcomes(cells, workspace), strict=True):
             block = frame[frame["index"] < 8].reset_index(drop=True)
             found = block.index[block["index"] == row]
             if len(found):
                 votes, label = block["votes"][found[0]], block["label"][found[0]]
                 shares.append(votes[label] / votes.sum())
-                path = space.store.proposal(one.cell.proposal_key(), 0, 8)
+                path = workspace.store.proposal(one.cell.proposal_key(), 0, 8)
                 seen.append(load_file(path)["x_adv"][found[0]])
         best = min(range(len(shares)), key=lambda k: shares[k])
         assert torch.equal(start[row], seen[best].to(start))
@@ -140,36 +140,36 @@ class Echo(Apgd):
 
 @pytest.mark.parametrize("warm", [True, False])
 def test_an_attack_begins_warm_where_it_wants_to(warm: bool, tmp_path: Path) -> None:
-    space = at(tmp_path)
-    before = climb(space)[1]
+    workspace = at(tmp_path)
+    before = climb(workspace)[1]
     echo = made(Echo(warm=warm), Access.FULL, (before.cell.key(),))
-    found = rows(echo, space).set_index("index")["distance"]
-    start = outcomes([before], space)[0].set_index("index")["distance"]
+    found = rows(echo, workspace).set_index("index")["distance"]
+    start = outcomes([before], workspace)[0].set_index("index")["distance"]
     expected = start.loc[found.index] if warm else 0 * found
     assert found.tolist() == expected.tolist()
     assert start.min() > 0
 
 
 def test_a_warm_start_without_images_says_how_to_get_them(tmp_path: Path) -> None:
-    space = at(tmp_path)
-    cells = climb(space)[:1]
-    for path in proposals(space):
+    workspace = at(tmp_path)
+    cells = climb(workspace)[:1]
+    for path in proposals(workspace):
         path.unlink()
     warm = made(Apgd(steps=7), Access.FULL, (cells[0].cell.key(),))
     with pytest.raises(
         StoreError, match=r"needs the images of cell .* Delete the cell's folder"
     ):
-        rows(warm, space)
+        rows(warm, workspace)
 
 
 def test_nothing_left_to_attack_is_a_finished_cell(tmp_path: Path) -> None:
-    space = at(tmp_path)
+    workspace = at(tmp_path)
     strong = prepared(None, Pgd(steps=10, eot=2, loss="margin"), eps=Fraction(1), n=8, shard=4)
-    assert not rows(strong, space)["robust"].any()
+    assert not rows(strong, workspace)["robust"].any()
     after = replace(strong, cell=replace(strong.cell, after=(strong.cell.key(),)))
-    assert len(rows(after, space)) == 0
-    assert space.store.done(after.cell)
-    table = with_worst_case(collect(space.store), space.store)
+    assert len(rows(after, workspace)) == 0
+    assert workspace.store.done(after.cell)
+    table = with_worst_case(collect(workspace.store), workspace.store)
     row = table[table["key"] == after.cell.key()].iloc[0]
     assert (row["robust"], row["attacked"], row["state"]) == (0.0, 0, "done")
     assert table[table["attack"] == "worst case"]["robust"].item() == 0.0

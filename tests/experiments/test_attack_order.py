@@ -53,7 +53,7 @@ def request(defense: str, attack: str, access: str | None) -> Request:
 
 
 @pytest.fixture(scope="module")
-def space(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     root = tmp_path_factory.mktemp("cost")
     return Workspace(Store(root / "results"), root, root, torch.device("cpu"))
 
@@ -62,12 +62,12 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     ("defense", "attack", "access"), PAIRS, ids=["-".join(map(str, pair)) for pair in PAIRS]
 )
 def test_a_run_costs_at_most_what_was_announced(
-    space: Workspace, defense: str, attack: str, access: str | None
+    workspace: Workspace, defense: str, attack: str, access: str | None
 ) -> None:
     asked = request(defense, attack, access)
     bound = estimate(resolve(asked))
-    key = finish(evaluate(asked, space=space))
-    found = json.loads((space.store.cell(key) / "provenance.json").read_text())
+    key = finish(evaluate(asked, workspace=workspace))
+    found = json.loads((workspace.store.cell(key) / "provenance.json").read_text())
     for who in ("attack", "judge"):
         counted = {name: rows / asked.n for name, rows in found[f"{who} passes"].items()}
         assert set(counted) <= set(bound[who]), "nothing runs that was not announced"

@@ -28,7 +28,7 @@ from ..commands.test_startup import command, heavy
 DIGITS = Wanted("digits")
 
 
-def stepped(space: Workspace, steps: int, *, name: str = "ebm", eps: str = "0.15",
+def stepped(workspace: Workspace, steps: int, *, name: str = "ebm", eps: str = "0.15",
             digest: str | None = None, **more: object) -> pd.DataFrame:  # fmt: skip
     """Run a cell of a Langevin purifier whose parameters name its steps."""
     purifier = langevin()
@@ -36,7 +36,7 @@ def stepped(space: Workspace, steps: int, *, name: str = "ebm", eps: str = "0.15
     made = prepared(purifier, Pgd(steps=1, eot=1), eps=Fraction(eps), draws=3, **more)
     part = Part(name, {"steps": steps, "noise": 0.05}, 1, digest)
     return rows(
-        dataclasses.replace(made, cell=dataclasses.replace(made.cell, defense=part)), space
+        dataclasses.replace(made, cell=dataclasses.replace(made.cell, defense=part)), workspace
     )
 
 
@@ -49,12 +49,12 @@ def ends(name: str) -> list[str]:
     return [name, f"{name}_low", f"{name}_high"]
 
 
-def test_a_tradeoff_has_the_accuracies_of_its_cells(space: Workspace) -> None:
+def test_a_tradeoff_has_the_accuracies_of_its_cells(workspace: Workspace) -> None:
     found = {
-        (name, steps): stepped(space, steps, name=name)
+        (name, steps): stepped(workspace, steps, name=name)
         for name, steps in itertools.product(["ebm", "other"], [1, 3])
     }
-    frame = tradeoff.collect(space.store, DIGITS)
+    frame = tradeoff.collect(workspace.store, DIGITS)
     assert list(zip(frame["curve"], frame["steps"], strict=True)) == sorted(found)
     for (name, steps), outcomes in found.items():
         (row,) = frame[(frame["curve"] == name) & (frame["steps"] == steps)].to_dict("records")
@@ -62,9 +62,9 @@ def test_a_tradeoff_has_the_accuracies_of_its_cells(space: Workspace) -> None:
             assert [row[end] for end in ends(column)] == shares(outcomes, column)
 
 
-def test_a_security_curve_begins_at_the_clean_accuracy(space: Workspace) -> None:
-    found = {eps: stepped(space, 1, eps=eps) for eps in ("0.15", "8/255")}
-    frame = curves.collect(space.store, DIGITS)
+def test_a_security_curve_begins_at_the_clean_accuracy(workspace: Workspace) -> None:
+    found = {eps: stepped(workspace, 1, eps=eps) for eps in ("0.15", "8/255")}
+    frame = curves.collect(workspace.store, DIGITS)
     assert list(frame["radius"]) == [0, 8 / 255, 0.15]
     assert list(frame["eps"]) == ["0", "8/255", "0.15"]
     assert set(frame["curve"]) == {"ebm"}
@@ -74,60 +74,70 @@ def test_a_security_curve_begins_at_the_clean_accuracy(space: Workspace) -> None
     assert frame["robust"].is_monotonic_decreasing
 
 
-def test_cells_that_differ_in_more_than_the_number_are_other_curves(space: Workspace) -> None:
-    stepped(space, 1, seed=0)
-    stepped(space, 2, seed=0)
-    stepped(space, 1, seed=1)
-    assert set(tradeoff.collect(space.store, DIGITS)["curve"]) == {"ebm, seed 0", "ebm, seed 1"}
-    stepped(space, 1, seed=1, digest="another checkpoint")
-    labels = tradeoff.collect(space.store, DIGITS)["curve"]
+def test_cells_that_differ_in_more_than_the_number_are_other_curves(
+    workspace: Workspace,
+) -> None:
+    stepped(workspace, 1, seed=0)
+    stepped(workspace, 2, seed=0)
+    stepped(workspace, 1, seed=1)
+    assert set(tradeoff.collect(workspace.store, DIGITS)["curve"]) == {
+        "ebm, seed 0",
+        "ebm, seed 1",
+    }
+    stepped(workspace, 1, seed=1, digest="another checkpoint")
+    labels = tradeoff.collect(workspace.store, DIGITS)["curve"]
     assert len(set(labels)) == 3
     assert sorted(labels.value_counts()) == [1, 1, 2]
-    one = tradeoff.collect(space.store, dataclasses.replace(DIGITS, seed=0))
+    one = tradeoff.collect(workspace.store, dataclasses.replace(DIGITS, seed=0))
     assert list(one["curve"]) == ["ebm", "ebm"]
 
 
-def test_parameters_choose_cells(space: Workspace) -> None:
+def test_parameters_choose_cells(workspace: Workspace) -> None:
     for steps in (1, 2):
-        stepped(space, steps)
+        stepped(workspace, steps)
     wanted = dataclasses.replace(DIGITS, settings={"defense": {"steps": 2, "noise": 0.05}})
-    assert list(tradeoff.collect(space.store, wanted)["steps"]) == [2]
-    cell = read_json(next(iter(space.store.cells())) / "cell.json")
+    assert list(tradeoff.collect(workspace.store, wanted)["steps"]) == [2]
+    cell = read_json(next(iter(workspace.store.cells())) / "cell.json")
     nested = {**cell, "defense": {**cell["defense"], "params": {"training": {"seed": 1}}}}
     for seed, taken in ((1, True), (2, False)):
         asked = {"defense": {"training": {"seed": seed}}}
         assert dataclasses.replace(DIGITS, settings=asked).takes(nested) == taken
 
 
-def test_only_attacks_on_all_images_that_are_legal_and_bounded_count(space: Workspace) -> None:
-    stepped(space, 1)
-    (folder,) = space.store.cells()
+def test_only_attacks_on_all_images_that_are_legal_and_bounded_count(
+    workspace: Workspace,
+) -> None:
+    stepped(workspace, 1)
+    (folder,) = workspace.store.cells()
     plain = read_json(folder / "cell.json")
     for name, value in (("after", ["k"]), ("images", "k"), ("bits", 8)):
         assert DIGITS.takes(plain)
         assert not DIGITS.takes({**plain, name: value})
-    outcomes = space.store.outcomes(folder.name)
+    outcomes = workspace.store.outcomes(folder.name)
     pd.read_parquet(outcomes).assign(legal=False).to_parquet(outcomes)
     with pytest.raises(UsageError, match="no finished cell"):
-        tradeoff.collect(space.store, DIGITS)
+        tradeoff.collect(workspace.store, DIGITS)
 
 
-def test_a_defense_without_steps_and_an_unbounded_cell_have_no_place(space: Workspace) -> None:
+def test_a_defense_without_steps_and_an_unbounded_cell_have_no_place(
+    workspace: Workspace,
+) -> None:
     made = prepared(attack=Pgd(steps=1, eot=1), draws=3)
     unbounded = ThreatModel(made.cell.threat.norm, None, made.cell.threat.access)
     rows(
-        dataclasses.replace(made, cell=dataclasses.replace(made.cell, threat=unbounded)), space
+        dataclasses.replace(made, cell=dataclasses.replace(made.cell, threat=unbounded)),
+        workspace,
     )
     for figure in (tradeoff, curves):
         with pytest.raises(UsageError, match="has no finished cell for the figure"):
-            figure.collect(space.store, DIGITS)
+            figure.collect(workspace.store, DIGITS)
 
 
-def test_the_csv_alone_gives_the_same_picture(space: Workspace, tmp_path: Path) -> None:
-    stepped(space, 1)
-    stepped(space, 3)
+def test_the_csv_alone_gives_the_same_picture(workspace: Workspace, tmp_path: Path) -> None:
+    stepped(workspace, 1)
+    stepped(workspace, 3)
     for figure in (tradeoff, curves):
-        frame = figure.collect(space.store, DIGITS)
+        frame = figure.collect(workspace.store, DIGITS)
         folder = tmp_path / figure.__name__
         csv, png, note = keep(folder, "name", frame, figure.draw, about(frame))
         assert png.read_bytes().startswith(b"\x89PNG")

@@ -39,29 +39,29 @@ TRAINED = ("--set=defense.training.iterations=2", "--set=defense.training.bank=6
 EBM = ("--defense=ebm", *TRAINED, "--set=defense.steps=4", *TINY[:3])
 
 
-def attacked_digits(space: Workspace, *, steps: int = 4, noise: float = 0.05) -> Attacked:
+def attacked_digits(workspace: Workspace, *, steps: int = 4, noise: float = 0.05) -> Attacked:
     purifier = langevin(noise=noise)
     purifier.steps = steps
     made = prepared(purifier, Counting(), access=Access.TRANSFER)
     cell = dataclasses.replace(made.cell, defense=Part("ebm", {"steps": steps}, 1))
-    return finish(attacked(dataclasses.replace(made, cell=cell), count=6, space=space))
+    return finish(attacked(dataclasses.replace(made, cell=cell), count=6, workspace=workspace))
 
 
-def test_nothing_is_attacked_twice(space: Workspace) -> None:
+def test_nothing_is_attacked_twice(workspace: Workspace) -> None:
     made = prepared(attack=Counting(), access=Access.TRANSFER)
     Counting.made.clear()
-    few = finish(attacked(made, count=6, space=space))
+    few = finish(attacked(made, count=6, workspace=workspace))
     assert Counting.made == [4, 4]  # whole shards
-    rows(made, space)
+    rows(made, workspace)
     assert Counting.made == [4, 4, 4]  # the run attacks what is left
-    many = finish(attacked(made, count=12, space=space))
+    many = finish(attacked(made, count=12, workspace=workspace))
     assert Counting.made == [4, 4, 4]
     assert torch.equal(many.x_adv[:6], few.x_adv)
     assert torch.equal(many.images.x, made.pixels.images(0, 12).x)
 
 
-def test_a_strip_has_the_energies_of_the_network(space: Workspace) -> None:
-    made = attacked_digits(space, noise=0.0)
+def test_a_strip_has_the_energies_of_the_network(workspace: Workspace) -> None:
+    made = attacked_digits(workspace, noise=0.0)
     frame, pictures = strips.rows(made)
     assert list(frame["steps"]) == [-1, 0, 1, 2, 4] * 6
     assert list(frame["index"]) == [i for i in range(6) for _ in range(5)]
@@ -78,8 +78,8 @@ def test_a_strip_has_the_energies_of_the_network(space: Workspace) -> None:
         )
 
 
-def test_noise_of_a_strip_differs_by_step_and_is_repeated(space: Workspace) -> None:
-    made = attacked_digits(space, noise=0.2)
+def test_noise_of_a_strip_differs_by_step_and_is_repeated(workspace: Workspace) -> None:
+    made = attacked_digits(workspace, noise=0.2)
     one = list(path(made.prepared, made.x_adv, rng=made.streams))
     again = list(path(made.prepared, made.x_adv, rng=made.streams))
     assert len(one) == 4
@@ -95,8 +95,8 @@ def test_a_strip_shows_a_tenth_to_all_steps(total: int, steps: list[int]) -> Non
     assert strips.chosen(total) == steps
 
 
-def test_histograms_have_the_energies_and_sklearns_auroc(space: Workspace) -> None:
-    made = attacked_digits(space)
+def test_histograms_have_the_energies_and_sklearns_auroc(workspace: Workspace) -> None:
+    made = attacked_digits(workspace)
     frame = energies.rows(made)
     energy = made.prepared.defense.purifier.energy
     shown = {kind: group["energy"].to_numpy() for kind, group in frame.groupby("kind")}
@@ -192,8 +192,8 @@ def test_pag_measures_say_what_their_columns_say() -> None:
     np.testing.assert_allclose(frame["high_frequency"], high_frequency_share(x_adv - x))
 
 
-def test_pictures_are_the_same_for_the_same_rows(space: Workspace) -> None:
-    frame, pictures = strips.rows(attacked_digits(space))
+def test_pictures_are_the_same_for_the_same_rows(workspace: Workspace) -> None:
+    frame, pictures = strips.rows(attacked_digits(workspace))
     pictures = pictures[:10]
     draw = functools.partial(strips.draw, pictures=pictures)
     frame = frame[:10]  # two strips
@@ -246,8 +246,8 @@ def test_what_has_no_such_figure_is_said(
     is_one_clear_message(bench("figure", *words, *TINY[:3]), *parts, code=2)
 
 
-def test_a_purifier_that_takes_no_steps_has_no_strips(space: Workspace) -> None:
-    made = attacked_digits(space)
+def test_a_purifier_that_takes_no_steps_has_no_strips(workspace: Workspace) -> None:
+    made = attacked_digits(workspace)
     cell = dataclasses.replace(made.prepared.cell, defense=Part("whole", {}, 1))
     whole = dataclasses.replace(made.prepared, cell=cell)
     with pytest.raises(UsageError, match="'whole' does not purify step by step"):

@@ -66,19 +66,25 @@ class Asking:
         raise NotImplementedError
 
 
-def defended(space: Workspace, seed: int = 0) -> tuple[nn.Module, Part]:
+def defended(workspace: Workspace, seed: int = 0) -> tuple[nn.Module, Part]:
     plugin = dataclasses.replace(CNN, training=dataclasses.replace(CNN.training, seed=seed))
-    made = finish(train("small_cnn", plugin, dataset="digits", space=space))
+    made = finish(train("small_cnn", plugin, dataset="digits", workspace=workspace))
     network = plugin.load(made.weights, shape=(1, 8, 8), classes=10)
     part = Part("small_cnn", parameters(plugin), plugin.revision, made.digest)
     return network.eval().requires_grad_(False), part
 
 
-def given(space: Workspace, classifier: tuple[nn.Module, Part], asked: Negatives) -> Task:
+def given(workspace: Workspace, classifier: tuple[nn.Module, Part], asked: Negatives) -> Task:
     """Return the task that a training with these negatives is given."""
     with pytest.raises(Begun) as begun:
         finish(
-            train("asking", Asking(asked), dataset="digits", space=space, classifier=classifier)
+            train(
+                "asking",
+                Asking(asked),
+                dataset="digits",
+                workspace=workspace,
+                classifier=classifier,
+            )
         )
     task = begun.value.args[0]
     assert isinstance(task, Task)
@@ -86,12 +92,12 @@ def given(space: Workspace, classifier: tuple[nn.Module, Part], asked: Negatives
 
 
 def test_images_of_another_classifier_are_those_that_its_own_defense_is_given(
-    space: Workspace,
+    workspace: Workspace,
 ) -> None:
-    one, other = defended(space), defended(space, seed=1)
-    own = given(space, one, Negatives(BALL, 6))
-    crossed = given(space, one, Negatives(BALL, 6, classifier_seed=1))
-    theirs = given(space, other, Negatives(BALL, 6))
+    one, other = defended(workspace), defended(workspace, seed=1)
+    own = given(workspace, one, Negatives(BALL, 6))
+    crossed = given(workspace, one, Negatives(BALL, 6, classifier_seed=1))
+    theirs = given(workspace, other, Negatives(BALL, 6))
     for task in (own, crossed, theirs):
         assert task.adversarial is not None
         assert len(task.adversarial) == 6
@@ -105,7 +111,7 @@ def test_images_of_another_classifier_are_those_that_its_own_defense_is_given(
 
 
 def test_another_classifier_is_trained_where_it_is_not_at_hand_and_attacked_frozen(
-    space: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attacked: list[nn.Module] = []
 
@@ -114,28 +120,32 @@ def test_another_classifier_is_trained_where_it_is_not_at_hand_and_attacked_froz
         return Proposal(images.x, (), {}, 0.0)
 
     monkeypatch.setattr(bench.models.train, "propose", fake)
-    one = defended(space)
-    assert len(list(space.store.checkpoints())) == 1
-    given(space, one, Negatives(BALL, 6, classifier_seed=5))
-    assert len(list(space.store.checkpoints())) == 2
+    one = defended(workspace)
+    assert len(list(workspace.store.checkpoints())) == 1
+    given(workspace, one, Negatives(BALL, 6, classifier_seed=5))
+    assert len(list(workspace.store.checkpoints())) == 2
     (network,) = attacked
     assert not network.training
     assert not any(parameter.requires_grad for parameter in network.parameters())
-    same = defended(space, seed=5)[0].state_dict()
+    same = defended(workspace, seed=5)[0].state_dict()
     assert all(torch.equal(value, same[name]) for name, value in network.state_dict().items())
-    assert len(list(space.store.checkpoints())) == 2
+    assert len(list(workspace.store.checkpoints())) == 2
 
 
 def test_the_classifier_itself_and_one_of_the_zoo_are_no_other_classifier(
-    space: Workspace,
+    workspace: Workspace,
 ) -> None:
-    network, part = defended(space, seed=3)
+    network, part = defended(workspace, seed=3)
     asked = Asking(Negatives(BALL, 6, classifier_seed=3))
     with pytest.raises(UsageError, match=r"small_cnn of seed 3.*Choose another seed"):
-        finish(train("a", asked, dataset="digits", space=space, classifier=(network, part)))
+        finish(
+            train("a", asked, dataset="digits", workspace=workspace, classifier=(network, part))
+        )
     zoo = Part("robustbench:Standard", {}, 1, "digest")
     with pytest.raises(UsageError, match=r"Standard.*one training alone"):
-        finish(train("a", asked, dataset="digits", space=space, classifier=(network, zoo)))
+        finish(
+            train("a", asked, dataset="digits", workspace=workspace, classifier=(network, zoo))
+        )
 
 
 @pytest.mark.parametrize(("name", "cls"), [("ebm", Ebm), ("adv_ebm", AdvEbm)])

@@ -36,17 +36,17 @@ ADV: AdvEbm = build(
 CNN: SmallCnn = build("models", "small_cnn", {"width": 4, "training": {"epochs": 6}})
 
 
-def trained(name: str, plugin: Any, space: Workspace, **more: Any) -> Trained:
-    return finish(train(name, plugin, dataset="digits", space=space, **more))
+def trained(name: str, plugin: Any, workspace: Workspace, **more: Any) -> Trained:
+    return finish(train(name, plugin, dataset="digits", workspace=workspace, **more))
 
 
 Defended = tuple[torch.nn.Module, Part]
 
 
-def defended(space: Workspace, seed: int = 0) -> Defended:
+def defended(workspace: Workspace, seed: int = 0) -> Defended:
     """A classifier with its place in a cell, as prepare_classifier makes them."""
     plugin = dataclasses.replace(CNN, training=dataclasses.replace(CNN.training, seed=seed))
-    made = trained("small_cnn", plugin, space)
+    made = trained("small_cnn", plugin, workspace)
     network = plugin.load(made.weights, shape=(1, 8, 8), classes=10)
     part = Part("small_cnn", parameters(plugin), plugin.revision, made.digest)
     return network.eval().requires_grad_(False), part
@@ -76,18 +76,18 @@ def changed(plugin: Any, path: str, value: object) -> Any:
     ],
 )
 def test_only_parameters_of_training_make_another_checkpoint(
-    path: str, value: object, same: bool, space: Workspace
+    path: str, value: object, same: bool, workspace: Workspace
 ) -> None:
     one, other = (
-        checkpoint_path("ebm", plugin, dataset="digits", space=space)
+        checkpoint_path("ebm", plugin, dataset="digits", workspace=workspace)
         for plugin in (EBM, changed(EBM, path, value))
     )
     assert (one == other) is same
 
 
-def test_every_parameter_of_a_classifier_makes_another_checkpoint(space: Workspace) -> None:
+def test_every_parameter_of_a_classifier_makes_another_checkpoint(workspace: Workspace) -> None:
     def path(plugin: SmallCnn) -> Path:
-        return checkpoint_path("small_cnn", plugin, dataset="digits", space=space)
+        return checkpoint_path("small_cnn", plugin, dataset="digits", workspace=workspace)
 
     assert path(CNN) == path(dataclasses.replace(CNN))
     assert path(CNN) != path(changed(CNN, "width", 5))
@@ -112,46 +112,46 @@ def refuse(*args: object) -> None:
 
 
 def test_what_is_trained_is_not_trained_again(
-    space: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert find_trained("ebm", EBM, dataset="digits", space=space) is None
-    first = trained("ebm", EBM, space)
+    assert find_trained("ebm", EBM, dataset="digits", workspace=workspace) is None
+    first = trained("ebm", EBM, workspace)
     monkeypatch.setattr(Ebm, "start", refuse)
-    again = trained("ebm", changed(EBM, "steps", 99), space)
+    again = trained("ebm", changed(EBM, "steps", 99), workspace)
     assert again.digest == first.digest
     assert all(torch.equal(again.weights[name], value) for name, value in first.weights.items())
-    assert find_trained("ebm", EBM, dataset="digits", space=space) == first.digest
-    (path,) = space.store.checkpoints()
-    assert path == checkpoint_path("ebm", EBM, dataset="digits", space=space)
+    assert find_trained("ebm", EBM, dataset="digits", workspace=workspace) == first.digest
+    (path,) = workspace.store.checkpoints()
+    assert path == checkpoint_path("ebm", EBM, dataset="digits", workspace=workspace)
     with pytest.raises(AssertionError, match="trained again"):
-        trained("ebm", changed(EBM, "training.seed", 1), space)
+        trained("ebm", changed(EBM, "training.seed", 1), workspace)
 
 
-def test_equal_trainings_end_with_equal_digests(space: Workspace, tmp_path: Path) -> None:
-    other = dataclasses.replace(space, store=Store(tmp_path / "other"))
+def test_equal_trainings_end_with_equal_digests(workspace: Workspace, tmp_path: Path) -> None:
+    other = dataclasses.replace(workspace, store=Store(tmp_path / "other"))
     torch.manual_seed(99)
-    assert trained("ebm", EBM, space).digest == trained("ebm", EBM, other).digest
+    assert trained("ebm", EBM, workspace).digest == trained("ebm", EBM, other).digest
 
 
-def test_a_checkpoint_without_its_card_is_trained_again(space: Workspace) -> None:
-    first = trained("ebm", EBM, space)
-    (path,) = space.store.checkpoints()
+def test_a_checkpoint_without_its_card_is_trained_again(workspace: Workspace) -> None:
+    first = trained("ebm", EBM, workspace)
+    (path,) = workspace.store.checkpoints()
     path.with_suffix(".json").unlink()
-    assert trained("ebm", EBM, space).digest == first.digest
+    assert trained("ebm", EBM, workspace).digest == first.digest
     assert path.with_suffix(".json").is_file()
 
 
-def test_a_damaged_checkpoint_is_an_error_and_not_trained_over(space: Workspace) -> None:
-    trained("ebm", EBM, space)
-    (path,) = space.store.checkpoints()
+def test_a_damaged_checkpoint_is_an_error_and_not_trained_over(workspace: Workspace) -> None:
+    trained("ebm", EBM, workspace)
+    (path,) = workspace.store.checkpoints()
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(BenchError, match="Delete it and its card"):
-        trained("ebm", EBM, space)
+        trained("ebm", EBM, workspace)
 
 
-def test_the_card_says_how_the_weights_came_about(space: Workspace) -> None:
-    trained("ebm", EBM, space)
-    (path,) = space.store.checkpoints()
+def test_the_card_says_how_the_weights_came_about(workspace: Workspace) -> None:
+    trained("ebm", EBM, workspace)
+    (path,) = workspace.store.checkpoints()
     card = read_json(path.with_suffix(".json"))
     assert card["name"] == "ebm"
     assert card["dataset"] == "digits"
@@ -160,11 +160,11 @@ def test_the_card_says_how_the_weights_came_about(space: Workspace) -> None:
     assert card["images"] == 1168
     assert card["sha256"] == digest(path)
     assert card["classifier"] is None
-    assert card["data"] == load_train("digits", root=space.data)[2]
+    assert card["data"] == load_train("digits", root=workspace.data)[2]
     assert set(card["metrics"]) == {"energy held out", "energy bank"}
     assert card["seconds"] >= 0
     assert {"commit", "versions", "device", "date", "command"} <= card.keys()
-    assert str(space.store.root) not in path.with_suffix(".json").read_text()
+    assert str(workspace.store.root) not in path.with_suffix(".json").read_text()
 
 
 def spied_tasks(monkeypatch: pytest.MonkeyPatch, *classes: type[Any]) -> list[Task]:
@@ -185,11 +185,11 @@ def pixels(x: Tensor) -> set[bytes]:
 
 
 def test_training_sees_training_images_alone(
-    space: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tasks = spied_tasks(monkeypatch, SmallCnn, AdvEbm)
-    trained("adv_ebm", ADV, space, classifier=defended(space))
-    held_back = load_test("digits", root=space.data)
+    trained("adv_ebm", ADV, workspace, classifier=defended(workspace))
+    held_back = load_test("digits", root=workspace.data)
     test = pixels(held_back.images(0, len(held_back)).x)
     assert len(tasks) == 2
     for task in tasks:
@@ -220,26 +220,26 @@ def spied_attack(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def test_negatives_are_made_once(space: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_negatives_are_made_once(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = spied_attack(monkeypatch)
     monkeypatch.setattr(bench.models.train, "_BLOCK", 4)
-    classifier = defended(space)
-    first = trained("adv_ebm", ADV, space, classifier=classifier)
+    classifier = defended(workspace)
+    first = trained("adv_ebm", ADV, workspace, classifier=classifier)
     assert seen == [4, 2]
     path = checkpoint_path(
-        "adv_ebm", ADV, dataset="digits", space=space, classifier=classifier[1]
+        "adv_ebm", ADV, dataset="digits", workspace=workspace, classifier=classifier[1]
     )
     path.unlink()
-    again = trained("adv_ebm", ADV, space, classifier=classifier)
+    again = trained("adv_ebm", ADV, workspace, classifier=classifier)
     assert again.digest == first.digest
-    trained("adv_ebm", changed(ADV, "training.share", 0.25), space, classifier=classifier)
+    trained("adv_ebm", changed(ADV, "training.share", 0.25), workspace, classifier=classifier)
     assert seen == [4, 2], "negatives were made again"
-    trained("ebm", EBM, space, classifier=classifier)
+    trained("ebm", EBM, workspace, classifier=classifier)
     assert seen == [4, 2], "negatives were made for a training that asks for none"
 
 
 def test_other_negatives_are_made_for_another_classifier_or_ball(
-    space: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Path] = []
 
@@ -249,32 +249,32 @@ def test_other_negatives_are_made_for_another_classifier_or_ball(
         return Proposal(images.x, (), {}, 0.0)
 
     monkeypatch.setattr(bench.models.train, "propose", fake)
-    one, other = defended(space), defended(space, seed=1)
-    trained("adv_ebm", ADV, space, classifier=one)
-    trained("adv_ebm", ADV, space, classifier=other)
-    trained("adv_ebm", changed(ADV, "training.eps", "0.1"), space, classifier=one)
-    trained("adv_ebm", changed(ADV, "training.seed", 5), space, classifier=one)
+    one, other = defended(workspace), defended(workspace, seed=1)
+    trained("adv_ebm", ADV, workspace, classifier=one)
+    trained("adv_ebm", ADV, workspace, classifier=other)
+    trained("adv_ebm", changed(ADV, "training.eps", "0.1"), workspace, classifier=one)
+    trained("adv_ebm", changed(ADV, "training.seed", 5), workspace, classifier=one)
     assert len(made) == 4
     assert len(set(made)) == 3
     assert made[0] == made[3]
 
 
-def test_progress_is_told_from_the_first_to_the_last_iteration(space: Workspace) -> None:
-    told: list[Progress] = list(train("ebm", EBM, dataset="digits", space=space))
+def test_progress_is_told_from_the_first_to_the_last_iteration(workspace: Workspace) -> None:
+    told: list[Progress] = list(train("ebm", EBM, dataset="digits", workspace=workspace))
     assert (told[0].done, told[0].total) == (0, 3)
     assert told[-1].done == 3
     assert set(told[-1].figures) == {"loss", "gap"}
-    assert not list(train("ebm", EBM, dataset="digits", space=space))
+    assert not list(train("ebm", EBM, dataset="digits", workspace=workspace))
 
 
-def test_a_divergence_makes_no_checkpoint(space: Workspace) -> None:
+def test_a_divergence_makes_no_checkpoint(workspace: Workspace) -> None:
     wild = changed(changed(EBM, "training.lr", 1e6), "training.iterations", 10)
     with pytest.raises(PluginError, match="diverged"):
-        trained("ebm", wild, space)
-    assert not space.store.checkpoints()
+        trained("ebm", wild, workspace)
+    assert not workspace.store.checkpoints()
 
 
-def interrupted(space: Workspace, monkeypatch: pytest.MonkeyPatch) -> Path:
+def interrupted(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stop a training after its second iteration, with a state on the disk."""
     with monkeypatch.context() as patch:
         patch.setattr(bench.models.train, "_SAVE_EVERY_S", -1.0)
@@ -287,8 +287,8 @@ def interrupted(space: Workspace, monkeypatch: pytest.MonkeyPatch) -> Path:
 
         patch.setattr(ContrastiveDivergence, "advance", dying)
         with pytest.raises(KeyboardInterrupt):
-            trained("ebm", EBM, space)
-    (state,) = (space.store.root / "training").iterdir()
+            trained("ebm", EBM, workspace)
+    (state,) = (workspace.store.root / "training").iterdir()
     return state
 
 
@@ -305,9 +305,9 @@ def without_optimizer(kept: dict[str, Any]) -> None:
     "damage", ["cut", "empty", "page", "pickle", "key", "net", "optimizer"]
 )
 def test_a_state_that_is_damaged_is_begun_anew(
-    damage: str, space: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    damage: str, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = interrupted(space, monkeypatch)
+    state = interrupted(workspace, monkeypatch)
     kept = torch.load(state, weights_only=True)
     assert kept["run"]["step"] == 2
     if damage == "cut":
@@ -323,24 +323,26 @@ def test_a_state_that_is_damaged_is_begun_anew(
     else:
         {"net": of_another_version, "optimizer": without_optimizer}[damage](kept)
         torch.save(kept, state)
-    clean = dataclasses.replace(space, store=Store(tmp_path / "clean"))
-    assert trained("ebm", EBM, space).digest == trained("ebm", EBM, clean).digest
+    clean = dataclasses.replace(workspace, store=Store(tmp_path / "clean"))
+    assert trained("ebm", EBM, workspace).digest == trained("ebm", EBM, clean).digest
     assert not state.exists()
 
 
-def test_weights_on_disk_are_those_that_are_used(space: Workspace) -> None:
+def test_weights_on_disk_are_those_that_are_used(workspace: Workspace) -> None:
     """A stranger's file under our name and with its own card is what the cell's key names."""
-    trained("ebm", EBM, space)
-    (path,) = space.store.checkpoints()
-    weights = {name: value + 1 for name, value in trained("ebm", EBM, space).weights.items()}
+    trained("ebm", EBM, workspace)
+    (path,) = workspace.store.checkpoints()
+    weights = {
+        name: value + 1 for name, value in trained("ebm", EBM, workspace).weights.items()
+    }
     other = save_checkpoint(path, weights, read_json(path.with_suffix(".json")))
-    assert trained("ebm", EBM, space).digest == other
-    assert find_trained("ebm", EBM, dataset="digits", space=space) == other
+    assert trained("ebm", EBM, workspace).digest == other
+    assert find_trained("ebm", EBM, dataset="digits", workspace=workspace) == other
 
 
 @pytest.mark.parametrize("plugin", [CNN, EBM], ids=["small_cnn", "ebm"])
 def test_a_training_leaves_the_generators_of_gpus_alone(
-    plugin: Any, space: Workspace, monkeypatch: pytest.MonkeyPatch
+    plugin: Any, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are shared with whoever calls, and torch.manual_seed seeds them too."""
 

@@ -133,27 +133,27 @@ def test_a_claim_that_cannot_be_written_says_where(tmp_path: Path) -> None:
 
 
 def test_a_cell_takes_what_is_free_and_waits_for_the_rest(
-    space: Workspace, tmp_path: Path
+    workspace: Workspace, tmp_path: Path
 ) -> None:
-    made, store = prepared(), space.store
+    made, store = prepared(), workspace.store
     key = made.cell.proposal_key()
     expected = rows(prepared(), at(tmp_path / "alone"))
     with claimed(store.claim_on_block(key, 4, 8)):
-        assert finish(unless_waiting(run_cell(made, space=space))) is None
+        assert finish(unless_waiting(run_cell(made, workspace=workspace))) is None
         assert store.missing(made.cell) == [(4, 8)], "the others were free"
-        work = run_cell(made, space=space)
+        work = run_cell(made, workspace=workspace)
         told = [next(work) for _ in range(4)]
         assert [now.waits for now in told] == [False, True, False, True]
         assert told[-1].done == 8
     finish(work)
-    assert_equal(rows(made, space), expected)
+    assert_equal(rows(made, workspace), expected)
     assert os.listdir(store.root / "claims") == []
 
 
-def test_images_that_cells_share_are_claimed_once(space: Workspace) -> None:
+def test_images_that_cells_share_are_claimed_once(workspace: Workspace) -> None:
     """-n 12 and -n 8 attack the same blocks."""
     made = prepared(n=12)
     key = prepared(n=8).cell.proposal_key()
-    with claimed(space.store.claim_on_block(key, 0, 4)):
-        assert finish(unless_waiting(run_cell(made, space=space))) is None
-        assert space.store.missing(made.cell) == [(0, 4)]
+    with claimed(workspace.store.claim_on_block(key, 0, 4)):
+        assert finish(unless_waiting(run_cell(made, workspace=workspace))) is None
+        assert workspace.store.missing(made.cell) == [(0, 4)]
