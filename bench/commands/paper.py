@@ -15,7 +15,6 @@ from bench.errors import BenchError, PlanError, UsageError
 if TYPE_CHECKING:
     from bench.experiments.prepare import Plugins
     from bench.paper.spec import TableFile
-    from bench.paper.write import Asked
     from bench.results.workspace import Workspace
 
 _FILES = Path("plans/paper")
@@ -151,7 +150,7 @@ def _make(
     from bench.results.table import write_runs
 
     sidecar = folder / f"{path.stem}.json"
-    before = earlier(sidecar)
+    before = earlier(sidecar, workspace.store)
     cells = []
     try:
         for run, of_run in zip(file.runs, pairs, strict=True):
@@ -167,27 +166,22 @@ def _make(
 
 def _answers(
     pairs: list[Plugins], keys: list[str], before: dict[str, str], workspace: Workspace
-) -> list[Asked]:
-    """Note what was asked and what answers it.
+) -> list[str]:
+    """List the keys of the cells that answer what was asked.
 
     What cannot be measured here, such as on a data set that this machine lacks, is answered by
     the cell that answered it when the table was last written, if that cell is still there.
     """
-    from bench.experiments.matrix import pending, title
-    from bench.paper.write import Asked
+    from bench.experiments.matrix import title
     from bench.results.cell import digest_of
 
     found = []
     for plugins, key in zip(pairs, keys, strict=True):
-        asked = digest_of({**pending(plugins), "request": repr(plugins.request)})
-        kept = before.get(asked, key)
-        if (
-            not workspace.store.outcomes(key).is_file()
-            and workspace.store.outcomes(kept).is_file()
-        ):
+        kept = before.get(digest_of(plugins.asked()))
+        if kept is not None and not workspace.store.outcomes(key).is_file():
             complain(f"{title(plugins)}: the table keeps cell {kept}, measured before.")
             key = kept
-        found.append(Asked(asked, key))
+        found.append(key)
     return found
 
 

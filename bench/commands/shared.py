@@ -35,11 +35,13 @@ def open_workspace(results: Path, data: Path, models: Path, device: str) -> Work
 
 
 def opening(request: Request) -> str:
-    """Say in one line what a run is about."""
+    """Describe a run in one line."""
+    from bench.core.threat import format_eps
+
     other = " (choose another: --dataset)" if request.dataset == "digits" else ""
     return (
         f"data set {request.dataset}{other}, first {request.n} images, "
-        f"{request.norm.value} {request.eps}"
+        f"{request.norm.value} {format_eps(request.eps)}"
     )
 
 
@@ -159,13 +161,13 @@ def list_cells(
     plan: Plan, pairs: list[Plugins], workspace: Workspace, *, as_json: bool
 ) -> None:
     """Print every cell with its key and cost, and measure nothing."""
-    from bench.experiments.attack_order import rungs_below
+    from bench.experiments.attack_order import cheaper_attacks
     from bench.experiments.matrix import preview, title
 
-    below = rungs_below(pairs) if plan.ladder else [[] for _ in pairs]
     outlines: list[dict[str, Any]] = []
-    for plugins, rungs in zip(pairs, below, strict=True):
-        after = tuple(outlines[rung]["key"] for rung in rungs if "key" in outlines[rung])
+    for plugins, cheaper in zip(pairs, cheaper_attacks(plan, pairs), strict=True):
+        before = [outlines[number] for number in cheaper]
+        after = tuple(outline["key"] for outline in before if "key" in outline)
         outlines.append(preview(plugins.request, workspace, after=after))
     if as_json:
         print_outline(outlines, as_json=True)
@@ -179,9 +181,9 @@ def measure(
     plan: Plan, pairs: list[Plugins], workspace: Workspace, *, quiet: bool
 ) -> list[str]:
     """Measure what is missing and return the key of every pair; a failure stops no other."""
-    from bench.executors import worker as walk
+    from bench.executors import worker
 
-    return walk.measure(
+    return worker.measure(
         plan,
         pairs,
         workspace=workspace,

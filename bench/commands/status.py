@@ -13,7 +13,7 @@ from bench.errors import BenchError
 
 if TYPE_CHECKING:
     from bench.experiments.plan import Plan
-    from bench.experiments.status import Standing
+    from bench.experiments.status import CellStatus
     from bench.results.workspace import Workspace
 
 PlanFile = Annotated[Path, typer.Argument(help="The plan that was given to bench matrix.")]
@@ -25,7 +25,7 @@ def status(
     data: Data = DATA,
     models: Models = MODELS,
 ) -> None:
-    """Say how far a plan is, whoever works on it: cells done, running, failed and left."""
+    """Show how far a plan is, whoever works on it: cells done, running, failed and left."""
     from bench.executors.slurm import queued
     from bench.experiments.plan import read_plan
 
@@ -33,7 +33,7 @@ def status(
     workspace = open_workspace(results, data, models, "cpu")
     from bench.experiments.status import at_work, counted
 
-    found = _look(content, workspace)
+    found = _status(content, workspace)
     for one in found:
         note = f": {one.note}" if one.note else ""
         say(f"{one.state:8} {one.done:6}/{one.total:<6} {one.title}{note}")
@@ -58,14 +58,14 @@ def collect(
 
     content = read_plan(plan)
     workspace = open_workspace(results, data, models, "cpu")
-    from bench.experiments.status import State
+    from bench.experiments.status import CellState
     from bench.results.table import write_runs
 
-    found = _look(content, workspace)
+    found = _status(content, workspace)
     frame = write_runs(workspace.store)
     rows = frame[frame["key"].isin([one.key for one in found])]
     print_rows(rows, as_json=as_json)
-    left = sum(one.state in (State.OPEN, State.RUNNING) for one in found)
+    left = sum(one.state in (CellState.OPEN, CellState.RUNNING) for one in found)
     if left:
         raise BenchError(
             f"{left} of {len(found)} cells are not finished. `bench status {plan}` says what "
@@ -74,14 +74,14 @@ def collect(
     exit_on_trouble(rows)
 
 
-def _look(plan: Plan, workspace: Workspace) -> list[Standing]:
+def _status(plan: Plan, workspace: Workspace) -> list[CellStatus]:
     from bench.experiments.matrix import ordered
-    from bench.experiments.status import Standings
+    from bench.experiments.status import PlanStatus
 
-    return Standings.of(plan, ordered(plan), workspace).look()
+    return PlanStatus(plan, ordered(plan), workspace).read()
 
 
 def _states() -> list[str]:
-    from bench.experiments.status import State
+    from bench.experiments.status import CellState
 
-    return list(State)
+    return list(CellState)

@@ -20,7 +20,7 @@ _TARGETS: dict[Kind, str] = {"defenses": "defense", "attacks": "attack", "models
 
 
 def describe(name: str, *, dataset: str, results: Path) -> Iterator[str]:
-    """Write a plugin's purpose, parameters, company and checkpoints line by line."""
+    """Write a plugin's purpose, parameters, compatibility and checkpoints line by line."""
     dataset_info(dataset)
     kinds = [kind for kind in _TARGETS if name in catalogue(kind)]
     if not kinds:
@@ -37,7 +37,7 @@ def describe(name: str, *, dataset: str, results: Path) -> Iterator[str]:
         yield f"  parameters on {dataset} (name: type = value):"
         yield from _parameters(made, _TARGETS[kind]) or ["    none"]
         yield ""
-        yield f"  {_company(kind, made)}"
+        yield f"  {_compatibility(kind, made)}"
         if isinstance(made, Trainable):
             yield ""
             yield from _checkpoints(name, results)
@@ -59,7 +59,7 @@ def _type(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 
-def _company(kind: Kind, made: Any) -> str:
+def _compatibility(kind: Kind, made: Any) -> str:
     if kind == "attacks":
         bound = "bounded and --eps inf" if made.unbounded else "bounded only"
         return (
@@ -67,7 +67,7 @@ def _company(kind: Kind, made: Any) -> str:
             f"(the first is the default); {bound}"
         )
     if kind == "models":
-        return "works before no purifier and behind any"
+        return "works with every purifier, or none"
     noise = "draws noise: judged by --draws votes" if made.stochastic else "deterministic"
     access = "every access" if made.differentiable else "every access but full"
     return f"works with any classifier and data set, {access}; {noise}"

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bench.errors import StoreError, UsageError
-from bench.results.cell import subject_of
+from bench.results.cell import defended_of, subject_of
 from bench.results.stats import wilson
 from bench.results.store import Store, read_json, read_rows, written
 from bench.results.vote_rules import Rule, read_outcomes
@@ -239,11 +239,11 @@ def with_worst_case(
     done = frame[frame["state"] == "done"].copy()
     if done.empty:
         return frame
-    done["_defense"] = [
-        str(read_json(store.cell(key) / "cell.json")["defense"]) for key in done["key"]
+    done["_defended"] = [
+        defended_of(read_json(store.cell(key) / "cell.json")) for key in done["key"]
     ]
     added = []
-    for _, group in done.groupby([*_SAME_DEFENSE, "_defense"], sort=False, dropna=False):
+    for _, group in done.groupby("_defended", sort=False):
         first = group.iloc[0]
         try:
             frames = [read_outcomes(store, key, rule) for key in group["key"]]

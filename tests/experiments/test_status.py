@@ -84,11 +84,11 @@ def test_what_a_living_process_is_at_is_told(
     key = Cell.read(
         {k: v for k, v in read_json(folder / "cell.json").items() if k != "settings"}
     ).proposal_key()
-    with claimed(store.claim_on_block(key, 2, 4)), claimed(store.claim("train-x")):
+    with claimed(store.claim_on_shard(key, 2, 4)), claimed(store.claim("train-x")):
         said = bench("status", "plan.yaml").out
     assert states(said)[:2] == ["done 6/6", "running 2/6"]
-    assert "1 block at work" in said
-    assert "claimed in this folder: 1 block, 1 training" in said
+    assert "1 shard at work" in said
+    assert "claimed in this folder: 1 shard, 1 training" in said
     assert states(bench("status", "plan.yaml").out)[1] == "open 2/6"
 
 
