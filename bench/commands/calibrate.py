@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.commands.options import DATA, MODELS, RESULTS, AsJson, Data, Models, Results
+from bench.commands.options import DATA, RESULTS, ZOO, AsJson, Data, Results, Zoo
 from bench.commands.shared import complain, open_workspace, say, watch
 
 
@@ -17,7 +17,7 @@ def calibrate(
     ] = None,
     results: Results = RESULTS,
     data: Data = DATA,
-    models: Models = MODELS,
+    zoo: Zoo = ZOO,
     as_json: AsJson = False,
 ) -> None:
     """Measure the attacks against known answers, and the audit against planted traps."""
@@ -29,7 +29,7 @@ def calibrate(
     from bench.results.provenance import provenance
     from bench.results.store import written
 
-    workspace = open_workspace(results, data, models, "cpu")
+    workspace = open_workspace(results, data, zoo, "cpu")
     named = watch(traps.spring(workspace=workspace), quiet=as_json)
     rows = watch(gaps.calibrate(), quiet=as_json)
     origin = provenance(workspace.device)

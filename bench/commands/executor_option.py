@@ -87,10 +87,10 @@ def spread(
             "share their work. Name another folder with --results, mount it with locks, or run "
             "without --executor."
         )
-    folders = [workspace.store.root, workspace.data, workspace.models]
-    results, data, models = (str(folder.resolve()) for folder in folders)
+    folders = [workspace.store.root, workspace.data, workspace.zoo]
+    results, data, zoo = (str(folder.resolve()) for folder in folders)
     contents = tuple(_as_json(plan) for plan, _ in plans)
-    task = Task(contents, results, data, models, device, workspace.run, tuple(sys.argv))
+    task = Task(contents, results, data, zoo, device, workspace.run, tuple(sys.argv))
     if executor == "slurm":
         from bench.executors.slurm import parse_options, submit
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.commands.executor_option import Executor, Jobs, Slurm, check, spread
-from bench.commands.options import DATA, MODELS, RESULTS, Data, Device, DryRun, Models, Results
+from bench.commands.options import DATA, RESULTS, ZOO, Data, Device, DryRun, Results, Zoo
 from bench.commands.shared import complain, open_workspace, say
 from bench.errors import BenchError, PlanError, UsageError
 
@@ -35,7 +35,7 @@ def paper(
     device: Device = "auto",
     results: Results = RESULTS,
     data: Data = DATA,
-    models: Models = MODELS,
+    zoo: Zoo = ZOO,
     executor: Executor = None,
     jobs: Jobs = None,
     slurm: Slurm = [],  # noqa: B006 - Typer copies it
@@ -53,7 +53,7 @@ def paper(
     tables = _read(paths)
     from bench.commands.shared import list_cells
 
-    workspace = open_workspace(results, data, models, device)
+    workspace = open_workspace(results, data, zoo, device)
     pairs = _resolved(paths, tables)
     whole = True
     if dry_run:

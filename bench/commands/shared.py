@@ -26,12 +26,12 @@ _SPARE = ("robust_single", "passes", "interval", "attacked")  # the first to go 
 _TITLE = ("dataset", "norm", "eps", "n", "draws", "audit", "settings")
 
 
-def open_workspace(results: Path, data: Path, models: Path, device: str) -> Workspace:
+def open_workspace(results: Path, data: Path, zoo: Path, device: str) -> Workspace:
     """Open the folders and the device of a command; raises UsageError."""
     from bench.results.store import Store
     from bench.results.workspace import Workspace, open_device
 
-    return Workspace(Store(results), data, models, open_device(device))
+    return Workspace(Store(results), data, zoo, open_device(device))
 
 
 def opening(request: Request) -> str:

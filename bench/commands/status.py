@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.commands.options import DATA, MODELS, RESULTS, AsJson, Data, Models, Results
+from bench.commands.options import DATA, RESULTS, ZOO, AsJson, Data, Results, Zoo
 from bench.commands.shared import exit_on_trouble, open_workspace, print_rows, say
 from bench.errors import BenchError
 
@@ -23,14 +23,14 @@ def status(
     plan: PlanFile,
     results: Results = RESULTS,
     data: Data = DATA,
-    models: Models = MODELS,
+    zoo: Zoo = ZOO,
 ) -> None:
     """Show how far a plan is, whoever works on it: cells done, running, failed and left."""
     from bench.executors.slurm import queued
     from bench.experiments.plan import read_plan
 
     content = read_plan(plan)
-    workspace = open_workspace(results, data, models, "cpu")
+    workspace = open_workspace(results, data, zoo, "cpu")
     from bench.experiments.status import at_work, counted
 
     found = _status(content, workspace)
@@ -50,14 +50,14 @@ def collect(
     plan: PlanFile,
     results: Results = RESULTS,
     data: Data = DATA,
-    models: Models = MODELS,
+    zoo: Zoo = ZOO,
     as_json: AsJson = False,
 ) -> None:
     """Write runs.csv and print the rows of a plan that others measured."""
     from bench.experiments.plan import read_plan
 
     content = read_plan(plan)
-    workspace = open_workspace(results, data, models, "cpu")
+    workspace = open_workspace(results, data, zoo, "cpu")
     from bench.experiments.status import CellState
     from bench.results.table import write_runs
 

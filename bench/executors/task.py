@@ -17,7 +17,7 @@ class Task:
     plans: tuple[Mapping[str, Any], ...]
     results: str
     data: str
-    models: str
+    zoo: str
     device: str
     run: str
     command: tuple[str, ...]
@@ -46,8 +46,8 @@ def work(task: Task, *, report: bool, complain: Callable[[str], None]) -> None:
     from bench.results.workspace import Workspace, open_device
 
     sys.argv = list(task.command)  # what the provenance of the cells is to say
-    data, models, device = Path(task.data), Path(task.models), open_device(task.device)
-    workspace = Workspace(Store(Path(task.results)), data, models, device, task.run)
+    data, zoo, device = Path(task.data), Path(task.zoo), open_device(task.device)
+    workspace = Workspace(Store(Path(task.results)), data, zoo, device, task.run)
     for content in task.plans:
         plan = Plan.model_validate(content)
         measure(

@@ -160,13 +160,13 @@ def preview(
     }
 
 
-def train_only(request: Request, *, workspace: Workspace, model_only: bool) -> Work[Path]:
+def train_only(request: Request, *, workspace: Workspace, classifier_only: bool) -> Work[Path]:
     """Train a classifier, or a defense and the classifier it needs; return the checkpoint."""
     plugins = resolve(request)
     name: str = request.classifier
     plugin: Trainable | DefensePlugin | None = plugins.classifier
     classifier = None
-    if not model_only:
+    if not classifier_only:
         name, plugin = request.defense, plugins.defense
         if not isinstance(plugin, Trainable):
             raise UsageError(
@@ -174,7 +174,7 @@ def train_only(request: Request, *, workspace: Workspace, model_only: bool) -> W
             )
         if plugin.needs_classifier:
             classifier = yield from prepare_classifier(plugins, workspace=workspace)
-    assert isinstance(plugin, Trainable)  # a model of the zoo is in no catalogue
+    assert isinstance(plugin, Trainable)  # a classifier of the zoo is in no catalogue
     workspace.store.probe()
     yield from train(
         name,

@@ -127,7 +127,7 @@ class Plan(pydantic.BaseModel, extra="forbid"):
         chosen: dict[Kind, list[Choice]] = {
             "defenses": self.defenses,
             "attacks": self.attacks,
-            "models": self.classifiers,
+            "classifiers": self.classifiers,
         }
         for kind, choices in chosen.items():
             for choice in _spread(choices):

@@ -20,7 +20,7 @@ from bench.core.protocols import (
     TrainableClassifier,
     TrainablePurifier,
 )
-from bench.core.registry import Kind, build_dataclass, parameters, plugin
+from bench.core.registry import SINGULAR, Kind, build_dataclass, parameters, plugin
 from bench.core.threat import ThreatModel
 from bench.data.datasets import dataset_info, trained_on
 from bench.data.load import load_test
@@ -105,7 +105,7 @@ def resolve(request: Request) -> Plugins:
         if request.settings.get("classifier"):
             raise UsageError("a classifier of the RobustBench zoo has no parameters to --set.")
     else:
-        classifier = configured("models", request.classifier, request)
+        classifier = configured("classifiers", request.classifier, request)
     attack = configured("attacks", request.attack, request)
     defense = configured("defenses", request.defense, request)
     access = request.access or attack.accesses[0]
@@ -123,7 +123,7 @@ def resolve(request: Request) -> Plugins:
 def configured(kind: Kind, name: str, request: Request) -> Any:
     """Build a plugin from its defaults, the data set's recipe and the user's settings."""
     cls = plugin(kind, name)
-    target = {"models": "classifier", "attacks": "attack", "defenses": "defense"}[kind]
+    target = SINGULAR[kind]
     params = cls.recipe(trained_on(request.dataset)) if hasattr(cls, "recipe") else {}
     return build_dataclass(cls, _merged(params, request.settings.get(target, {})), where=target)
 
@@ -163,7 +163,7 @@ def outline(
     request, untrained = plugins.request, []
     dataset = trained_on(request.dataset)
     if plugins.classifier is None:
-        classifier: str | None = _zoo_digest(*_zoo_names(plugins), workspace.models)
+        classifier: str | None = _zoo_digest(*_zoo_names(plugins), workspace.zoo)
     else:
         classifier = find_trained(
             request.classifier, plugins.classifier, dataset=dataset, workspace=workspace
@@ -226,7 +226,7 @@ def prepare_classifier(
 ) -> Work[tuple[nn.Module, Part]]:
     """Load or train the classifier of a request, frozen and in evaluation mode."""
     if plugins.classifier is None:
-        network, digest = _zoo(*_zoo_names(plugins), workspace.models)
+        network, digest = _zoo(*_zoo_names(plugins), workspace.zoo)
     else:
         info = dataset_info(plugins.request.dataset)
         trained = yield from train(
@@ -250,10 +250,10 @@ def _zoo_names(plugins: Plugins) -> tuple[str, str, str]:
     return name, trained_on(request.dataset), request.norm.value
 
 
-def _zoo(name: str, dataset: str, norm: str, models: Path) -> tuple[nn.Module, str]:
+def _zoo(name: str, dataset: str, norm: str, folder: Path) -> tuple[nn.Module, str]:
     """Load a classifier of the zoo and the digest of its weights."""
     threat = find_threat(name, dataset=dataset, preferred=norm)
-    network = load_zoo_classifier(name, dataset=dataset, threat=threat, model_dir=models)
+    network = load_zoo_classifier(name, dataset=dataset, threat=threat, model_dir=folder)
     content = hashlib.sha256()
     for key, tensor in network.state_dict().items():
         content.update(key.encode())
@@ -262,5 +262,5 @@ def _zoo(name: str, dataset: str, norm: str, models: Path) -> tuple[nn.Module, s
 
 
 @functools.cache  # the cells of a plan have one classifier, and it may be large
-def _zoo_digest(name: str, dataset: str, norm: str, models: Path) -> str:
-    return _zoo(name, dataset, norm, models)[1]
+def _zoo_digest(name: str, dataset: str, norm: str, folder: Path) -> str:
+    return _zoo(name, dataset, norm, folder)[1]

@@ -259,7 +259,7 @@ def _with_seed(
             "the defense's training."
         )
     params = {**part.params, "training": {**training, "seed": seed}}
-    plugin: TrainableClassifier = build("models", part.name, params)
+    plugin: TrainableClassifier = build("classifiers", part.name, params)
     info = dataset_info(dataset)
     trained = yield from train(part.name, plugin, dataset=dataset, workspace=workspace)
     network = plugin.load(trained.weights, shape=info.shape, classes=info.classes)

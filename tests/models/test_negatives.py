@@ -29,7 +29,7 @@ from bench_defenses.classifiers.small_cnn import SmallCnn
 from bench_defenses.ebm import Ebm
 
 SHIPPED = Path(__file__).resolve().parents[2] / "results" / "checkpoints" / "mnist"
-CNN: SmallCnn = build("models", "small_cnn", {"width": 4, "training": {"epochs": 6}})
+CNN: SmallCnn = build("classifiers", "small_cnn", {"width": 4, "training": {"epochs": 6}})
 BALL = ThreatModel(Norm.LINF, Fraction(2, 5), Access.TRANSFER)
 
 
