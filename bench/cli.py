@@ -1,4 +1,4 @@
-"""The command line: parse, call one function, print. Imports torch inside commands alone."""
+"""The command line: parse, call one function, print. Imports torch only inside commands."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def matrix(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate every cell of a plan that is not done yet; the same command goes on."""
+    """Evaluate every cell of a plan that is not done yet; run it again to resume."""
     from bench.experiments.plan import read_plan
 
     check(executor, jobs, slurm)
@@ -157,7 +157,7 @@ def train(
     data: Data = DATA,
     zoo: Zoo = ZOO,
 ) -> None:
-    """Train a classifier or a defense, or find its checkpoint; resumes where it was killed."""
+    """Train a classifier or a defense, or find its checkpoint; a killed training resumes."""
     from bench.core.registry import catalogue
     from bench.results.cell import Request, parse_settings
 

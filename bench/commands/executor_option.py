@@ -74,7 +74,7 @@ def spread(
     No worker is started for cells that are done. Raises BenchError where the folder cannot be
     shared or no worker lives.
     """
-    from bench.executors.task import Task
+    from bench.executors.task import WorkerTask
     from bench.experiments.status import PlanStatus
     from bench.results.locks import works_in
 
@@ -90,7 +90,7 @@ def spread(
     folders = [workspace.store.root, workspace.data, workspace.zoo]
     results, data, zoo = (str(folder.resolve()) for folder in folders)
     contents = tuple(_as_json(plan) for plan, _ in plans)
-    task = Task(contents, results, data, zoo, device, workspace.run, tuple(sys.argv))
+    task = WorkerTask(contents, results, data, zoo, device, workspace.run, tuple(sys.argv))
     if executor == "slurm":
         from bench.executors.slurm import parse_options, submit
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 _SETTINGS_WIDTH = 26  # of one setting, beyond which it may be broken
 _SPARE = ("robust_single", "passes", "interval", "attacked")  # the first to go is the first
-# Said once where all rows agree.
+# Shown once, in the title, where all rows agree.
 _TITLE = ("dataset", "norm", "eps", "n", "draws", "audit", "settings")
 
 
@@ -145,7 +145,7 @@ def _table(page: pd.DataFrame, title: str) -> Table:
 
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in page.columns:
-        if name == "settings":  # what a user typed may be long: it alone is broken
+        if name == "settings":  # what a user typed may be long: only it is broken
             words = [len(word) for text in page[name] for word in text.split()]
             table.add_column(
                 name, overflow="fold", min_width=min(max(words, default=0), _SETTINGS_WIDTH)

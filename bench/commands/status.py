@@ -25,7 +25,7 @@ def status(
     data: Data = DATA,
     zoo: Zoo = ZOO,
 ) -> None:
-    """Show how far a plan is, whoever works on it: cells done, running, failed and left."""
+    """Show how far a plan is: cells done, running, failed and left, in all processes."""
     from bench.executors.slurm import queued
     from bench.experiments.plan import read_plan
 
@@ -53,7 +53,7 @@ def collect(
     zoo: Zoo = ZOO,
     as_json: AsJson = False,
 ) -> None:
-    """Write runs.csv and print the rows of a plan that others measured."""
+    """Write runs.csv and print the rows of a plan that other processes measured."""
     from bench.experiments.plan import read_plan
 
     content = read_plan(plan)
@@ -68,7 +68,7 @@ def collect(
     left = sum(one.state in (CellState.OPEN, CellState.RUNNING) for one in found)
     if left:
         raise BenchError(
-            f"{left} of {len(found)} cells are not finished. `bench status {plan}` says what "
+            f"{left} of {len(found)} cells are not finished. `bench status {plan}` shows what "
             "they wait for; `bench matrix` with the same plan measures what is left."
         )
     exit_on_trouble(rows)

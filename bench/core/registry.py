@@ -102,7 +102,7 @@ def plugin(kind: Kind, name: str) -> type[Any]:
     point = points[name]
     try:
         found = point.load()
-    except (Exception, SystemExit) as error:  # whatever a stranger's module raises on import
+    except (Exception, SystemExit) as error:  # whatever a third-party module raises on import
         raise PluginError(
             f"the {SINGULAR[kind]} '{name}' of {_owner(point)} cannot be imported: "
             f"{type(error).__name__}: {error}. Repair or uninstall that distribution."

@@ -11,7 +11,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Task:
+class WorkerTask:
     """Plans as JSON values, with the folders, device, run and command that they are of."""
 
     plans: tuple[Mapping[str, Any], ...]
@@ -27,14 +27,14 @@ class Task:
         return json.dumps(asdict(self))
 
     @classmethod
-    def read(cls, text: str) -> Task:
+    def read(cls, text: str) -> WorkerTask:
         """Read what ``text`` wrote."""
         content = json.loads(text)
         return cls(**{**content, "plans": tuple(content["plans"])})
 
 
-def work(task: Task, *, report: bool, complain: Callable[[str], None]) -> None:
-    """Walk the plans of a task until every cell is finished, here or elsewhere.
+def work(task: WorkerTask, *, report: bool, complain: Callable[[str], None]) -> None:
+    """Work on the plans of a task until every cell is finished, here or elsewhere.
 
     ``report``: write progress to stderr. Raises BenchError where nothing can go on.
     """

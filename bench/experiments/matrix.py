@@ -114,7 +114,7 @@ def _unexpected(error: Exception) -> str:
     place = f"{Path(where.filename).name}:{where.lineno}"
     return (
         f"{type(error).__name__}: {error} ({place}). This is a fault of a plugin or of bench: "
-        "run the cell alone with `bench --debug run` to see where."
+        "run only this cell with `bench --debug run` to see where."
     )
 
 

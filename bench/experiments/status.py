@@ -1,4 +1,4 @@
-"""How far a plan is, read from the results folder, whoever works on it."""
+"""How far a plan is, read from the results folder, whichever process works on it."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ ZOO = "robustbench:"  # the prefix of classifiers from the RobustBench zoo
 
 
 class Search(StrEnum):
-    """The precision of the networks that an attack sees; the judge's are always float32."""
+    """The precision of the networks that an attack sees; those of the judge are float32."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
@@ -76,7 +76,7 @@ class Request:
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         **rest: Any,
     ) -> Request:
-        """Check everything that needs no plugin; raises UsageError."""
+        """Read what a user typed and check all that needs no plugin; raises UsageError."""
         faults = []
         known_norm, known_eps = Norm.LINF, None
         known_access, known_search = None, Search.FLOAT32
@@ -311,8 +311,8 @@ def asked_of(content: Mapping[str, Any]) -> dict[str, Any]:
     It has no digest of data or checkpoints, and no other cell. Its hash names the folder of a
     cell that was skipped, or that failed before its key was known.
     """
-    own = ("data", "after", "images", "bits", "settings")
-    asked = {name: value for name, value in content.items() if name not in own}
+    fields = {*SETTING, *EFFORT} - {"data", "after", "images", "bits"}
+    asked = {name: content[name] for name in fields if name in content}
     parts = {
         name: {**content[name], "checkpoint": None}
         for name in ("classifier", "defense", "attack")

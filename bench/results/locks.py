@@ -1,9 +1,9 @@
 """Claims on pieces of work in a shared folder, so that no two processes do the same piece.
 
 A claim is a lock of the kernel (``flock``) on an empty file: it ends with its process, however
-that dies, and nobody has to judge by an age whether another one still lives. Between machines
-it holds where the file system carries locks (NFS does). Where there are none, everybody has
-every claim: work may then be done twice, with the same rows. Imports no torch.
+that dies, so that no process has to guess by an age whether another one still lives. Between
+machines it holds where the file system carries locks (NFS does). Where there are none, every
+process gets every claim: work may then be done twice, with the same rows. Imports no torch.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ def claimed(path: Path) -> Iterator[bool]:
     try:
         yield True
     finally:
-        # While it is still ours: whoever has opened the file by now finds it gone, below.
+        # While it is still ours: a process that has opened the file by now finds it gone.
         path.unlink(missing_ok=True)
         os.close(file)
 
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Claim what ``path`` stands for, waiting for whoever has it; raises StoreError."""
+    """Claim what ``path`` stands for, waiting until it is free; raises StoreError."""
     while True:
         with claimed(path) as ours:
             if ours:
@@ -90,7 +90,7 @@ def is_held(path: Path) -> bool:
     except OSError:
         return False
     try:
-        # Shared and for an instant: who wants the claim just then comes back for it.
+        # Shared and for an instant: a process that wants the claim just then tries again.
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
         return error.errno not in _NO_LOCKS

@@ -109,7 +109,7 @@ def test_a_failure_is_told_with_its_reason_until_it_is_mended(
     assert [row["state"] for row in said.rows] == ["done"] * 4
 
 
-def test_a_ladder_is_told_rung_by_rung(
+def test_a_ladder_is_told_attack_by_attack(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "plan.yaml").write_text(PLAN + "ladder: true\n")
