@@ -19,7 +19,9 @@ Zoo = Annotated[
         "--zoo", help="Folder of RobustBench's files.", envvar=["BENCH_ZOO", "BENCH_MODELS"]
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+Device = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.", envvar="BENCH_DEVICE")
+]
 Settings = Annotated[
     list[str],
     typer.Option("--set", help="A parameter, such as defense.steps=50; may be repeated."),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.defense import Defense
-from bench.core.protocols import CoarsePurifier, View
+from bench.core.protocols import CoarsePurifier, View, fits
 from bench.core.rng import Rng
 from bench.core.threat import Access
 from bench.errors import PluginError
@@ -68,7 +68,7 @@ class _WholeView:
     def surrogate(self, factor: int) -> Self:
         """Open the same access on a coarser purifier; raises PluginError where none is."""
         purifier = self.defense.purifier
-        if not isinstance(purifier, CoarsePurifier):
+        if not fits(purifier, CoarsePurifier):
             raise PluginError(
                 f"this defense has no cheaper process: {type(purifier).__name__} has no "
                 "'coarser'. Leave attack.surrogate away."

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from bench.core.protocols import Purifier, SharingPurifier, SteppedPurifier
+from bench.core.protocols import Purifier, SharingPurifier, SteppedPurifier, fits
 from bench.core.rng import Rng
 from bench.errors import CheckpointError, PluginError
 
@@ -60,7 +60,7 @@ class Defense(nn.Module):
                 "one per image, or as many for each: see Rng.repeat."
             )
         expected = (len(rng), *x.shape[1:])
-        if draws > 1 and isinstance(self.purifier, SharingPurifier):
+        if draws > 1 and fits(self.purifier, SharingPurifier):
             purified = self.purifier.purify_draws(x.clone(), rng=rng)
         else:
             rows = x.repeat_interleave(draws, dim=0) if draws > 1 else x.clone()
@@ -74,7 +74,7 @@ class Defense(nn.Module):
 
     def purification_step(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Take one step of a stepped purifier; another one's whole work is its step."""
-        if isinstance(self.purifier, SteppedPurifier):
+        if fits(self.purifier, SteppedPurifier):
             return self.purifier.step(x, rng=rng)
         return self.purifier.purify(x, rng=rng)
 

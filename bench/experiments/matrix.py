@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from bench.core.device import lacks_memory, lost
 from bench.core.protocols import DefensePlugin, Trainable
 from bench.core.threat import format_eps
 from bench.data.datasets import trained_on
@@ -86,6 +85,8 @@ def attempt(
         key = digest_of(content)
         say(f"failed: {reason}")
         workspace.store.fail({**content, "settings": settings}, key, reason, workspace.run)
+        if lost(error):  # later cells would fail in this process only: end it
+            raise
         return key
 
 
@@ -99,8 +100,10 @@ def _evaluate(plugins: Plugins, prepared: Prepared, workspace: Workspace) -> Wor
                 work.close()
                 break
             yield now
-    except torch.OutOfMemoryError as error:  # bench.core.batch_size halved what it can
-        raise BenchError(
+    except RuntimeError as error:
+        if not lacks_memory(error):
+            raise
+        raise BenchError(  # bench.core.batch_size halved what it can
             "the GPU's memory does not hold one image with all its draws, or the whole shard "
             "that an attack such as autoattack or adaptive takes at once. Use fewer draws "
             "(--draws, attack.eot), a smaller --shard (all of them are part of the cell), or "

@@ -19,6 +19,7 @@ from bench.core.protocols import (
     Trainable,
     TrainableClassifier,
     TrainablePurifier,
+    fits,
 )
 from bench.core.registry import SINGULAR, Kind, build_dataclass, parameters, plugin
 from bench.core.threat import ThreatModel
@@ -209,7 +210,7 @@ def prepare(
         )
         digest = trained.digest
         defense = defense.load(trained.weights, shape=dataset_info(request.dataset).shape)
-    if not isinstance(defense, Purifier):
+    if not fits(defense, Purifier):
         raise PluginError(
             f"the defense '{request.defense}' has no purify(x, *, rng), or lacks `stochastic` "
             "or `differentiable`. See 'Add a defense' in the README."

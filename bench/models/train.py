@@ -182,12 +182,32 @@ def _resumed(plugin: Trainable, task: Task, state: Path) -> tuple[Training, floa
     if state.is_file():
         try:
             kept = torch.load(state, map_location=task.device, weights_only=True)
+            _count_on_cpu(kept)
             run = plugin.start(task)
             run.restore(kept["run"])
             return run, float(kept["seconds"])
         except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError):
             state.unlink()  # damaged or of another version: begin anew, not in part
     return plugin.start(task), 0.0
+
+
+def _count_on_cpu(kept: object) -> None:
+    """Move the step counters of optimisers to the CPU, where torch keeps and reads them.
+
+    On a GPU every iteration would wait for each of them.
+    """
+    if not isinstance(kept, dict):
+        return
+    if "param_groups" in kept:
+        fast = any(
+            group.get("capturable") or group.get("fused") for group in kept["param_groups"]
+        )
+        for slot in kept["state"].values():
+            if isinstance(slot.get("step"), Tensor) and not fast:
+                slot["step"] = slot["step"].cpu()
+        return
+    for value in kept.values():
+        _count_on_cpu(value)
 
 
 def _attacked(

@@ -50,6 +50,8 @@ def open_device(name: str) -> torch.device:
                 f"device '{name}' is not there: torch sees {count} CUDA devices. Use --device "
                 "cpu, or run `bench doctor` to see why."
             )
+        if device.index is not None:  # libraries allocate on the current device, not on x's
+            torch.cuda.set_device(device)
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.allow_tf32 = False

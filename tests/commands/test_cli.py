@@ -155,6 +155,17 @@ def test_results_and_data_come_from_the_environment(
     assert bench("table").code == 0
 
 
+def test_the_device_comes_from_the_environment(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_DEVICE", "tpu")
+    for words in (RUN, ("calibrate",)):
+        said = bench(*words)
+        assert said.code == 2
+        assert "'tpu'" in said.err
+    assert bench(*RUN, "--device=cpu", "--dry-run").code == 0
+
+
 def test_an_interrupted_run_says_that_the_same_command_goes_on(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

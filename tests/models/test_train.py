@@ -301,6 +301,41 @@ def without_optimizer(kept: dict[str, Any]) -> None:
     kept["run"]["optimizer"]["param_groups"] = []
 
 
+class OnGpu(Tensor):
+    """A tensor that is not on the CPU until it is asked to be."""
+
+    def cpu(self, *given: Any, **more: Any) -> Tensor:
+        return self.as_subclass(Tensor)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_resumed_optimiser_counts_on_the_cpu(
+    fast: bool, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where torch.load puts its counters on a GPU with all the rest; not those of fast ones."""
+    interrupted(workspace, monkeypatch)
+    load, seen = torch.load, []
+
+    def loaded(*given: Any, **more: Any) -> Any:
+        kept = load(*given, **more)
+        for slot in kept["run"]["optimizer"]["state"].values():
+            slot.update({name: value.as_subclass(OnGpu) for name, value in slot.items()})
+        kept["run"]["optimizer"]["param_groups"][0]["capturable"] = fast
+        return kept
+
+    def spied(self: ContrastiveDivergence, state: dict[str, Any]) -> None:
+        seen.extend(state["optimizer"]["state"].values())
+        raise ValueError("seen enough")
+
+    monkeypatch.setattr(torch, "load", loaded)
+    monkeypatch.setattr(ContrastiveDivergence, "restore", spied)
+    trained("ebm", EBM, workspace)
+    assert len(seen) > 2
+    for slot in seen:
+        assert isinstance(slot["step"], OnGpu) == fast
+        assert isinstance(slot["exp_avg"], OnGpu)
+
+
 @pytest.mark.parametrize(
     "damage", ["cut", "empty", "page", "pickle", "key", "net", "optimizer"]
 )
