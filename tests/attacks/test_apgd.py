@@ -40,7 +40,7 @@ from bench.core.access import view_of
 from bench.errors import PluginError
 from bench.evaluation.judge import judge
 from bench.evaluation.propose import propose
-from bench_attacks.apgd import Apgd, Climb, checkpoints
+from bench_attacks.apgd import Apgd, Ascent, checkpoints
 from bench_attacks.pgd import Pgd, random_point
 
 NORMS = list(Norm)
@@ -207,7 +207,7 @@ def test_checkpoints_of_the_paper():
 
 
 @pytest.mark.parametrize(
-    ("rose", "halved_before", "gained", "halves"),
+    ("rises", "halved_before", "gained", "halves"),
     [
         (15, False, 1.0, True),  # of 20 steps three quarters rose: that is no more than rho
         (16, False, 1.0, False),
@@ -216,23 +216,23 @@ def test_checkpoints_of_the_paper():
         (15, True, 0.0, True),
     ],
 )
-def test_when_a_step_is_halved(rose, halved_before, gained, halves):
+def test_when_a_step_is_halved(rises, halved_before, gained, halves):
     x = torch.zeros(1, 1, 2, 2, dtype=torch.float64)
     one = torch.ones(1, dtype=torch.float64)
-    climb = replace(
-        Climb.begin(x, step=0.4),
-        best=x + 1,
-        best_gradient=x + 2,
-        best_loss=5 * one,
-        best_then=(5 - gained) * one,
-        rose=rose * one,
+    ascent = replace(
+        Ascent.begin(x, eta=0.4),
+        x_max=x + 1,
+        gradient_max=x + 2,
+        f_max=5 * one,
+        f_max_then=(5 - gained) * one,
+        rises=rises * one,
         halved=torch.tensor([halved_before]),
-    ).looked_back(20)
-    assert climb.halved.tolist() == [halves]
-    assert climb.step.tolist() == [0.2 if halves else 0.4]
-    assert torch.equal(climb.x, x + 1 if halves else x)
-    assert torch.equal(climb.gradient, x + 2 if halves else x)
-    assert (climb.rose.tolist(), climb.best_then.tolist()) == ([0.0], [5.0])
+    ).checked(20)
+    assert ascent.halved.tolist() == [halves]
+    assert ascent.eta.tolist() == [0.2 if halves else 0.4]
+    assert torch.equal(ascent.x, x + 1 if halves else x)
+    assert torch.equal(ascent.gradient, x + 2 if halves else x)
+    assert (ascent.rises.tolist(), ascent.f_max_then.tolist()) == ([0.0], [5.0])
 
 
 def test_images_that_are_done_leave_and_change_nothing_for_the_others(monkeypatch):
