@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import multiprocessing
 import os
 import shutil
@@ -29,7 +30,8 @@ from bench.results.workspace import Workspace
 
 FOLDERS = 6  # that are killed twice each
 # What a child does. It is text, since a child cannot import a test module by its name. It
-# counts its calls, of Python and of C, and dies by SIGKILL at the one that `last` numbers: a
+# counts its calls, of Python and of C, and dies by SIGKILL at the one that `last` numbers, or
+# at the first `commit` after it, when a file is written but does not have its name yet: a
 # moment of the work and not of the clock, which is the same on a busy machine.
 COUNTED = """
 import os, signal, sys
@@ -40,7 +42,7 @@ def count(frame, event, argument):
     global calls
     if event.endswith("call"):
         calls += 1
-        if calls == last:
+        if calls >= last and (argument is os.replace or not commit):
             os.kill(os.getpid(), signal.SIGKILL)
 sys.setprofile(count)
 {}
@@ -143,11 +145,11 @@ def children() -> ForkServerContext:
 
 
 def worked(
-    context: ForkServerContext, script: str, *, last: int | None = None, **given: Any
+    context: ForkServerContext, script: str, last: float, commit: bool, **given: Any
 ) -> int | None:
     """Let a child work; return how many calls that took, None where it died at the last."""
     ours, theirs = context.Pipe(duplex=False)
-    given = {**given, "last": last, "told": theirs}
+    given = {**given, "last": last, "commit": commit, "told": theirs}
     process = context.Process(target=exec, args=(script, given))
     process.start()
     theirs.close()
@@ -160,20 +162,21 @@ def worked(
 
 
 def killed_twice(
-    work: Callable[[Path, int | None], int | None],
+    work: Callable[[Path, float, bool], int | None],
     fresh: Callable[[], Path],
     halfway: Callable[[Path], bool],
 ) -> Iterator[Path]:
     """Yield folders whose work was killed twice, each at other moments of it, then finished."""
-    whole = work(fresh(), None)
+    whole = work(fresh(), math.inf, False)
     assert whole is not None
     middles = 0
     for number in range(FOLDERS):
         root, moment = fresh(), (2 * number + 1) * whole // (2 * FOLDERS)
-        assert work(root, moment) is None
+        commit = bool(number % 2)
+        assert work(root, moment, commit) is None
         middles += halfway(root)
-        work(root, whole - moment)  # ends where less than that was left
-        work(root, None)
+        work(root, whole - moment, not commit)  # ends where less than that was left
+        work(root, math.inf, False)
         yield root
     assert middles, "the kills missed the middle of the work"
 
@@ -188,8 +191,8 @@ def test_a_cell_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(
     def fresh() -> Path:
         return Path(shutil.copytree(trained, tmp_path / f"killed{next(numbers)}"))
 
-    def work(root: Path, last: int | None) -> int | None:
-        return worked(children, EVALUATE, last=last, root=root, request=wanted)
+    def work(root: Path, last: float, commit: bool) -> int | None:
+        return worked(children, EVALUATE, last, commit, root=root, request=wanted)
 
     def halfway(root: Path) -> bool:
         """Whether some shards are there, and not the whole."""
@@ -294,8 +297,8 @@ def test_a_training_that_is_killed_at_any_moment_ends_with_the_same_weights(
         root.mkdir()
         return root
 
-    def work(root: Path, last: int | None) -> int | None:
-        return worked(children, TRAIN, last=last, root=root, params=params)
+    def work(root: Path, last: float, commit: bool) -> int | None:
+        return worked(children, TRAIN, last, commit, root=root, params=params)
 
     def halfway(root: Path) -> bool:
         states = list((root / "training").glob("[!.]*.pt"))
