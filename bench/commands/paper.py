@@ -107,9 +107,11 @@ def _resolved(paths: list[Path], tables: list[TableFile]) -> list[list[list[Plug
     from bench.core.registry import parameters
     from bench.experiments.matrix import ordered
     from bench.experiments.plan import all_faults
+    from bench.results.settings import lookup
 
     found: list[list[list[Plugins]]] = []
     faults: list[str] = []
+    absent = object()
     for path, file in zip(paths, tables, strict=True):
         found.append([])
         for number, run in enumerate(file.runs, 1):
@@ -119,19 +121,13 @@ def _resolved(paths: list[Path], tables: list[TableFile]) -> list[list[list[Plug
                 faults += [f"{path.name}, run {number}: {fault}" for fault in error.faults]
         known = [parameters(plugins.defense) for run in found[-1] for plugins in run]
         for key, swept in (("rows", file.head.rows), ("columns", file.head.columns)):
-            if swept is not None and known and not any(_has(params, swept) for params in known):
+            if swept is None or not known:
+                continue
+            if all(lookup(params, swept, absent) is absent for params in known):
                 faults.append(f"{path.name}: {key}: no defense has a parameter '{swept}'.")
     if faults:
         raise all_faults(faults)
     return found
-
-
-def _has(params: Any, path: str) -> bool:
-    for name in path.split("."):
-        if not isinstance(params, dict) or name not in params:
-            return False
-        params = params[name]
-    return True
 
 
 def _make(

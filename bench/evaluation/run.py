@@ -25,6 +25,7 @@ from bench.progress import Work
 from bench.results.cell import Cell, Search
 from bench.results.locks import Shard, share
 from bench.results.provenance import provenance
+from bench.results.settings import NOTHING_SET, Settings
 from bench.results.workspace import Workspace
 
 
@@ -38,10 +39,12 @@ class Prepared:
     pixels: Pixels
 
 
-def run_cell(prepared: Prepared, *, workspace: Workspace, settings: str = "") -> Work[None]:
+def run_cell(
+    prepared: Prepared, *, workspace: Workspace, settings: Settings = NOTHING_SET
+) -> Work[None]:
     """Evaluate what is missing of a cell and store it; raises BenchError.
 
-    ``settings`` is what the user set, in words, for the table; the cell has all parameters.
+    ``settings`` is what the user set, for the table; the cell has all parameters.
     """
     cell, store = prepared.cell, workspace.store
     if store.done(cell):

@@ -18,7 +18,8 @@ from bench.experiments.plan import Plan, all_faults
 from bench.experiments.prepare import Plugins, outline, prepare, prepare_classifier, resolve
 from bench.models.train import checkpoint_path, train
 from bench.progress import Work
-from bench.results.cell import Request, Search, digest_of
+from bench.results.cell import Request, digest_of
+from bench.results.settings import Settings
 from bench.results.workspace import Workspace
 
 
@@ -66,11 +67,11 @@ def attempt(
 
     ``after``: keys of finished cells whose broken images are not attacked again.
     """
-    settings = settings_text(plugins.request)
+    settings = Settings.asked(plugins.request).stored()
     content = plugins.asked()
     key = digest_of(content)
     if plugins.impossible:
-        workspace.store.skip({**content, "settings": settings}, key, plugins.impossible)
+        workspace.store.skip({**content, **settings}, key, plugins.impossible)
         return key
     if workspace.store.failed(key, workspace.run):  # in another process of this run
         return key
@@ -84,7 +85,7 @@ def attempt(
         content = prepared.cell.canonical() if prepared else content
         key = digest_of(content)
         say(f"failed: {reason}")
-        workspace.store.fail({**content, "settings": settings}, key, reason, workspace.run)
+        workspace.store.fail({**content, **settings}, key, reason, workspace.run)
         if lost(error):  # later cells would fail in this process only: end it
             raise
         return key
@@ -94,7 +95,8 @@ def _evaluate(plugins: Plugins, prepared: Prepared, workspace: Workspace) -> Wor
     key = prepared.cell.key()
     workspace.store.forget(digest_of(plugins.asked()))
     try:
-        work = run_cell(prepared, workspace=workspace, settings=settings_text(plugins.request))
+        settings = Settings.asked(plugins.request)
+        work = run_cell(prepared, workspace=workspace, settings=settings)
         for now in work:
             if workspace.store.failed(key, workspace.run):  # in another process of this run
                 work.close()
@@ -121,24 +123,10 @@ def _unexpected(error: Exception) -> str:
     )
 
 
-def settings_text(request: Request) -> str:
-    """Write what a request sets, as on the command line."""
-
-    def flat(path: str, value: Any) -> list[str]:
-        if isinstance(value, dict):
-            return [text for name in value for text in flat(f"{path}.{name}", value[name])]
-        return [f"{path}={value}"]
-
-    words = [text for target, value in request.settings.items() for text in flat(target, value)]
-    if request.search is not Search.FLOAT32:  # no reader of a table may miss it
-        words.append(f"search={request.search.value}")
-    return " ".join(words)
-
-
 def title(plugins: Plugins) -> str:
     """Name a cell for people."""
     request, threat = plugins.request, plugins.threat
-    settings = settings_text(request)
+    settings = str(Settings.asked(request))
     return (
         f"{request.dataset} {request.defense} under {request.attack} ({threat.access}, "
         f"{threat.norm} {format_eps(threat.eps)}, seed {request.seed})"

@@ -126,11 +126,12 @@ def _measured(store: Store, keys: Sequence[str]) -> dict[str, Any]:
 
 def _provenance(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Name what is behind every row of the CSV, in its order."""
-    kept = ["dataset", "norm", "eps", "defense", "attack", "settings", "training_seed", "seed",
-            "n", "classifier_checkpoint", "checkpoint", "state"]  # fmt: skip
+    kept = ["dataset", "norm", "eps", "defense", "attack", "training_seed", "seed", "n",
+            "classifier_checkpoint", "checkpoint", "state"]  # fmt: skip
     return [
         {
             **{name: None if pd.isna(row[name]) else row[name] for name in kept},
+            "settings": str(row["settings"]),
             "keys": row["keys"].split(),
         }
         for row in records(frame)

@@ -15,6 +15,7 @@ from bench.core.threat import Norm, format_eps, parse_eps, parse_norm
 from bench.errors import UsageError, unknown_name
 from bench.results.cell import EFFORT, SETTING, digest_of
 from bench.results.paired import Comparison, paired
+from bench.results.settings import Settings
 from bench.results.store import Store, read_json, read_rows
 from bench.results.table import join
 
@@ -197,8 +198,7 @@ def _as_it_ships(cells: dict[str, Any]) -> dict[str, Any]:
 
 
 def _set_for_defense(content: Mapping[str, Any]) -> str:
-    words = content["settings"].split()
-    return " ".join(word for word in words if word.startswith("defense."))
+    return str(Settings.read(content).only("defense"))
 
 
 def _kinds(cells: Mapping[str, Any]) -> str:
@@ -235,9 +235,8 @@ def _fault(store: Store, key: str) -> str | None:
 
 
 def _attack(content: Mapping[str, Any]) -> str:
-    about = ("attack.", "search=")
-    chosen = [word for word in content["settings"].split() if word.startswith(about)]
-    return " ".join([f"{content['attack']['name']} {content['access']}", *chosen])
+    chosen = Settings.read(content).only("attack", "search")
+    return " ".join([content["attack"]["name"], content["access"], *chosen.words()])
 
 
 def _label(content: Mapping[str, Any], key: str) -> str:

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import StoreError
 from bench.results.cell import Cell
+from bench.results.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,9 +173,9 @@ class Store:
         """Say whether nothing is left to do for a cell."""
         return self.outcomes(cell.key()).is_file()
 
-    def open(self, cell: Cell, settings: str) -> None:
-        """Write down a cell that is about to run, with what the user set, in words."""
-        content = {**cell.canonical(), "settings": settings}
+    def open(self, cell: Cell, settings: Settings) -> None:
+        """Write down a cell that is about to run, with what the user set."""
+        content = {**cell.canonical(), **settings.stored()}
         write_json(self.cell(cell.key()) / "cell.json", content)
 
     def forget(self, key: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from bench.results.cell import Cell
 from bench.results.locks import claimed
+from bench.results.settings import measured
 from bench.results.store import Store, read_json
 
 from ..command import Bench, is_one_clear_message, runs
@@ -81,9 +82,7 @@ def test_what_a_living_process_is_at_is_told(
     assert interrupted(bench, monkeypatch, KeyboardInterrupt) == 130
     store = Store(tmp_path / "results")
     (folder,) = (path for path in store.cells() if not store.outcomes(path.name).is_file())
-    key = Cell.read(
-        {k: v for k, v in read_json(folder / "cell.json").items() if k != "settings"}
-    ).proposal_key()
+    key = Cell.read(measured(read_json(folder / "cell.json"))).proposal_key()
     with claimed(store.claim_on_shard(key, 2, 4)), claimed(store.claim("train-x")):
         said = bench("status", "plan.yaml").out
     assert states(said)[:2] == ["done 6/6", "running 2/6"]
