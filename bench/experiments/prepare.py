@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from bench.core.access import unsupported
-from bench.core.defense import Defense, frozen
+from bench.core.defense import Defense
+from bench.core.networks import frozen
 from bench.core.protocols import (
     Attack,
     DefensePlugin,

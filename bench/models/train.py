@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.access import TransferView
-from bench.core.defense import frozen
+from bench.core.networks import frozen
 from bench.core.protocols import (
     Images,
     Task,
