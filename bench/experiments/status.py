@@ -72,7 +72,8 @@ class PlanStatus:
             return replace(whole, note="waits for the cheaper attacks")
         cell = self._cells.get(number)
         if cell is None:
-            after = tuple(o.key for o in cheaper if o.key and o.state is CellState.DONE)
+            done = [other for other in cheaper if other.state is CellState.DONE]
+            after = tuple(other.key for other in done if other.key)
             try:
                 cell, untrained = outline(plugins, self._workspace, after=after)
             except BenchError as error:

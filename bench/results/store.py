@@ -4,7 +4,7 @@
     cells/<key>/shards/              finished shards of an unfinished cell
     cells/<key>/outcomes.parquet     one row per image, once all shards are there
     cells/<key>/provenance.json      commit, versions, device, seconds, memory, passes, flags
-    cells/<key>/skipped.json         why the pair cannot work
+    cells/<key>/skipped.json         why the combination is not supported
     cells/<key>/failed.json          the error of the latest try
     audits/<subject>/audit.json      the report on a defense under a ball, beside it as .md
     audits/<subject>/                a results folder of its own, with the audit's cells
@@ -184,7 +184,7 @@ class Store:
             shutil.rmtree(self.cell(key), ignore_errors=True)
 
     def skip(self, content: Mapping[str, Any], key: str, reason: str) -> None:
-        """Write down a pair that cannot work, with the reason."""
+        """Write down a combination that is not supported, with the reason."""
         write_json(self.cell(key) / "skipped.json", {"reason": reason})
         write_json(self.cell(key) / "cell.json", content)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar
 
 import pyautoattack.autopgd_base
@@ -199,11 +200,37 @@ def test_takes_the_steps_of_its_authors(norm):
     torch.testing.assert_close(torch.stack(view.seen), torch.stack(asked), rtol=0, atol=1e-6)
 
 
-def test_checkpoints_of_the_paper():
-    looks = checkpoints(100)
-    assert list(looks) == [22, 41, 57, 70, 80, 87, 93, 99]
-    assert list(looks.values()) == [22, 19, 16, 13, 10, 7, 6, 6]
-    assert checkpoints(1) == {1: 1}
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (1, [1]),
+        (20, [4, 7, *range(9, 21)]),
+        (50, [11, 21, 30, 38, 45]),
+        (100, [22, 41, 57, 70, 80, 87, 93, 99]),  # at 100 steps, the paper's as well
+    ],
+)
+def test_checkpoints_are_those_of_the_authors_code(steps, expected):
+    windows = checkpoints(steps)
+    assert list(windows) == expected
+    assert list(windows.values()) == [b - a for a, b in pairwise([0, *expected])]
+
+
+@pytest.mark.parametrize("steps", [1, 7, 20, 33, 50, 75, 100, 130])
+def test_the_authors_code_judges_its_steps_at_the_same_checkpoints(steps, monkeypatch):
+    defense, x, y = small_problem(Identity(), images=2, dtype=torch.float32)
+    judged = {}
+
+    def judge_steps(self, losses, step, window, *_, **__):
+        judged[step + 1] = window
+        return torch.zeros(2)
+
+    library = pyautoattack.autopgd_base.APGDAttack
+    monkeypatch.setattr(library, "check_oscillation", judge_steps)
+    theirs = library(defense.classifier, n_iter=steps, eps=0.01, loss="ce", device=x.device)
+    theirs.init_hyperparam(x)
+    with torch.random.fork_rng():
+        theirs.attack_single_run(x, y, x_init=x)
+    assert judged == checkpoints(steps)
 
 
 @pytest.mark.parametrize(

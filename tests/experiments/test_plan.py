@@ -133,6 +133,12 @@ def test_a_radius_is_read_from_yaml_exactly(
     assert request.eps == exact
 
 
+def test_one_radius_in_two_spellings_is_one_request() -> None:
+    radii = [{"eps": "8/255"}, {"eps": "16/510"}, {"eps": "0.1"}, {"eps": "1/10"}]
+    requests = plan(threats=radii).requests()
+    assert [request.eps for request in requests] == [Fraction(8, 255), Fraction(1, 10)]
+
+
 @pytest.mark.parametrize(
     "lists",
     [{"n": 0}, {"draws": 0}, {"shard": -1}, {"seeds": [-1]}, {"accesses": "white"},

@@ -142,7 +142,7 @@ def test_the_classifier_itself_and_one_of_the_zoo_are_no_other_classifier(
             train("a", asked, dataset="digits", workspace=workspace, classifier=(network, part))
         )
     zoo = Part("robustbench:Standard", {}, 1, "digest")
-    with pytest.raises(UsageError, match=r"Standard.*one training alone"):
+    with pytest.raises(UsageError, match=r"Standard.*only one training"):
         finish(
             train("a", asked, dataset="digits", workspace=workspace, classifier=(network, zoo))
         )
