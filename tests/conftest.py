@@ -52,7 +52,7 @@ def bench(
     """The command line in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    for name in ("BENCH_RESULTS", "BENCH_DATA", "BENCH_MODELS"):
+    for name in ("BENCH_RESULTS", "BENCH_DATA", "BENCH_ZOO", "BENCH_MODELS"):
         monkeypatch.delenv(name, raising=False)
 
     def run(*words: str) -> Said:

@@ -9,13 +9,13 @@ import typer
 
 from bench.commands.options import (
     DATA,
-    MODELS,
     RESULTS,
+    ZOO,
     AsJson,
     Data,
     Device,
-    Models,
     Results,
+    Zoo,
 )
 from bench.commands.shared import complain, open_workspace, say, watch
 
@@ -26,7 +26,7 @@ def calibrate(
     ] = None,
     results: Results = RESULTS,
     data: Data = DATA,
-    models: Models = MODELS,
+    zoo: Zoo = ZOO,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -39,7 +39,7 @@ def calibrate(
     from bench.results.provenance import provenance
     from bench.results.store import written
 
-    workspace = open_workspace(results, data, models, device)
+    workspace = open_workspace(results, data, zoo, device)
     named = watch(traps.spring(workspace=workspace), quiet=as_json)
     rows = watch(gaps.calibrate(device=workspace.device), quiet=as_json)
     origin = provenance(workspace.device)

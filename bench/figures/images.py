@@ -40,7 +40,7 @@ class Attacked:
 def prepared_for(plugins: Plugins, *, workspace: Workspace, figure: str) -> Work[Prepared]:
     """Load or train what a figure of energies needs; raises UsageError where it has none."""
     if plugins.impossible:
-        raise UsageError(f"this pair cannot work: {plugins.impossible}.")
+        raise UsageError(f"this combination is not supported: {plugins.impossible}.")
     workspace.store.probe()
     prepared = yield from prepare(plugins, workspace=workspace)
     if not fits(prepared.defense.purifier, EnergyPurifier):

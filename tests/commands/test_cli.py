@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import __version__
+from bench.errors import UsageError
 
 from ..command import RUN, TINY, Bench, files, never, no_work, runs
 
@@ -188,6 +189,33 @@ def test_version_and_help(bench: Bench) -> None:
     run = bench("run", "-h").out
     for option in ("--defense", "--eps", "--access", "--dry-run", "--json", "8/255", "500"):
         assert option in run
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "folder", "warned"),
+    [((), None, "models", ""),
+     (("--zoo", "here"), None, "here", ""),
+     ((), "BENCH_ZOO", "there", ""),
+     (("--models", "here"), None, "here", "warning: --models is now --zoo.\n"),
+     (("--models=here",), None, "here", "warning: --models is now --zoo.\n"),
+     ((), "BENCH_MODELS", "there", "warning: BENCH_MODELS is now BENCH_ZOO.\n")],
+)  # fmt: skip
+def test_the_folder_of_the_zoo_and_its_old_names(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...], variable: str | None, folder: str, warned: str,
+) -> None:  # fmt: skip
+    opened: list[Path] = []
+
+    def stop(results: Path, data: Path, zoo: Path, device: str) -> None:
+        opened.append(zoo)
+        raise UsageError("opened")
+
+    monkeypatch.setattr("bench.commands.evaluate.open_workspace", stop)
+    if variable:
+        monkeypatch.setenv(variable, "there")
+    said = bench("train", "small_cnn", *words)
+    assert opened == [Path(folder)]
+    assert said.err == f"{warned}error: opened\n"
 
 
 def test_train_prints_the_checkpoint_and_its_card_and_finds_it_again(

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bench.core.defense import frozen
+from bench.core.networks import frozen
 from bench.core.passes import count_passes
 from bench.core.protocols import View
 from bench.core.rng import Rng

@@ -33,7 +33,7 @@ EBM: Ebm = build("defenses", "ebm", {"steps": 2, "training": ENERGY})
 ADV: AdvEbm = build(
     "defenses", "adv_ebm", {"training": {**ENERGY, "images": 6, "eps": "0.4", "share": 0.5}}
 )
-CNN: SmallCnn = build("models", "small_cnn", {"width": 4, "training": {"epochs": 6}})
+CNN: SmallCnn = build("classifiers", "small_cnn", {"width": 4, "training": {"epochs": 6}})
 
 
 def trained(name: str, plugin: Any, workspace: Workspace, **more: Any) -> Trained:
@@ -222,7 +222,7 @@ def spied_attack(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_negatives_are_made_once(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = spied_attack(monkeypatch)
-    monkeypatch.setattr(bench.models.train, "_BLOCK", 4)
+    monkeypatch.setattr(bench.models.train, "_SHARD", 4)
     classifier = defended(workspace)
     first = trained("adv_ebm", ADV, workspace, classifier=classifier)
     assert seen == [4, 2]
