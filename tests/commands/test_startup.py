@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 # Slow to import, and none of them needed to list, to help or to print a table.
-HEAVY = ("torch", "torchvision", "sklearn", "skimage", "robustbench", "pyautoattack",
+HEAVY = ("torch", "triton", "torchvision", "sklearn", "skimage", "robustbench", "pyautoattack",
          "safetensors.torch", "bench_attacks.pgd", "bench_defenses.ebm")  # fmt: skip
 LIGHT = ("cli", "experiments.plan", "results.cell", "results.store", "results.table",
          "core.threat", "data.datasets", "core.registry", "results.stats", "results.vote_rules",
