@@ -1,8 +1,15 @@
 """Auto-PGD whose loss, step sizes and success are all averaged over the defense's draws.
 
 Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse
-parameter-free attacks", arXiv 2003.01690: algorithm 1, whose lines are named below, and the
-conditions and checkpoints of section 3.
+parameter-free attacks", arXiv 2003.01690, section 3. Its algorithm 1, with P the projection and
+dir the sign of the gradient (Linf) or g / |g| (L2):
+
+    x(1) = P(x(0) + eta dir(0));  f_max and x_max from the better of x(0) and x(1)
+    for k = 1 to N - 1:
+        z = P(x(k) + eta dir(k))
+        x(k+1) = P(x(k) + alpha (z - x(k)) + (1 - alpha) (x(k) - x(k-1)))
+        if f(x(k+1)) > f_max:  x_max = x(k+1);  f_max = f(x(k+1))
+        at a checkpoint, if condition 1 or condition 2:  eta = eta / 2;  x(k+1) = x_max
 """
 
 from __future__ import annotations
@@ -117,29 +124,26 @@ class Apgd:
         rows = best.undecided()
         ball = Ball.around(x[rows], threat.norm, threat.radius)
         found, labels, rng = best[rows], y[rows], rng[rows]
-
-        def vote(at: Tensor, purpose: str | int) -> None:
-            streams = rng.fork("vote", purpose)
-            found.offer(
-                at, averaged_loss(view, at, labels, loss=loss, draws=draws, rng=streams)
-            )
-
         ascent = Ascent.begin(start[rows], eta=2 * reach(x, threat))
-        for k in range(self.steps + 1):  # x is x^(k), after k steps
+        for k in range(self.steps + 1):
             if len(rows) == 0:
                 return
-            if k > 0:  # lines 3, 7 and 8: the first step has no last move to repeat
+            # x(k), for which the first step has no last move to repeat
+            if k > 0:
                 ascent = ascent.stepped(ball, alpha=_ALPHA if k > 1 else 1.0)
+            # f(x(k)) and its gradient; f_max and x_max
             ask = averaged_gradient if k < self.steps else averaged_loss
             streams = rng.fork("step", k)
             seen = ask(model, ascent.x, labels, loss=loss, draws=draws, rng=streams)
-            ascent = ascent.evaluated(seen)  # lines 4 and 5, 9 to 11
+            ascent = ascent.evaluated(seen)
+            # What is found counts by its wrong draws, a surrogate's by a vote of the real view
             if self.surrogate is None:
                 found.offer(ascent.x, seen)
             elif k == 0 or k in windows:
-                vote(ascent.x, k)
-            if k in windows:  # line 12
-                ascent = ascent.checked(windows[k])  # lines 13 to 15
+                found.offer(ascent.x, self._vote(view, ascent.x, labels, rng.fork("vote", k)))
+            # At a checkpoint: conditions 1 and 2
+            if k in windows:
+                ascent = ascent.checked(windows[k])
             if k > 0 and k % _LEAVE == 0:
                 # As in PGD, the host waits for the device here and nowhere else.
                 best.put(rows, found)
@@ -147,15 +151,21 @@ class Apgd:
                 rows, ascent, found = rows[staying], ascent[staying], found[staying]
                 ball, labels, rng = ball[staying], labels[staying], rng[staying]
         if self.surrogate is not None and len(rows) > 0:
-            vote(ascent.x_max, "best")
+            seen = self._vote(view, ascent.x_max, labels, rng.fork("vote", "best"))
+            found.offer(ascent.x_max, seen)
         best.put(rows, found)
+
+    def _vote(self, view: View, x: Tensor, y: Tensor, rng: Rng) -> Averaged:
+        """Let the real view vote on x (M, C, H, W), for which a surrogate found the way."""
+        draws = self.eot if view.stochastic else 1
+        return averaged_loss(view, x, y, loss=LOSSES[self.loss], draws=draws, rng=rng)
 
 
 @dataclass(frozen=True)
 class Ascent:
     """The state of algorithm 1 for M images: points (M, C, H, W) and numbers (M,).
 
-    ``x`` is x^(k), with ``gradient`` and loss ``f``, and ``x_before`` x^(k-1); ``x_max``, the
+    ``x`` is x(k), with ``gradient`` and loss ``f``, and ``x_before`` x(k-1); ``x_max``, the
     point of most loss, with ``gradient_max`` and ``f_max``; ``eta`` step sizes in pixels of
     [0, 1]. Since the last checkpoint: how many steps raised f (``rises``), ``f_max_then`` and
     whether eta was ``halved`` there.
@@ -175,7 +185,7 @@ class Ascent:
 
     @classmethod
     def begin(cls, x: Tensor, *, eta: float) -> Ascent:
-        """Start at x^(0) (M, C, H, W), where nothing is evaluated yet."""
+        """Start at x(0) (M, C, H, W), where nothing is evaluated yet."""
         numbers, zero = torch.zeros_like(x[:, 0, 0, 0]), torch.zeros_like(x)
         return cls(
             x=x,
@@ -197,11 +207,11 @@ class Ascent:
         return Ascent(**kept)
 
     def stepped(self, ball: Ball, *, alpha: float) -> Ascent:
-        """Step from x^(k) to x^(k+1), within the balls of M images."""
-        # z = P(x + eta direction)
+        """Step from x(k) to x(k+1), within the balls of M images."""
+        # z = P(x(k) + eta dir(k))
         direction = steepest(self.gradient, ball.norm)
         z = ball.project(torch.addcmul(self.x, per_image(self.eta, self.x), direction))
-        # x^(k+1) = P(x + alpha (z - x) + (1 - alpha) (x - x^(k-1)))
+        # x(k+1) = P(x(k) + alpha (z - x(k)) + (1 - alpha) (x(k) - x(k-1)))
         moved = torch.lerp(self.x, z, alpha)
         moved.add_(self.x, alpha=1 - alpha).sub_(self.x_before, alpha=1 - alpha)
         return replace(self, x=ball.project(moved), x_before=self.x)
@@ -209,7 +219,7 @@ class Ascent:
     def evaluated(self, seen: Averaged) -> Ascent:
         """Take f and its gradient at ``x``; after the last step there is no gradient."""
         gradient = seen.gradient if isinstance(seen, AveragedGradient) else self.gradient
-        # If f(x) > f_max: x_max = x and f_max = f(x).
+        # If f(x) > f_max: x_max = x; f_max = f(x)
         higher = seen.loss > self.f_max
         there = chosen(higher, self.x)
         return replace(
@@ -224,11 +234,11 @@ class Ascent:
 
     def checked(self, window: int) -> Ascent:
         """Judge eta at a checkpoint, ``window`` steps after the last one."""
-        # Condition 1: too few steps raised f. The paper's < is <= in the authors' code.
+        # Condition 1: too few steps raised f. The paper's < is <= in the authors' code and here
         condition_1 = self.rises <= _RHO * window
-        # Condition 2: neither eta nor f_max changed since the last checkpoint.
+        # Condition 2: neither eta nor f_max changed since the last checkpoint
         condition_2 = ~self.halved & (self.f_max <= self.f_max_then)
-        # If either holds: eta = eta / 2 and x = x_max.
+        # If either holds: eta = eta / 2; x = x_max
         halved = condition_1 | condition_2
         back = chosen(halved, self.x)
         return replace(

@@ -18,7 +18,7 @@ def unit(g, norm):
 
 @pytest.mark.parametrize("form", ["direct", "normalised", "lagrangian"])
 @pytest.mark.parametrize("norm", list(Norm))
-def test_without_lambda_it_walks_as_pgd_on_the_classifier(norm, form):
+def test_without_lambda_it_is_pgd_on_the_classifier(norm, form):
     defense, x, y = small_problem(Identity())
     aligned = Recorder(view_of(defense, Access.BPDA))
     plain = Recorder(view_of(defense, Access.TRANSFER))
@@ -75,7 +75,7 @@ def test_through_the_defense_it_sees_the_draws():
 
 
 def test_the_shift_is_the_mean_over_draws():
-    # With lambda alone at work the first moved iterate is x + lam times a mean of 400 draws.
+    # With only lambda at work the first moved iterate is x + lam times a mean of 400 draws.
     defense, x, y = small_problem(Pull(noise=0.1), images=3)
     x = x.clamp(0.45, 0.55)
     found = Adaptive(steps=2, eot=400, lam=0.5, step_size=1e-9)(

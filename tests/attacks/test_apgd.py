@@ -49,7 +49,7 @@ NORMS = list(Norm)
 
 @dataclass
 class Hazy(Identity):
-    """Gaussian noise alone, which leaves the mean logits of a linear classifier as they are."""
+    """Only Gaussian noise, which leaves the mean logits of a linear classifier as they are."""
 
     noise: float = 0.03
     stochastic: ClassVar[bool] = True
@@ -111,7 +111,7 @@ def test_breaks_what_pgd_breaks_in_as_many_steps(norm):
 
 
 def plain(net, x, y, start, *, norm, eps, steps, loss):
-    """Auto-PGD on one image (C, H, W), as its paper tells it; returns all points it asks of."""
+    """Auto-PGD on one image (C, H, W), as its paper has it; returns all points it asks of."""
 
     def look(at):
         leaf = at.clone().requires_grad_()
@@ -349,7 +349,7 @@ def test_a_start_outside_is_projected_and_the_first_run_alone_takes_it(norm):
         assert 0 <= float(images.min()) < float(images.max()) <= 1
 
 
-def test_propose_hands_the_start_to_warm_attacks_alone(tmp_path):
+def test_propose_hands_the_start_only_to_warm_attacks(tmp_path):
     defense, x, y = small_problem(Identity(), dtype=torch.float32)
     threat, images = ball(Norm.LINF, 0.03, Access.FULL), Images(torch.arange(8), x, y)
     rest = {"threat": threat, "seed": 0, "networks": {"classifier": defense.classifier}}

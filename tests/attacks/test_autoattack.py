@@ -82,7 +82,7 @@ def test_the_same_images_as_the_library_called_by_hand(norm, eps, side, classes)
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_leaves_no_footprints_even_when_it_fails(fails):
+def test_leaves_no_side_effects_even_when_it_fails(fails):
     defense, x, y = problem(Energy(noise=0.0), images=2, side=2, classes=2)
     logger = logging.getLogger("auto-attack")
     pyautoattack.checks.funcs["backward"] = 3

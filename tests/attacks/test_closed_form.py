@@ -26,7 +26,7 @@ PARAMS = {
     ("noise", Negative): {"tries": 400},
     ("square", Identity): {"queries": 400},
     ("square", Negative): {"queries": 400},
-    # Its gradient at the bare classifier holds where a purifier stays near its input alone.
+    # Its gradient at the bare classifier holds only where a purifier stays near its input.
     ("adaptive", Negative): {"through": "defense", "lam": 0.0},
 }
 # Square's L2 patterns cannot form every direction, so it stops short of the optimum: measured,

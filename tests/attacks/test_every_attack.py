@@ -1,4 +1,4 @@
-"""What holds for every registered attack: legal, deterministic, no footprints, row by row."""
+"""What holds for every registered attack: legal, deterministic, no side effects, row by row."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROWWISE = variants(*OWN)
 @pytest.mark.parametrize(
     ("name", "norm", "access"), [*ROWWISE, ("autoattack", Norm.LINF, Access.BPDA)]
 )
-def test_twice_the_same_and_no_footprints(name, norm, access):
+def test_twice_the_same_and_no_side_effects(name, norm, access):
     defense, x, y = small_problem(
         Pull(steps=1), images=4, side=2, classes=2, dtype=torch.float32
     )

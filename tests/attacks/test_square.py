@@ -105,7 +105,7 @@ def test_squares_shrink_and_fit(norm, side):
         assert (sides[0], sides[-1]) == (29, 1 if norm is Norm.LINF else 3)
 
 
-def test_moves_touch_their_windows_alone():
+def test_moves_touch_only_their_windows():
     delta = 0.01 * torch.randn(6, 2, 7, 7, generator=torch.Generator().manual_seed(0)).double()
     moved = square(delta, 0.3, 3, streams(6))
     touched = (moved != delta).double()

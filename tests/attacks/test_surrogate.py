@@ -68,7 +68,7 @@ class Watched:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_the_surrogate_climbs_and_the_real_process_votes(norm):
+def test_the_surrogate_ascends_and_the_real_process_votes(norm):
     defense, x, y = firm_problem(langevin(), 6)
     view, threat = Watched(view_of(defense, Access.FULL)), ball(norm, 0.002, Access.FULL)
     attack = Apgd(steps=20, eot=3, surrogate=3)
