@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, TextIO
 
 import typer
 
@@ -25,7 +27,7 @@ from bench.commands import (
 )
 from bench.commands.audit import audit
 from bench.commands.shared import complain
-from bench.errors import BenchError
+from bench.errors import BenchError, OldNameWarning
 
 app = typer.Typer(
     name="bench",
@@ -76,11 +78,39 @@ app.command(rich_help_panel=_SET_UP)(show.show)
 app.command(rich_help_panel=_SET_UP)(doctor.doctor)
 
 
+def _with_new_names(words: list[str]) -> list[str]:
+    """Put --zoo for --models, the name that it had before."""
+    if "BENCH_MODELS" in os.environ and "BENCH_ZOO" not in os.environ:
+        complain("warning: BENCH_MODELS is now BENCH_ZOO.")
+    if not any(word.partition("=")[0] == "--models" for word in words):
+        return words
+    complain("warning: --models is now --zoo.")
+    return [re.sub("^--models(?==|$)", "--zoo", word) for word in words]
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Write a warning on an old name in one line, and any other as Python does."""
+    if issubclass(category, OldNameWarning):
+        complain(f"warning: {message}")
+    else:
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+        (file or sys.stderr).write(text)
+
+
 def main() -> None:
     """Run the command line; errors a user can act on are one message and an exit code."""
     _shown.clear()
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app(args=_with_new_names(sys.argv[1:]))
     except BenchError as error:
         if _shown:
             raise
