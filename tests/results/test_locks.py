@@ -16,7 +16,7 @@ import pytest
 from bench.errors import StoreError
 from bench.evaluation.run import run_cell
 from bench.progress import finish, unless_waiting
-from bench.results.locks import alone, claimed, is_held, works_in
+from bench.results.locks import alone, claimed, is_held, share, works_in
 from bench.results.workspace import Workspace
 
 from ..cells import assert_equal, at, prepared, rows
@@ -157,3 +157,22 @@ def test_images_that_cells_share_are_claimed_once(workspace: Workspace) -> None:
     with claimed(workspace.store.claim_on_shard(key, 0, 4)):
         assert finish(unless_waiting(run_cell(made, workspace=workspace))) is None
         assert workspace.store.missing(made.cell) == [(0, 4)]
+
+
+def test_a_shard_that_another_process_did_before_it_was_claimed_is_not_done_again(
+    tmp_path: Path,
+) -> None:
+    left, done = [(0, 2), (2, 4), (4, 5)], []
+
+    def claim(shard: tuple[int, int]) -> Path:
+        if shard == (2, 4) and shard in left:
+            left.remove(shard)  # as another process does that held the claim until now
+        return tmp_path / str(shard)
+
+    def work(shard: tuple[int, int]) -> None:
+        done.append(shard)
+        left.remove(shard)
+
+    told = list(share("x", 5, left=lambda: [*left], claim=claim, work=work))
+    assert done == [(0, 2), (4, 5)]
+    assert [now.done for now in told] == [0, 2, 4, 5]
