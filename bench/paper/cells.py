@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from bench.errors import StoreError
-from bench.results.cell import digest_of
+from bench.results.cell import EFFORT, asked_of, digest_of
 from bench.results.settings import Settings, lookup
 from bench.results.store import Store, read_json
 from bench.results.table import COLUMNS, rows_of
@@ -19,8 +19,6 @@ from bench.results.table import COLUMNS, rows_of
 Row = dict[str, Any]
 NUMBERS = tuple(name for name in COLUMNS if name.startswith(("clean", "robust")))
 _FOLDERS = re.compile(r"(?<![\w.])/(?:[\w.~-]+/)+")
-_ABOUT_THE_ATTACK = ("attack", "access", "shard")
-_ABOUT_THE_IMAGES = ("dataset", "norm", "eps", "n", "seed", "draws")
 
 
 class Cells:
@@ -93,11 +91,9 @@ def arm(content: Mapping[str, Any], *, attack: bool, without: Iterable[str] = ()
     Without the attack where ``attack`` is false, and ``without`` these of the defense's
     parameters.
     """
-    asked: Row = {name: content.get(name) for name in _ABOUT_THE_IMAGES}
-    if attack:
-        asked |= {name: content[name] for name in _ABOUT_THE_ATTACK}
-    for part in ("classifier", "defense"):
-        asked[part] = deepcopy({**content[part], "checkpoint": None})
+    asked = deepcopy(asked_of(content))
+    if not attack:
+        asked = {name: value for name, value in asked.items() if name not in EFFORT}
     for path in without:
         *names, last = path.split(".")
         place = asked["defense"]["params"]

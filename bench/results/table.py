@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from bench.errors import StoreError, UsageError
-from bench.results.cell import subject_of
+from bench.results.cell import defended_of, subject_of
 from bench.results.render import csv_text
 from bench.results.settings import Settings
 from bench.results.stats import wilson
@@ -243,9 +243,9 @@ def with_worst_case(
         return frame
     contents = {key: read_json(store.cell(key) / "cell.json") for key in done["key"]}
     chosen = {key: Settings.read(content) for key, content in contents.items()}
-    done["_defense"] = [str(contents[key]["defense"]) for key in done["key"]]
+    done["_defended"] = [defended_of(contents[key]) for key in done["key"]]
     added = []
-    for _, group in done.groupby([*_SAME_DEFENSE, "_defense"], sort=False, dropna=False):
+    for _, group in done.groupby("_defended", sort=False):
         first = group.iloc[0]
         try:
             frames = [read_outcomes(store, key, rule) for key in group["key"]]

@@ -12,7 +12,7 @@ import pandas as pd
 from torch import Tensor
 
 from bench.core.protocols import Calls, View
-from bench.core.threat import Access, Norm, ThreatModel, format_eps
+from bench.core.threat import Access, Norm, ThreatModel
 from bench.errors import CheckpointError, DataError, StoreError, UsageError
 from bench.evaluation.run import Prepared, run_cell
 from bench.experiments.prepare import outline, prepare, resolve
@@ -131,26 +131,11 @@ def rebuild(
 
 
 def _request(cell: Cell, defense: str | None, params: Mapping[str, Any] | None) -> Request:
-    return Request(
-        defense=defense or cell.defense.name,
-        attack=cell.attack.name,
-        dataset=cell.dataset,
-        classifier=cell.classifier.name,
-        norm=cell.threat.norm,
-        eps=format_eps(cell.threat.eps),
-        access=cell.threat.access,
-        n=cell.n,
-        seed=cell.seed,
-        draws=cell.draws,
-        shard=cell.shard,
-        sequential=cell.sequential,
-        search=cell.search,
-        settings={
-            "classifier": cell.classifier.params,
-            "attack": cell.attack.params,
-            "defense": (params or {}) if defense else cell.defense.params,
-        },
-    )
+    asked = cell.request()
+    if defense is None:
+        return asked
+    settings = {**asked.settings, "defense": params or {}}
+    return replace(asked, defense=defense, settings=settings)
 
 
 def _require(wanted: Part, here: Part) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import multiprocessing
 import os
-import random
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -29,39 +28,48 @@ from bench.results.store import Store, read_json
 from bench.results.table import write_runs
 from bench.results.workspace import Workspace
 
-KILLS = 20
-# What a child does. It is text, since a child cannot import a test module by its name.
-EVALUATE = """
+FOLDERS = 6  # that are killed twice each
+# What a child does. It is text, since a child cannot import a test module by its name. It
+# counts its calls, of Python and of C, and dies by SIGKILL at the one that `last` numbers, or
+# at the first `commit` after it, when a file is written but does not have its name yet: a
+# moment of the work and not of the clock, which is the same on a busy machine.
+COUNTED = """
+import os, signal, sys
 import torch
 torch.set_num_threads(1)
+calls = 0
+def count(frame, event, argument):
+    global calls
+    if event.endswith("call"):
+        calls += 1
+        if calls >= last and (argument is os.replace or not commit):
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.setprofile(count)
+{}
+sys.setprofile(None)
+told.send(calls)
+"""
+EVALUATE = COUNTED.format("""
 from bench.experiments.matrix import evaluate
 from bench.progress import finish
 from bench.results.store import Store
 from bench.results.table import write_runs
 from bench.results.workspace import Workspace
 store = Store(root)
-work = evaluate(request, workspace=Workspace(store, root, root, torch.device("cpu")))
-begun.send("begun")
-finish(work)
+finish(evaluate(request, workspace=Workspace(store, root, root, torch.device("cpu"))))
 write_runs(store)
-begun.send("done")
-"""
-TRAIN = """
-import torch
-torch.set_num_threads(1)
+""")
+TRAIN = COUNTED.format("""
 import bench.models.train
 from bench.progress import finish
 from bench.core.registry import build
 from bench.results.store import Store
 from bench.results.workspace import Workspace
-bench.models.train._SAVE_EVERY_S = 0.0
+bench.models.train._SAVE_EVERY_S = -1.0
 workspace = Workspace(Store(root), root, root, torch.device("cpu"))
 plugin = build("defenses", "ebm", params)
-work = bench.models.train.train("ebm", plugin, dataset="digits", workspace=workspace)
-begun.send("begun")
-finish(work)
-begun.send("done")
-"""
+finish(bench.models.train.train("ebm", plugin, dataset="digits", workspace=workspace))
+""")
 TINY = {
     "classifier": {"width": 4, "training": {"epochs": 1}},
     "defense": {
@@ -136,94 +144,64 @@ def children() -> ForkServerContext:
     return context
 
 
-class Child:
-    """One process at work, of which is known when it began and whether it finished."""
-
-    def __init__(self, context: ForkServerContext, script: str, **given: Any) -> None:
-        ours, theirs = context.Pipe(duplex=False)
-        self._said: Connection = ours
-        process = context.Process(target=exec, args=(script, {**given, "begun": theirs}))
-        self.process: ForkServerProcess = process
-        process.start()
-        theirs.close()
-        assert self._said.recv() == "begun"
-        self.since = time.monotonic()
-
-    def end(self, *, kill_after_s: float | None = None) -> bool:
-        """Wait for the end, or kill by SIGKILL; say whether the kill came before the end."""
-        if kill_after_s is not None:
-            self.process.join(kill_after_s)
-            self.process.kill()
-        self.process.join(120)
-        try:
-            finished = self._said.poll() and self._said.recv() == "done"
-        except EOFError:
-            finished = False
-        code = self.process.exitcode
-        self.process.close()
-        self._said.close()
-        allowed = (0,) if kill_after_s is None else (0, -signal.SIGKILL)
-        assert code in allowed, f"the child failed by itself, with exit code {code}"
-        return not finished
+def worked(
+    context: ForkServerContext, script: str, last: float, commit: bool, **given: Any
+) -> int | None:
+    """Let a child work; return how many calls that took, None where it died at the last."""
+    ours, theirs = context.Pipe(duplex=False)
+    given = {**given, "last": last, "commit": commit, "told": theirs}
+    process = context.Process(target=exec, args=(script, given))
+    process.start()
+    theirs.close()
+    process.join()
+    code = process.exitcode
+    process.close()
+    assert code in (0, -signal.SIGKILL), f"the child failed by itself, with exit code {code}"
+    with ours:
+        return ours.recv() if code == 0 else None
 
 
-def killed_often(
-    start: Callable[[Path], Child],
+def killed_twice(
+    work: Callable[[Path, float, bool], int | None],
     fresh: Callable[[], Path],
-    look: Callable[[Path], bool],
-    *,
-    kills: int,
-    seed: int,
-) -> Iterator[tuple[Path, int]]:
-    """Yield folders whose work was killed at random moments, again and again, then finished.
-
-    With each comes how often ``look`` saw work in its middle after a kill. Delays are shares
-    of the time that uninterrupted work takes on this machine right now.
-    """
-    chance = random.Random(seed)
-    child = start(fresh())
-    child.end()
-    whole_s = time.monotonic() - child.since
-    done = 0
-    for _ in range(kills):  # rounds; one ends when the work was quicker than the kill
-        if done >= kills:
-            return
-        root, middles = fresh(), 0
-        for _ in range(3 * kills):
-            killed = start(root).end(kill_after_s=chance.uniform(0, whole_s / 3))
-            if not killed:
-                break
-            done += 1
-            middles += look(root)
-        start(root).end()
-        yield root, middles
-    assert done >= kills, f"only {done} kills came before the end of the work"
+    halfway: Callable[[Path], bool],
+) -> Iterator[Path]:
+    """Yield folders whose work was killed twice, each at other moments of it, then finished."""
+    whole = work(fresh(), math.inf, False)
+    assert whole is not None
+    middles = 0
+    for number in range(FOLDERS):
+        root, moment = fresh(), (2 * number + 1) * whole // (2 * FOLDERS)
+        commit = bool(number % 2)
+        assert work(root, moment, commit) is None
+        middles += halfway(root)
+        work(root, whole - moment, not commit)  # ends where less than that was left
+        work(root, math.inf, False)
+        yield root
+    assert middles, "the kills missed the middle of the work"
 
 
-def test_a_cell_that_is_killed_at_random_moments_ends_as_if_it_had_not_been(
+def test_a_cell_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(
     trained: Path, children: ForkServerContext, tmp_path: Path
 ) -> None:
     wanted = request(n=24, shard=2)
     key = evaluated(trained, tmp_path / "whole", wanted)
-    numbers = iter(range(1000))
+    numbers = itertools.count()
 
     def fresh() -> Path:
         return Path(shutil.copytree(trained, tmp_path / f"killed{next(numbers)}"))
 
-    def start(root: Path) -> Child:
-        return Child(children, EVALUATE, root=root, request=wanted)
+    def work(root: Path, last: float, commit: bool) -> int | None:
+        return worked(children, EVALUATE, last, commit, root=root, request=wanted)
 
     def halfway(root: Path) -> bool:
-        """Some shards are there, and not the whole."""
+        """Whether some shards are there, and not the whole."""
         store = Store(root)
         shards = len(list((store.cell(key) / "shards").glob("*.parquet")))
         return 0 < shards < 12 and not store.outcomes(key).is_file()
 
-    seen = 0
-    for root, middles in killed_often(start, fresh, halfway, kills=KILLS, seed=0):
-        seen += middles
+    for root in killed_twice(work, fresh, halfway):
         assert_same(root, tmp_path / "whole", key)
-    assert seen >= 5, "the kills missed the middle of the cell"
 
 
 class Killed(BaseException):
@@ -303,7 +281,7 @@ def assert_same_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.T
         assert torch.equal(value, theirs[name]), name
 
 
-def test_a_training_that_is_killed_at_random_moments_ends_with_the_same_weights(
+def test_a_training_that_is_killed_at_any_moment_ends_with_the_same_weights(
     children: ForkServerContext, tmp_path: Path
 ) -> None:
     params = {"training": TRAINING}
@@ -312,33 +290,30 @@ def test_a_training_that_is_killed_at_random_moments_ends_with_the_same_weights(
               workspace=workspace(tmp_path / "whole"))
     )  # fmt: skip
     expected = weights(tmp_path / "whole")
-    numbers = iter(range(1000))
+    numbers = itertools.count()
 
     def fresh() -> Path:
         root = tmp_path / f"killed{next(numbers)}"
         root.mkdir()
         return root
 
-    def start(root: Path) -> Child:
-        return Child(children, TRAIN, root=root, params=params)
+    def work(root: Path, last: float, commit: bool) -> int | None:
+        return worked(children, TRAIN, last, commit, root=root, params=params)
 
     def halfway(root: Path) -> bool:
         states = list((root / "training").glob("[!.]*.pt"))
         return bool(states) and 0 < torch.load(states[0])["run"]["step"] < 40
 
-    seen = 0
-    for root, middles in killed_often(start, fresh, halfway, kills=10, seed=1):
-        seen += middles
+    for root in killed_twice(work, fresh, halfway):
         assert_same_weights(weights(root), expected)
         assert not list((root / "training").glob("[!.]*")), "the state outlives its training"
-    assert seen >= 3, "the kills missed the middle of the training"
 
 
 def test_a_training_goes_on_where_its_state_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To begin anew after each kill would give the same weights too: count the iterations."""
-    monkeypatch.setattr(bench.models.train, "_SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(bench.models.train, "_SAVE_EVERY_S", -1.0)
     advanced = 0
     plugin = build("defenses", "ebm", {"training": TRAINING})
     from bench_defenses.energies.contrastive import ContrastiveDivergence
