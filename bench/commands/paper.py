@@ -9,7 +9,7 @@ import typer
 
 from bench.commands.executor_option import Executor, Jobs, Slurm, check, spread
 from bench.commands.options import DATA, RESULTS, ZOO, Data, Device, DryRun, Results, Zoo
-from bench.commands.shared import complain, open_workspace, say
+from bench.commands.shared import complain, open_workspace, say, tell_trouble
 from bench.errors import BenchError, PlanError, UsageError
 
 if TYPE_CHECKING:
@@ -204,9 +204,5 @@ def _rebuild(files: list[Path], folder: Path, results: Path) -> None:
 def _tell(frame: Any) -> bool:
     """Name rows without a number on stderr; say whether there is none."""
     rows = frame[frame["state"] != "done"]
-    for _, row in rows.iterrows():
-        complain(
-            f"{row['dataset']}, {row['defense']} under {row['attack']}: {row['state']}: "
-            f"{row['note']}"
-        )
+    tell_trouble(rows)
     return bool(rows.empty)

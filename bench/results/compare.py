@@ -15,9 +15,10 @@ from bench.core.threat import Norm, format_eps, parse_eps, parse_norm
 from bench.errors import UsageError, unknown_name
 from bench.results.cell import EFFORT, SETTING, digest_of
 from bench.results.paired import Comparison, paired
+from bench.results.render import row_label, row_labels, told_apart
 from bench.results.settings import Settings
 from bench.results.store import Store, read_json, read_rows
-from bench.results.table import join
+from bench.results.table import join, judging
 
 _PREFIX = 4  # characters of a key that may stand for it
 _MOST = 5  # defenses of one name that an error lists
@@ -94,8 +95,7 @@ def compare_cells(store: Store, cells: Mapping[str, Any], one: str, two: str) ->
             "measured on different data: their images cannot be paired. Compare cells of one "
             "data set."
         )
-    labels = [f"{cells[key]['defense']['name']} under {_attack(cells[key])} [{key}]"
-              for key in (one, two)]  # fmt: skip
+    labels = _pair_labels({key: cells[key] for key in (one, two)})
     return paired(labels, [_verdicts(store, [key], cells[key]["n"]) for key in (one, two)])
 
 
@@ -181,7 +181,7 @@ def _defenses(store: Store, cells: Mapping[str, Any], first: str, second: str) -
             _verdicts(store, keys, cells[keys[0]]["n"])
             for keys in ([side[asked] for asked in common] for side in sound)
         ],
-        joined=tuple(sorted(_attack(cells[one[asked]]) for asked in common)),
+        joined=tuple(_attack_labels({one[asked]: cells[one[asked]] for asked in common})),
         left_out=tuple(left_out),
     )
 
@@ -239,11 +239,36 @@ def _attack(content: Mapping[str, Any]) -> str:
     return " ".join([content["attack"]["name"], content["access"], *chosen.words()])
 
 
+def _columns(cells: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Write what identifies cells beside their keys, as columns of text."""
+    contents = list(cells.values())
+    names = ("dataset", "classifier", "norm", "eps", "n", "seed", "draws", "defense")
+    return {
+        **{name: [_plain(content, name) for content in contents] for name in names},
+        "attack": list(map(_attack, contents)),
+        "judging": list(map(judging, contents)),
+        "settings": [str(Settings.read(c).without("attack", "search")) for c in contents],
+        "checkpoint": [str(content["defense"]["checkpoint"])[:16] for content in contents],
+    }
+
+
+def _pair_labels(cells: Mapping[str, Any]) -> list[str]:
+    """Name two cells by defense, attack, everything in which they differ, and key."""
+    columns, head = _columns(cells), ["defense", "attack"]
+    more = told_apart(columns, head)
+    return [f"{row_label(columns, k, head, more)} [{key}]" for k, key in enumerate(cells)]
+
+
+def _attack_labels(cells: Mapping[str, Any]) -> list[str]:
+    """Name cells of one defense by their attacks and what tells equal ones apart."""
+    return sorted(row_labels({**_columns(cells), "key": list(cells)}, ["attack"]))
+
+
 def _label(content: Mapping[str, Any], key: str) -> str:
     return (
         f"{content['defense']['name']} under {_attack(content)}, {content['dataset']} "
         f"{content['norm']} {content['eps']}, n {content['n']}, draws {content['draws']}, seed "
-        f"{content['seed']} [{key}]"
+        f"{content['seed']}, {content['classifier']['name']} [{key}]"
     )
 
 

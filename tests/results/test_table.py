@@ -15,6 +15,7 @@ from scipy.stats import binomtest
 
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.results.cell import Cell, Part, parse_settings
+from bench.results.render import render, shown
 from bench.results.settings import NOTHING_SET, Settings
 from bench.results.store import Store, read_json
 from bench.results.table import (
@@ -22,8 +23,6 @@ from bench.results.table import (
     accuracies,
     collect,
     join,
-    render,
-    shown,
     with_worst_case,
     write_runs,
 )
