@@ -1,10 +1,12 @@
-"""The command line: parse, call one function, print. Imports torch inside commands alone."""
+"""The command line: parse, call one function, print. torch is imported in commands only."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, TextIO
 
 import typer
 
@@ -25,7 +27,7 @@ from bench.commands import (
 )
 from bench.commands.audit import audit
 from bench.commands.shared import complain
-from bench.errors import BenchError
+from bench.errors import BenchError, OldNameWarning
 
 app = typer.Typer(
     name="bench",
@@ -50,30 +52,65 @@ def _options(
         raise typer.Exit
 
 
-app.command()(evaluate.run)
-app.command()(evaluate.matrix)
-app.command()(evaluate.train)
-app.command()(status.status)
-app.command()(status.collect)
-app.command()(audit)
-app.command()(judge.judge)
-app.command("list")(show.list_)
-app.command()(show.show)
-app.command()(table.table)
-app.command()(compare.compare)
-app.command()(report.report)
-app.command()(paper.paper)
-app.command()(verify.verify)
-app.command()(doctor.doctor)
-app.command()(calibrate.calibrate)
-app.add_typer(figure.app, name="figure")
+# The panels of `bench --help`, in this order: what people come to do.
+_MEASURE = "Measure"
+_RESULTS = "Look at results"
+_TRUST = "Check that a number can be trusted"
+_PUBLISH = "Publish"
+_SET_UP = "Set up"
+
+app.command(rich_help_panel=_MEASURE)(evaluate.run)
+app.command(rich_help_panel=_MEASURE)(evaluate.matrix)
+app.command(rich_help_panel=_MEASURE)(evaluate.train)
+app.command(rich_help_panel=_MEASURE)(status.status)
+app.command(rich_help_panel=_MEASURE)(status.collect)
+app.command(rich_help_panel=_RESULTS)(table.table)
+app.command(rich_help_panel=_RESULTS)(compare.compare)
+app.command(rich_help_panel=_RESULTS)(report.report)
+app.command(rich_help_panel=_TRUST)(audit)
+app.command(rich_help_panel=_TRUST)(judge.judge)
+app.command(rich_help_panel=_TRUST)(verify.verify)
+app.command(rich_help_panel=_TRUST)(calibrate.calibrate)
+app.command(rich_help_panel=_PUBLISH)(paper.paper)
+app.add_typer(figure.app, name="figure", rich_help_panel=_PUBLISH)
+app.command("list", rich_help_panel=_SET_UP)(show.list_)
+app.command(rich_help_panel=_SET_UP)(show.show)
+app.command(rich_help_panel=_SET_UP)(doctor.doctor)
+
+
+def _with_new_names(words: list[str]) -> list[str]:
+    """Put --zoo for --models, the name that it had before."""
+    if "BENCH_MODELS" in os.environ and "BENCH_ZOO" not in os.environ:
+        complain("warning: BENCH_MODELS is now BENCH_ZOO.")
+    if not any(word.partition("=")[0] == "--models" for word in words):
+        return words
+    complain("warning: --models is now --zoo.")
+    return [re.sub("^--models(?==|$)", "--zoo", word) for word in words]
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Write a warning on an old name in one line, and any other as Python does."""
+    if issubclass(category, OldNameWarning):
+        complain(f"warning: {message}")
+    else:
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+        (file or sys.stderr).write(text)
 
 
 def main() -> None:
     """Run the command line; errors a user can act on are one message and an exit code."""
     _shown.clear()
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app(args=_with_new_names(sys.argv[1:]))
     except BenchError as error:
         if _shown:
             raise

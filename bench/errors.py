@@ -42,6 +42,10 @@ class StoreError(BenchError):
     """Results cannot be read or written."""
 
 
+class OldNameWarning(FutureWarning):
+    """A name from before a renaming, which still works."""
+
+
 class AttackWarning(UserWarning):
     """Something an attack wants recorded beside its result, as a flag of the cell."""
 

@@ -12,6 +12,7 @@ import numpy as np
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.results.cell import Cell, Part
 from bench.results.provenance import origin
+from bench.results.settings import NOTHING_SET
 from bench.results.store import Store, write_json
 
 _IMAGES = 10
@@ -24,7 +25,7 @@ def fill(root: Path, cells: int) -> Store:
         "digits", "benchmark", _IMAGES, _IMAGES, part, part, Part("noise", {}, 1),
         ThreatModel(Norm.LINF, Fraction(1, 10), Access.QUERY), 0, 1,
     )  # fmt: skip
-    store.open(first, "")
+    store.open(first, NOTHING_SET)
     store.append(first, 0, _outcomes(), _about())
     store.finish(first, lambda shards: shards[0])
     folder = store.cell(first.key())
@@ -32,7 +33,7 @@ def fill(root: Path, cells: int) -> Store:
         cell = dataclasses.replace(first, seed=seed)
         other = store.cell(cell.key())
         other.mkdir(parents=True)
-        write_json(other / "cell.json", {**cell.canonical(), "settings": ""})
+        write_json(other / "cell.json", {**cell.canonical(), **NOTHING_SET.stored()})
         for name in ("outcomes.parquet", "provenance.json"):
             (other / name).write_bytes((folder / name).read_bytes())
     return store

@@ -52,5 +52,6 @@ def digits() -> Tensor:
 
 
 def hungry(holds: int) -> tuple[Hungry, Defense]:
-    purifier = Hungry(Memory(holds))
-    return purifier, Defense(purifier, classifier(torch.float64))
+    defense = Defense(Hungry(Memory(holds)), classifier(torch.float64))
+    assert isinstance(defense.purifier, Hungry)
+    return defense.purifier, defense

@@ -16,7 +16,7 @@ from bench.results.store import Store
 POINTS = (
     "[bench.attacks]\nlogged = logged:Logged\n"
     "[bench.defenses]\nlogged_noise = logged:LoggedNoise\n"
-    "[bench.models]\nlogged_cnn = logged:LoggedCnn\n"
+    "[bench.classifiers]\nlogged_cnn = logged:LoggedCnn\n"
 )
 SOURCE = Path(__file__).with_name("logged.py")
 SITE = "logged-plugins"

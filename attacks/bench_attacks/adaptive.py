@@ -1,4 +1,18 @@
-"""The purification-aligned adaptive attack of the paper behind this project."""
+"""The purification-aligned adaptive attack of the paper behind this project.
+
+Hajimohammadi Tabriz, Amini and Kazemi 2026, "A novel method for training energy-based models
+for efficient purification of adversarial images", Monadi 14(2), 82-97. Only its abstract was
+available: an attack step, then a purification step, whose shift, times a coefficient, joins the
+next attack step. What the abstract leaves open is an option here. As an algorithm box:
+
+    dp = 0
+    for t = 1 to steps:
+        g  = gradient of the loss at x
+        x  = x + a dir(g) + lam dp
+        x  = projection of x
+        dp = mean over draws of (one purification step from x) - x
+    return the iterate that most draws mistake
+"""
 
 from __future__ import annotations
 
@@ -27,7 +41,7 @@ from bench.api import (
 from bench_attacks._best import Best
 from bench_attacks.pgd import default_step
 
-_STRIDE = 10  # steps between two votes: one costs the whole purification, K steps a draw
+_STRIDE = 10  # steps between two votes: a vote costs a whole purification per draw
 
 Form = Literal["direct", "normalised", "lagrangian"]
 Through = Literal["classifier", "defense"]
@@ -44,15 +58,14 @@ class Adaptive:
     - ``normalised``: a dir(g) + lam a dir(dp), so that lam does not depend on the purifier's
       own step;
     - ``lagrangian``: a dir(g + lam dp). As dp = -s grad E for a Langevin step of size s, this
-      climbs loss - lam s E.
+      is ascent on loss - lam s E.
 
     ``lam`` (lambda) 0 is plain PGD; sweep .1, .3, 1, 3, 10 and take the worst per image.
     ``through`` takes g at the bare classifier, or through the whole defense with ``eot`` draws.
     The iterates of every tenth step and the last are put to the vote of the whole defense, with
     ``eot`` draws. It does not differentiate through the purification steps, so it bounds
     nothing: read it beside bpda_eot and pgd. ``step_size`` in pixels of [0, 1], None for
-    2.5 eps / steps (Linf) or 5 eps / steps (L2). Source: Hajimohammadi Tabriz, Amini and Kazemi
-    2026 (abstract).
+    2.5 eps / steps (Linf) or 5 eps / steps (L2).
     """
 
     revision: ClassVar[int] = 1
@@ -72,33 +85,38 @@ class Adaptive:
         self, view: View, x: Tensor, y: Tensor, *, threat: ThreatModel, rng: Rng
     ) -> Tensor:
         """Return the voted iterate (N, C, H, W) that most draws mistake for another than y."""
-        norm, loss, lam = threat.norm, LOSSES[self.loss], self.lam
-        draws = self.eot if view.stochastic else 1
+        loss, draws = LOSSES[self.loss], self.eot if view.stochastic else 1
         a = self.step_size or default_step(x, threat, self.steps)
         rng = rng.fork("adaptive")
-        best, ball = Best.nothing(x), Ball.around(x, norm, threat.radius)
+        best, ball = Best.nothing(x), Ball.around(x, threat.norm, threat.radius)
         x_adv, dp = x, torch.zeros_like(x)
         for t in range(1, self.steps + 1):
+            # g = gradient of the loss at x
             if self.through == "classifier":
                 g = classifier_gradient(view, x_adv, y, loss)
             else:
                 g = averaged_gradient(
                     view, x_adv, y, loss=loss, draws=draws, rng=rng.fork("gradient", t)
                 ).gradient
-            if self.form == "direct":
-                move = a * steepest(g, norm) + lam * dp
-            elif self.form == "normalised":
-                move = a * (steepest(g, norm) + lam * steepest(dp, norm))
-            else:
-                move = a * steepest(g + lam * dp, norm)
-            x_adv = ball.project(x_adv + move)
+            # x = projection of x + a dir(g) + lam dp
+            x_adv = ball.project(x_adv + self._move(g, dp, a, threat.norm))
+            # dp = mean over draws of (one purification step from x) - x
             dp = purification_shift(view, x_adv, draws, rng.fork("shift", t))
+            # Candidates for the iterate that most draws mistake
             if t % _STRIDE == 0 or t == self.steps:
                 seen = averaged_loss(
                     view, x_adv, y, loss=loss, draws=draws, rng=rng.fork("vote", t)
                 )
                 best.offer(x_adv, seen)
         return best.x
+
+    def _move(self, g: Tensor, dp: Tensor, a: float, norm: Norm) -> Tensor:
+        """Combine the gradient and the last purification shift (N, C, H, W) to one step."""
+        if self.form == "direct":
+            return a * steepest(g, norm) + self.lam * dp
+        if self.form == "normalised":
+            return a * (steepest(g, norm) + self.lam * steepest(dp, norm))
+        return a * steepest(g + self.lam * dp, norm)
 
     def calls(self, *, stochastic: bool, classes: int) -> Calls:
         """Count the cost of one image: every image takes every step."""

@@ -1,4 +1,9 @@
-"""Auto-PGD whose loss, step sizes and success are all averaged over the defense's draws."""
+"""Auto-PGD whose loss, step sizes and success are all averaged over the defense's draws.
+
+Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse
+parameter-free attacks", arXiv 2003.01690: algorithm 1, whose lines are named below, and the
+conditions and checkpoints of section 3.
+"""
 
 from __future__ import annotations
 
@@ -30,26 +35,26 @@ from bench.api import (
 from bench_attacks._best import Best, chosen
 from bench_attacks.pgd import random_point, reach
 
-_LEAVE = 10  # steps between two looks at which images are done
-_MOMENTUM = 0.75  # share of the new step; the rest repeats the last move
-_RHO = 0.75  # share of rising steps that lets a step size live
+_ALPHA = 0.75  # share of the new step; the rest repeats the last move
+_RHO = 0.75  # share of steps that must raise the loss for a step size to stay
+_LEAVE = 10  # steps between two checks which images are done
 
 
 @dataclass(frozen=True)
 class Apgd:
-    """Auto-PGD (Croce and Hein 2020, algorithm 1) on the loss averaged over ``eot`` draws.
+    """Auto-PGD (Croce and Hein 2020, arXiv 2003.01690) on the loss averaged over ``eot`` draws.
 
-    The library averages the gradient alone and believes one draw about loss and success; here
+    The authors' code averages only the gradient and takes loss and success from one draw; here
     all three are means over the same draws, one where the view is deterministic. Every step
-    draws afresh, so that no iterate is fitted to one set of noise. The best loss so far is then
-    a maximum of noisy means and a little too high; that only halves steps sooner, which is
-    where a noisy ascent has to go, and Best ranks by the share of wrong draws before the loss.
+    draws afresh, so that no iterate is fitted to one set of noise. f_max is then a maximum of
+    noisy means and a little too high; that only halves steps sooner, which is where a noisy
+    ascent has to go, and Best ranks by the share of wrong draws before the loss.
 
-    ``steps`` T, with T + 1 evaluations; ``restarts`` from other random points of the ball;
+    ``steps`` N, with N + 1 evaluations; ``restarts`` from other random points of the ball;
     ``loss`` with ``dlr`` needs three classes. ``warm``: the first run may start at the best
     images of cheaper attacks. ``surrogate`` f: loss, gradient and step sizes come from a
     purifier of f times fewer, coarser steps. The real view, with ``eot`` draws, then votes on
-    the start, the iterates at the checkpoints and the best point of each run.
+    the start, the iterates at the checkpoints and x_max of each run.
     """
 
     revision: ClassVar[int] = 1
@@ -85,7 +90,7 @@ class Apgd:
                 first = project(start, x, threat.norm, threat.radius)
             else:
                 first = random_point(x, threat, streams.fork("start"))
-            self._climb(view, x, y, first, best, threat=threat, rng=streams)
+            self._run(view, x, y, first, best, threat=threat, rng=streams)
         return best.x
 
     def calls(self, *, stochastic: bool, classes: int) -> Calls:
@@ -94,7 +99,7 @@ class Apgd:
         votes = 0 if self.surrogate is None else 2 + len(checkpoints(self.steps))
         return Calls(forward=(1 + votes) * draws, backward=self.steps * draws)
 
-    def _climb(
+    def _run(
         self,
         view: View,
         x: Tensor,
@@ -108,133 +113,141 @@ class Apgd:
         """Run once from start (N, C, H, W), offering what was seen or voted on to ``best``."""
         draws, loss = self.eot if view.stochastic else 1, LOSSES[self.loss]
         model = view if self.surrogate is None else view.surrogate(self.surrogate)
-        looks = checkpoints(self.steps)
+        windows = checkpoints(self.steps)
         rows = best.undecided()
         ball = Ball.around(x[rows], threat.norm, threat.radius)
-        found, classes, rng = best[rows], y[rows], rng[rows]
-        climb = Climb.begin(start[rows], step=2 * reach(x, threat))
-        for t in range(self.steps + 1):
+        found, labels, rng = best[rows], y[rows], rng[rows]
+
+        def vote(at: Tensor, purpose: str | int) -> None:
+            streams = rng.fork("vote", purpose)
+            found.offer(
+                at, averaged_loss(view, at, labels, loss=loss, draws=draws, rng=streams)
+            )
+
+        ascent = Ascent.begin(start[rows], eta=2 * reach(x, threat))
+        for k in range(self.steps + 1):  # x is x^(k), after k steps
             if len(rows) == 0:
                 return
-            if t > 0:
-                climb = climb.moved(ball, share=_MOMENTUM if t > 1 else 1.0)
-            ask = averaged_gradient if t < self.steps else averaged_loss
-            streams = rng.fork("step", t)
-            seen = ask(model, climb.x, classes, loss=loss, draws=draws, rng=streams)
-            climb = climb.saw(seen)
-            if self.surrogate is not None and (t == 0 or t in looks):
-                streams = rng.fork("vote", t)
-                vote = averaged_loss(
-                    view, climb.x, classes, loss=loss, draws=draws, rng=streams
-                )
-                found.offer(climb.x, vote)
-            elif self.surrogate is None:
-                found.offer(climb.x, seen)
-            if t in looks:
-                climb = climb.looked_back(looks[t])
-            if t > 0 and t % _LEAVE == 0:
+            if k > 0:  # lines 3, 7 and 8: the first step has no last move to repeat
+                ascent = ascent.stepped(ball, alpha=_ALPHA if k > 1 else 1.0)
+            ask = averaged_gradient if k < self.steps else averaged_loss
+            streams = rng.fork("step", k)
+            seen = ask(model, ascent.x, labels, loss=loss, draws=draws, rng=streams)
+            ascent = ascent.evaluated(seen)  # lines 4 and 5, 9 to 11
+            if self.surrogate is None:
+                found.offer(ascent.x, seen)
+            elif k == 0 or k in windows:
+                vote(ascent.x, k)
+            if k in windows:  # line 12
+                ascent = ascent.checked(windows[k])  # lines 13 to 15
+            if k > 0 and k % _LEAVE == 0:
                 # As in PGD, the host waits for the device here and nowhere else.
                 best.put(rows, found)
                 staying = found.undecided()
-                rows, climb, found = rows[staying], climb[staying], found[staying]
-                ball, classes, rng = ball[staying], classes[staying], rng[staying]
+                rows, ascent, found = rows[staying], ascent[staying], found[staying]
+                ball, labels, rng = ball[staying], labels[staying], rng[staying]
         if self.surrogate is not None and len(rows) > 0:
-            streams = rng.fork("vote", "best")
-            vote = averaged_loss(view, climb.best, classes, loss=loss, draws=draws, rng=streams)
-            found.offer(climb.best, vote)
+            vote(ascent.x_max, "best")
         best.put(rows, found)
 
 
 @dataclass(frozen=True)
-class Climb:
-    """Where each image stands: points (M, C, H, W) and numbers (M,).
+class Ascent:
+    """The state of algorithm 1 for M images: points (M, C, H, W) and numbers (M,).
 
-    ``x`` with its ``gradient`` and ``loss``, ``before`` the point left last; ``best``, the
-    point of most loss, likewise; ``step`` sizes in pixels of [0, 1]; and since the last
-    checkpoint how many steps ``rose``, ``best_then`` and whether the step was ``halved`` there.
+    ``x`` is x^(k), with ``gradient`` and loss ``f``, and ``x_before`` x^(k-1); ``x_max``, the
+    point of most loss, with ``gradient_max`` and ``f_max``; ``eta`` step sizes in pixels of
+    [0, 1]. Since the last checkpoint: how many steps raised f (``rises``), ``f_max_then`` and
+    whether eta was ``halved`` there.
     """
 
     x: Tensor
     gradient: Tensor
-    loss: Tensor
-    before: Tensor
-    best: Tensor
-    best_gradient: Tensor
-    best_loss: Tensor
-    step: Tensor
-    rose: Tensor
-    best_then: Tensor
+    f: Tensor
+    x_before: Tensor
+    x_max: Tensor
+    gradient_max: Tensor
+    f_max: Tensor
+    eta: Tensor
+    rises: Tensor
+    f_max_then: Tensor
     halved: Tensor
 
     @classmethod
-    def begin(cls, x: Tensor, *, step: float) -> Climb:
-        """Stand at x (M, C, H, W), of which nothing is known yet."""
+    def begin(cls, x: Tensor, *, eta: float) -> Ascent:
+        """Start at x^(0) (M, C, H, W), where nothing is evaluated yet."""
         numbers, zero = torch.zeros_like(x[:, 0, 0, 0]), torch.zeros_like(x)
         return cls(
             x=x,
             gradient=zero,
-            loss=numbers + torch.inf,  # so that to have started is no rise
-            before=x,
-            best=x,
-            best_gradient=zero,
-            best_loss=numbers - torch.inf,
-            step=numbers + step,
-            rose=numbers,
-            best_then=numbers - torch.inf,
-            halved=torch.ones_like(numbers, dtype=torch.bool),
+            f=numbers + torch.inf,  # so that the first evaluation is no rise
+            x_before=x,
+            x_max=x,
+            gradient_max=zero,
+            f_max=numbers - torch.inf,
+            eta=numbers + eta,
+            rises=numbers,
+            f_max_then=numbers - torch.inf,
+            halved=torch.ones_like(numbers, dtype=torch.bool),  # no condition 2 at the first
         )
 
-    def __getitem__(self, rows: Tensor) -> Climb:
+    def __getitem__(self, rows: Tensor) -> Ascent:
         """Keep some images, by index (m,)."""
-        return Climb(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+        kept = {field.name: getattr(self, field.name)[rows] for field in fields(self)}
+        return Ascent(**kept)
 
-    def moved(self, ball: Ball, *, share: float) -> Climb:
-        """Step uphill within the balls of M images, ``1 - share`` of it as last time."""
-        uphill = steepest(self.gradient, ball.norm)
-        aim = ball.project(torch.addcmul(self.x, per_image(self.step, self.x), uphill))
-        # x + share (aim - x) + (1 - share) (x - before)
-        moved = torch.lerp(self.x, aim, share)
-        moved.add_(self.x, alpha=1 - share).sub_(self.before, alpha=1 - share)
-        return replace(self, x=ball.project(moved), before=self.x)
+    def stepped(self, ball: Ball, *, alpha: float) -> Ascent:
+        """Step from x^(k) to x^(k+1), within the balls of M images."""
+        # z = P(x + eta direction)
+        direction = steepest(self.gradient, ball.norm)
+        z = ball.project(torch.addcmul(self.x, per_image(self.eta, self.x), direction))
+        # x^(k+1) = P(x + alpha (z - x) + (1 - alpha) (x - x^(k-1)))
+        moved = torch.lerp(self.x, z, alpha)
+        moved.add_(self.x, alpha=1 - alpha).sub_(self.x_before, alpha=1 - alpha)
+        return replace(self, x=ball.project(moved), x_before=self.x)
 
-    def saw(self, seen: Averaged) -> Climb:
-        """Take in what was seen at ``x``; after the last step that is no gradient."""
+    def evaluated(self, seen: Averaged) -> Ascent:
+        """Take f and its gradient at ``x``; after the last step there is no gradient."""
         gradient = seen.gradient if isinstance(seen, AveragedGradient) else self.gradient
-        better = seen.loss > self.best_loss
-        there = chosen(better, self.x)
+        # If f(x) > f_max: x_max = x and f_max = f(x).
+        higher = seen.loss > self.f_max
+        there = chosen(higher, self.x)
         return replace(
             self,
             gradient=gradient,
-            loss=seen.loss,
-            best=torch.lerp(self.best, self.x, there),
-            best_gradient=torch.lerp(self.best_gradient, gradient, there),
-            best_loss=torch.where(better, seen.loss, self.best_loss),
-            rose=self.rose + (seen.loss > self.loss),
+            f=seen.loss,
+            x_max=torch.lerp(self.x_max, self.x, there),
+            gradient_max=torch.lerp(self.gradient_max, gradient, there),
+            f_max=torch.where(higher, seen.loss, self.f_max),
+            rises=self.rises + (seen.loss > self.f),
         )
 
-    def looked_back(self, window: int) -> Climb:
-        """Halve steps that led nowhere in the last ``window`` and return those to the best."""
-        oscillates = self.rose <= _RHO * window
-        stands = ~self.halved & (self.best_loss <= self.best_then)
-        halved = oscillates | stands
+    def checked(self, window: int) -> Ascent:
+        """Judge eta at a checkpoint, ``window`` steps after the last one."""
+        # Condition 1: too few steps raised f. The paper's < is <= in the authors' code.
+        condition_1 = self.rises <= _RHO * window
+        # Condition 2: neither eta nor f_max changed since the last checkpoint.
+        condition_2 = ~self.halved & (self.f_max <= self.f_max_then)
+        # If either holds: eta = eta / 2 and x = x_max.
+        halved = condition_1 | condition_2
         back = chosen(halved, self.x)
         return replace(
             self,
-            x=torch.lerp(self.x, self.best, back),
-            gradient=torch.lerp(self.gradient, self.best_gradient, back),
-            step=torch.where(halved, self.step / 2, self.step),
-            rose=torch.zeros_like(self.rose),
-            best_then=self.best_loss,
+            x=torch.lerp(self.x, self.x_max, back),
+            gradient=torch.lerp(self.gradient, self.gradient_max, back),
+            eta=torch.where(halved, self.eta / 2, self.eta),
+            rises=torch.zeros_like(self.rises),
+            f_max_then=self.f_max,
             halved=halved,
         )
 
 
 def checkpoints(steps: int) -> dict[int, int]:
-    """Map each step after which step sizes are judged to the steps since the last such one."""
+    """Map each checkpoint, the number of steps before it, to the steps since the last one."""
     window, least, shrink = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
-    looks, at = {}, window
+    windows, at = {}, window
     while at <= steps:
-        looks[at] = window
+        windows[at] = window
         window = max(window - shrink, least)
         at += window
-    return looks
+    return windows

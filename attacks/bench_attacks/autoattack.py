@@ -1,4 +1,10 @@
-"""AutoAttack as its authors publish it, with its footprints on the process undone."""
+"""AutoAttack as its authors publish it, with its side effects on global state undone.
+
+AutoAttack, with APGD and the DLR loss: Croce and Hein 2020, "Reliable evaluation of adversarial
+robustness with an ensemble of diverse parameter-free attacks", arXiv 2003.01690. FAB: Croce and
+Hein 2020, "Minimally distorted Adversarial Examples with a Fast Adaptive Boundary Attack",
+arXiv 1907.02044. Square: see square.py.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +33,7 @@ Version = Literal["auto", "standard", "rand"]
 
 @dataclass(frozen=True)
 class AutoAttack:
-    """AutoAttack (Croce and Hein 2020): the package pyautoattack, unchanged.
+    """AutoAttack (Croce and Hein 2020, arXiv 2003.01690): the package pyautoattack, unchanged.
 
     ``version``: ``standard`` (APGD-CE, APGD-T, FAB-T, Square), ``rand`` (APGD-CE and APGD-DLR
     with 20 draws), or ``auto``: rand for a stochastic view, standard otherwise. What is given
@@ -75,13 +81,13 @@ class AutoAttack:
         return x_adv
 
     def resolved(self, stochastic: bool) -> Literal["standard", "rand"]:
-        """Say which version runs against a view."""
+        """Return the version that runs against a view."""
         if self.version == "auto":
             return "rand" if stochastic else "standard"
         return self.version
 
     def calls(self, *, stochastic: bool, classes: int) -> Calls:
-        """Bound the cost of one image that never falls, counted in the library's source."""
+        """Bound the cost of one image that is never broken, counted in the library's source."""
         targets = min(9, classes - 1)
         apgd = 101  # gradients of one run: 100 steps and the start
         ranked = classes >= 4
@@ -125,10 +131,10 @@ class _Model:
 
 @contextmanager
 def undone() -> Iterator[None]:
-    """Give back every generator, the trace function and the library's counters as they were."""
+    """Restore every generator, the trace function and the library's counters afterwards."""
     counters = pyautoattack.checks.funcs
     saved = random.getstate(), np.random.get_state(), sys.gettrace(), dict(counters)
-    # It seeds all devices, but to read the state of an untouched one would start CUDA on it.
+    # It seeds all devices, but reading the state of an unused one would start CUDA on it.
     devices = range(torch.cuda.device_count()) if _cuda_started() else ()
     counters.update(dict.fromkeys(counters, 0))  # else one dynamic defense marks all later ones
     try:

@@ -1,4 +1,11 @@
-"""BPDA with EOT in the budget of the literature on energy-based purification."""
+"""BPDA with EOT in the budget of the literature on energy-based purification.
+
+BPDA: Athalye, Carlini and Wagner 2018, "Obfuscated Gradients Give a False Sense of Security",
+arXiv 1802.00420, section 4.1. EOT: Athalye et al. 2018, "Synthesizing Robust Adversarial
+Examples", arXiv 1707.07397. The identity in place of the purifier's gradient is not in this
+file: it is the view of BPDA access (``BpdaView`` and ``_StraightThrough`` in
+bench/core/access.py), the only access that this attack takes. The steps are those of pgd.py.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +22,11 @@ from bench_attacks.pgd import ascend, default_step, random_point, votes
 
 @dataclass(frozen=True)
 class BpdaEot:
-    """PGD through the purifier forwards and the identity backwards (Athalye et al. 2018).
+    """PGD through the purifier forwards and the identity backwards (BPDA, arXiv 1802.00420).
 
-    ``steps`` and ``eot`` as in Hill, Mitchell and Zhu 2021 (50 steps of 15 draws, started at
-    random); ``step_size`` in pixels of [0, 1], None for 2.5 eps / steps (Linf) or
-    5 eps / steps (L2).
+    ``steps`` and ``eot`` as in Hill, Mitchell and Zhu 2021, "Stochastic Security", arXiv
+    2005.13525: 50 steps of 15 draws, from a random start. ``step_size`` in pixels of [0, 1],
+    None for 2.5 eps / steps (Linf) or 5 eps / steps (L2).
     """
 
     revision: ClassVar[int] = 2

@@ -1,4 +1,8 @@
-"""Random noise in the ball: what an attack that learns nothing can do."""
+"""Random noise in the ball: what an attack that learns nothing can do.
+
+Carlini et al. 2019, "On Evaluating Adversarial Robustness", arXiv 1902.06705, advise such
+sanity checks.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +33,7 @@ class Noise:
     """Best of ``tries`` random perturbations, by the votes of ``eot`` draws and then the loss.
 
     Linf: corners of the ball. L2: directions of length eps, then clipped to the box. An attack
-    with gradients that does not beat it is broken (Carlini et al. 2019, section 3.1).
+    with gradients that does not beat it is broken.
     """
 
     revision: ClassVar[int] = 1
@@ -49,9 +53,9 @@ class Noise:
         best, ball = Best.nothing(x), Ball.around(x, threat.norm, threat.radius)
         for k in range(self.tries):
             streams = rng.fork("noise", k)
+            # The sign of normal noise is a random corner, its direction a uniform one.
             noise = streams.fork("direction").normal_like(x)
-            x_adv = x + threat.radius * steepest(noise, threat.norm)
-            x_adv = ball.project(x_adv)
+            x_adv = ball.project(x + threat.radius * steepest(noise, threat.norm))
             seen = averaged_loss(
                 view, x_adv, y, loss=LOSSES[self.loss], draws=draws, rng=streams.fork("draws")
             )

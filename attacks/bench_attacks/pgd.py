@@ -1,4 +1,10 @@
-"""Projected gradient descent with expectation over the defense's draws."""
+"""Projected gradient descent (PGD) with expectation over the defense's draws (EOT).
+
+PGD: Madry et al. 2018, "Towards Deep Learning Models Resistant to Adversarial Attacks", arXiv
+1706.06083, section 2.1. EOT: Athalye, Engstrom, Ilyas and Kwok 2018, "Synthesizing Robust
+Adversarial Examples", arXiv 1707.07397. ``_iterate`` has the three lines of PGD. What is around
+them is not in the papers: images leave once they are done, and fresh draws choose the iterate.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +19,6 @@ from torch import Tensor
 from bench.api import (
     LOSSES,
     Access,
-    Averaged,
     Ball,
     Calls,
     Loss,
@@ -30,12 +35,12 @@ from bench.api import (
 )
 from bench_attacks._best import Best
 
-_LEAVE = 10  # steps between two looks at which images are done
+_LEAVE = 10  # steps between two checks which images are done
 
 
 @dataclass(frozen=True)
 class Pgd:
-    """PGD (Madry et al. 2018) on the loss averaged over draws (EOT, Athalye et al. 2018).
+    """PGD (arXiv 1706.06083) on the loss averaged over draws (EOT, arXiv 1707.07397).
 
     ``steps`` T, with T + 1 evaluations; ``eot`` draws a gradient, one where the view is
     deterministic, and as many again for the choice between the best iterate and the last;
@@ -100,48 +105,75 @@ def ascend(
     draws: int,
     step_size: float,
 ) -> None:
-    """Climb the averaged loss from start (N, C, H, W) and offer what it led to to ``best``.
+    """Run PGD from start (N, C, H, W) and offer the better of two iterates to ``best``.
 
-    That is the iterate most often wrong. Of many iterates it was the luckiest too where only a
-    few draws were seen, so fresh ones, the same for both, decide between it and the last.
+    They are the iterate that was wrong most often and the last one. Of many iterates the first
+    was also the luckiest where only a few draws were seen, so fresh draws, the same for both,
+    decide between them.
     """
-    tried = best.undecided()
-    rows, x_adv, classes, streams = tried, start[tried], y[tried], rng[tried]
-    ball = Ball.around(x[tried], threat.norm, threat.radius)
-    climb, climbed, last = Best.nothing(ball.x), Best.nothing(x), start.clone()
+    rows = best.undecided()
+    found, labels, rng = best[rows], y[rows], rng[rows]
+    highest, last = _iterate(
+        view,
+        Ball.around(x[rows], threat.norm, threat.radius),
+        labels,
+        start[rows],
+        rng=rng,
+        loss=loss,
+        steps=steps,
+        draws=draws,
+        step_size=step_size,
+    )
+    if not view.stochastic:
+        found.offer(highest.x, highest.seen())
+    elif len(rows) > 0:
+        for iterate in (last, highest.x):
+            again = rng.fork("again")
+            seen = averaged_loss(view, iterate, labels, loss=loss, draws=draws, rng=again)
+            found.offer(iterate, seen)
+    best.put(rows, found)
+
+
+def _iterate(
+    view: View,
+    ball: Ball,
+    y: Tensor,
+    start: Tensor,
+    *,
+    rng: Rng,
+    loss: Loss,
+    steps: int,
+    draws: int,
+    step_size: float,
+) -> tuple[Best, Tensor]:
+    """Return the iterate of each image that was wrong most often, and the last (N, C, H, W)."""
+    highest, last = Best.nothing(ball.x), start.clone()
+    rows = torch.arange(len(start), device=start.device)  # the images still in the batch
+    x_adv, found = start, Best.nothing(ball.x)
     for t in range(steps):
         if len(rows) == 0:
             break
-        now = averaged_gradient(
-            view, x_adv, classes, loss=loss, draws=draws, rng=streams.fork(t)
-        )
-        climb.offer(x_adv, now)
-        x_adv = torch.add(x_adv, steepest(now.gradient, threat.norm), alpha=step_size)
-        x_adv = ball.project(x_adv)
+        # The gradient g of the mean loss; x + a sign(g), for L2 x + a g / |g|; its projection.
+        here = averaged_gradient(view, x_adv, y, loss=loss, draws=draws, rng=rng.fork(t))
+        moved = torch.add(x_adv, steepest(here.gradient, ball.norm), alpha=step_size)
+        x_next = ball.project(moved)
+
+        found.offer(x_adv, here)
+        x_adv = x_next
         if (t + 1) % _LEAVE == 0:
             # Images that fool every draw leave the batch. To know how many are left the host
             # waits for the device, here and nowhere else.
-            climbed.put(rows, climb)
+            highest.put(rows, found)
             last[rows] = x_adv
-            staying = (now.wrong < 1).nonzero()[:, 0]
-            rows, x_adv, climb = rows[staying], x_adv[staying], climb[staying]
-            ball, classes, streams = ball[staying], classes[staying], streams[staying]
-
-    def look(at: Tensor, rows: Tensor, stream: str | int) -> Averaged:
-        streams = rng[rows].fork(stream)
-        return averaged_loss(view, at, y[rows], loss=loss, draws=draws, rng=streams)
-
+            staying = (here.wrong < 1).nonzero()[:, 0]
+            rows, x_adv, found = rows[staying], x_adv[staying], found[staying]
+            ball, y, rng = ball[staying], y[staying], rng[staying]
     if len(rows) > 0:
-        climb.offer(x_adv, look(x_adv, rows, steps))
-        climbed.put(rows, climb)
+        end = averaged_loss(view, x_adv, y, loss=loss, draws=draws, rng=rng.fork(steps))
+        found.offer(x_adv, end)
+        highest.put(rows, found)
         last[rows] = x_adv
-    found, climbed = best[tried], climbed[tried]
-    if not view.stochastic:
-        found.offer(climbed.x, climbed.seen())
-    elif len(tried) > 0:
-        for proposed in (last[tried], climbed.x):
-            found.offer(proposed, look(proposed, tried, "again"))
-    best.put(tried, found)
+    return highest, last
 
 
 def votes(stochastic: bool) -> int:
@@ -163,7 +195,7 @@ def random_point(x: Tensor, threat: ThreatModel, rng: Rng) -> Tensor:
 
 
 def default_step(x: Tensor, threat: ThreatModel, steps: int) -> float:
-    """Choose the step size, in pixels of [0, 1]: 2.5 radii in all, as Madry et al. advise.
+    """Return the step size, in pixels of [0, 1]: 2.5 radii in all, as Madry et al. 2018 do.
 
     Twice that for L2, where a random start fades by 1 + step / radius a step and no faster.
     """

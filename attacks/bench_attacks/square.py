@@ -1,4 +1,9 @@
-"""Square attack: random search with square-shaped moves, on the loss averaged over draws."""
+"""Square attack: random search with square-shaped moves, on the loss averaged over draws.
+
+Andriushchenko, Croce, Flammarion and Hein 2020, "Square Attack: a query-efficient black-box
+adversarial attack via random search", arXiv 1912.00049. Algorithm 1 is ``Square.__call__``,
+algorithm 2 (Linf) ``square``, algorithm 3 (L2) ``shifted_mass``.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +31,18 @@ from bench.api import (
     steepest,
 )
 
-_LEAVE = 50  # queries between two looks at which images are done
+_LEAVE = 50  # queries between two checks which images are done
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of p, in a run of 10,000
 
 
 @dataclass(frozen=True)
 class Square:
-    """Square attack (Andriushchenko et al. 2020, algorithms 1 to 3) on a whole defense.
+    """Square attack (arXiv 1912.00049, algorithms 1 to 3) on a whole defense.
 
     ``queries`` proposals an image, each seen by ``eot`` fresh draws; ``p_init`` the share of
     pixels that the first squares cover. A proposal is taken when its mean margin is the highest
-    so far, or when it fools every draw, which ends the search for this image.
+    so far, or when it fools every draw, which ends the search for this image. The paper
+    minimises the margin of the true class; here its negative is raised, as in every attack.
     """
 
     revision: ClassVar[int] = 1
@@ -55,16 +61,19 @@ class Square:
         norm, eps = threat.norm, threat.radius
         start, move = (stripes, square) if norm is Norm.LINF else (tiles, shifted_mass)
         x_best, rows = x.clone(), torch.arange(len(x), device=x.device)
-        highest = torch.full_like(x[:, 0, 0, 0], -torch.inf)
+        l_best = torch.full_like(x[:, 0, 0, 0], -torch.inf)
         done = torch.zeros_like(y, dtype=torch.bool)
         for query in range(self.queries):
             streams = rng.fork("square", query)[rows]
             if query == 0:
                 delta = start(x, eps, streams)
             else:
+                # h = side of the square, on a schedule; delta = move of that side at random
                 side = side_of(self.p_init, query / self.queries, x.shape, norm)
                 delta = move(x_best[rows] - x[rows], eps, side, streams)
+            # x_new = projection onto ball and box; delta is the whole perturbation of x
             x_new = project(x[rows] + delta, x[rows], norm, eps)
+            # l_new = loss at x_new, here the mean margin over the draws
             seen = averaged_loss(
                 view,
                 x_new,
@@ -73,10 +82,12 @@ class Square:
                 draws=self.eot if view.stochastic else 1,
                 rng=streams.fork("draws"),
             )
+            # If l_new is the best so far: x_best = x_new and l_best = l_new
             fooled = seen.wrong == 1
-            taken = ~done[rows] & (fooled | (seen.loss > highest[rows]))
+            taken = ~done[rows] & (fooled | (seen.loss > l_best[rows]))
             x_best[rows] = torch.where(per_image(taken, x_new), x_new, x_best[rows])
-            highest[rows] = torch.where(taken, seen.loss, highest[rows])
+            l_best[rows] = torch.where(taken, seen.loss, l_best[rows])
+            # Until x_best is adversarial
             done[rows] |= fooled
             if (query + 1) % _LEAVE == 0:
                 rows = rows[~done[rows]]  # the only place where the host waits for the device
@@ -85,12 +96,15 @@ class Square:
         return x_best
 
     def calls(self, *, stochastic: bool, classes: int) -> Calls:
-        """Bound the cost of one image that never falls."""
+        """Bound the cost of one image that is never broken."""
         return Calls(forward=self.queries * (self.eot if stochastic else 1))
 
 
 def side_of(p_init: float, progress: float, shape: tuple[int, ...], norm: Norm) -> int:
-    """Choose the side of a square, in pixels: the share p of the image halves on a schedule."""
+    """Return the side h of a square, in pixels: its share p of the image halves on a schedule.
+
+    For L2 the side is odd and at least 3, where the image has room.
+    """
     height, width = shape[-2:]
     p = p_init / 2 ** bisect_left(_HALVINGS, progress * 10_000)
     side = max(1, round(math.sqrt(p * height * width)))
@@ -105,9 +119,13 @@ def stripes(x: Tensor, eps: float, rng: Rng) -> Tensor:
 
 
 def square(delta: Tensor, eps: float, side: int, rng: Rng) -> Tensor:
-    """Move for Linf (algorithm 2): one square per image set to +-eps, a sign per channel."""
+    """Move for Linf (algorithm 2): one square per image set to +-eps, a sign per channel.
+
+    The paper adds +-2 eps and projects: that is +-eps for every pixel of the ball.
+    """
     chance = rng.uniform((2 + delta.shape[1],))
     moved = delta.clone()
+    # (r, s) = uniform place of the window; rho = uniform sign of each channel
     moved[windows(delta, side, chance[:, :2])] = eps * signs(chance[:, 2:], delta)
     return moved
 
@@ -127,18 +145,22 @@ def tiles(x: Tensor, eps: float, rng: Rng) -> Tensor:
 
 
 def shifted_mass(delta: Tensor, eps: float, side: int, rng: Rng) -> Tensor:
-    """Move for L2 (algorithm 3): the mass of one window goes to a bump in another one."""
+    """Move for L2 (algorithm 3): the mass of window W2 goes to a bump in window W1."""
     channels = delta.shape[1]
     chance = rng.uniform((5 + channels,))
+    # W1, W2 = windows at uniform places
     into, out_of = windows(delta, side, chance[:, :2]), windows(delta, side, chance[:, 2:4])
+    # eps_avail^2 = |nu on W1 and W2|^2 + eps_unused^2 / c, where eps_unused^2 = eps^2 - |nu|^2
     either = torch.zeros_like(delta)
     either[into] = either[out_of] = 1
     mass = (delta * either).square().sum((2, 3), keepdim=True)
     unused = (eps**2 - size(delta, Norm.L2).square()).clamp_min(0)
+    # nu_temp = rho eta* + nu on W1 / |nu on W1|, with eta* or its transpose and a sign rho
     pattern = bump(side, delta)
     pattern = torch.where(per_image(chance[:, 4] < 0.5, delta), pattern, pattern.T)
     # Old and new pattern weigh the same in the window, whatever mass lay there.
     mixed = unit(delta[into]) + signs(chance[:, 5:], delta) * pattern
+    # nu on W2 = 0, nu on W1 = eps_avail nu_temp / |nu_temp|
     moved = delta.clone()
     moved[out_of] = 0
     moved[into] = unit(mixed) * (mass + per_image(unused, delta) / channels).sqrt()
@@ -151,7 +173,7 @@ def unit(window: Tensor) -> Tensor:
 
 
 def bump(side: int, like: Tensor) -> Tensor:
-    """Build the pattern (S, S) of length 1: a pyramid up in one half and down in the other."""
+    """Build eta* (S, S) of length 1: a pyramid up in one half and down in the other."""
 
     def pyramid(height: int) -> Tensor:
         row = (torch.arange(height) - height // 2).abs()[:, None]

@@ -11,7 +11,7 @@ from bench.audit.findings import Finding, State, Weight
 from bench.audit.gradients import gradient_exists
 from bench.audit.planted import NoGradient, Quantizer
 from bench.audit.subject import LEVEL, Run, Subject
-from bench.core.protocols import NoisyPurifier, Purifier
+from bench.core.protocols import NoisyPurifier, Purifier, fits
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.results.stats import worsens
@@ -168,12 +168,12 @@ def purifier_adds_to_its_noise(subject: Subject) -> Finding:
     missing = ""
     if not subject.defense.stochastic:
         missing = "the defense is deterministic: it has no noise"
-    elif not isinstance(purifier, NoisyPurifier):
+    elif not fits(purifier, NoisyPurifier):
         missing = (
             f"{type(purifier).__name__} cannot add its noise alone: give it noise_alone(self), "
             "the purifier of the same noise that does nothing else"
         )
-    if missing or not isinstance(purifier, NoisyPurifier):
+    if missing or not fits(purifier, NoisyPurifier):
         return Finding(*about, State.NOT_APPLICABLE, threshold=threshold, reason=missing)
     main = subject.strong()
     alone = subject.of(subject.variant("noise alone", purifier.noise_alone())).strong()

@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import Subject
 from bench.core.batch_size import in_blocks
-from bench.core.protocols import EnergyPurifier, SteppedPurifier
+from bench.core.protocols import EnergyPurifier, SteppedPurifier, fits
 
 
 def energy_tells_attacks(subject: Subject) -> Finding:
@@ -19,7 +19,7 @@ def energy_tells_attacks(subject: Subject) -> Finding:
     about = ("C25", "energy tells attacks", Weight.REMARK)
     threshold = "AUC above .5, and the energy of attacked images falls along purification"
     purifier = subject.defense.purifier
-    if not isinstance(purifier, EnergyPurifier):
+    if not fits(purifier, EnergyPurifier):
         reason = "the purifier has no `energy` network"
         return Finding(*about, State.NOT_APPLICABLE, threshold=threshold, reason=reason)
     x, x_adv = subject.images.x, subject.strong().x_adv
@@ -32,7 +32,7 @@ def energy_tells_attacks(subject: Subject) -> Finding:
         f"AUC {auc:.2f}; {hidden:.0%} of the attacked images below the clean 95th percentile"
     )
     rises = False
-    if isinstance(purifier, SteppedPurifier):
+    if fits(subject.defense.purifier, SteppedPurifier):
         path = _along(subject, purifier, x_adv)
         rises = path[-1] > path[0]
         values["mean energy along purification"] = path
@@ -63,10 +63,9 @@ def _energy(purifier: EnergyPurifier, x: Tensor) -> Tensor:
 
 def _along(subject: Subject, purifier: EnergyPurifier, x: Tensor) -> list[float]:
     """Measure the mean energy before, and after each of the purifier's own steps."""
-    assert isinstance(purifier, SteppedPurifier)
     path = [float(_energy(purifier, x).mean())]
     with torch.no_grad():
         for k in range(getattr(purifier, "steps", 10)):
-            x = purifier.step(x, rng=subject.rng.fork("energy", k))
+            x = subject.defense.purification_step(x, rng=subject.rng.fork("energy", k))
             path.append(float(_energy(purifier, x).mean()))
     return path

@@ -40,7 +40,7 @@ def not_fitted_to_one_attack(subject: Subject) -> Finding:
         f"falls by at most {_FALL:.0%} (paired, {LEVEL:.0%}) under other attacks; other source "
         "models are not tried"
     )
-    trained = trained_on(subject.base.cell.defense.params)
+    trained = trained_against(subject.base.cell.defense.params)
     if trained is None:
         return Finding(
             *about,
@@ -89,7 +89,7 @@ def not_fitted_to_one_attack(subject: Subject) -> Finding:
     )
 
 
-def trained_on(params: Mapping[str, Any]) -> Transfer | None:
+def trained_against(params: Mapping[str, Any]) -> Transfer | None:
     """Read the attack that a defense saw in training off its parameters; None for none."""
     training = params.get("training")
     if not isinstance(training, Mapping) or "eps" not in training:

@@ -13,6 +13,7 @@ import pandas as pd
 from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import Subject
 from bench.results.cell import subject_of
+from bench.results.settings import flat, measured
 from bench.results.store import Store, read_json, read_rows
 
 _FEW = 8  # images left right: a second restart improves none of fewer by chance
@@ -139,15 +140,11 @@ def _only_difference(one: Mapping[str, Any], two: Mapping[str, Any]) -> str | No
     return names[0].replace(".params.", ".") if known else None
 
 
-def _flat(content: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Spell out what a cell measures; a checkpoint follows from its training."""
-    for name, value in content.items():
-        if not path and name in ("key", "settings"):
-            continue
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{path}{name}.")
-        elif f"{path}{name}" != "defense.checkpoint":
-            yield f"{path}{name}", value
+    for name, value in flat(measured(content)):
+        if name not in ("key", "defense.checkpoint"):
+            yield name, value
 
 
 def _identical(first: pd.DataFrame, second: pd.DataFrame) -> bool:

@@ -15,12 +15,10 @@ from bench.audit.recheck import read_finding
 from bench.audit.report import markdown
 from bench.audit.subject import Subject
 from bench.core.registry import build, parameters, plugin
-from bench.core.threat import parse_eps
 from bench.errors import StoreError, UsageError
-from bench.experiments.attack_order import target_of
 from bench.experiments.prepare import Plugins, prepare, resolve
 from bench.progress import Progress, Work
-from bench.results.cell import Request, Search, subject_of
+from bench.results.cell import Request, Search, ladder_of, subject_of
 from bench.results.locks import claimed, wait
 from bench.results.provenance import provenance
 from bench.results.stats import wilson
@@ -67,7 +65,7 @@ def audits_of(pairs: Iterable[Plugins], images: int) -> list[Request]:
             settings={k: v for k, v in plugins.request.settings.items() if k != "attack"},
         )
         unseeded = replace(plugins, request=replace(plugins.request, seed=0))
-        found.setdefault(target_of(unseeded), asked)
+        found.setdefault(ladder_of(unseeded.asked()), asked)
     return list(found.values())
 
 
@@ -76,7 +74,7 @@ def audit(request: Request, *, workspace: Workspace) -> Work[dict[str, Any]]:
 
     What was asked before on the same images is read, not done again.
     """
-    if not parse_eps(request.eps, request.norm):
+    if not request.eps:
         raise UsageError("an audit needs a ball: give --eps a finite radius above 0.")
     workspace.store.probe()
     subject = yield from open_subject(request, workspace=workspace)

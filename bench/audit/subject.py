@@ -21,6 +21,7 @@ from bench.core.threat import Access, Norm, ThreatModel
 from bench.evaluation.run import Prepared, run_cell
 from bench.progress import finish
 from bench.results.cell import Cell, Part
+from bench.results.settings import Settings
 from bench.results.store import Store, read_json, read_rows
 from bench.results.workspace import Workspace
 
@@ -187,7 +188,8 @@ class Subject:
         )
         defense = variant.defense if variant else self.defense
         prepared = replace(self.base, cell=cell, defense=defense, attack=attack)
-        finish(run_cell(prepared, workspace=self.workspace, settings="audit"))
+        audit = Settings(notes=("audit",))
+        finish(run_cell(prepared, workspace=self.workspace, settings=audit))
         return self.read(cell)
 
     def read(self, cell: Cell) -> Run:

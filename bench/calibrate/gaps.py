@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
 WHAT = "attacks against known answers"
 _DEAR = 3000  # passes an image from which on an attack is measured on few defenses
 _SLACK = 1e-3  # of a margin: float32 images and logits, and the judge's tolerance of the ball
+_CPU = torch.device("cpu")
 _UNLIKELY = 4.5  # standard errors between the judge's count and its expectation
 
 
@@ -116,6 +117,7 @@ def calibrate(
     images: int | None = None,
     cases: Sequence[Case] | None = None,
     names: Sequence[str] | None = None,
+    device: torch.device = _CPU,
 ) -> Work[list[Gap]]:
     """Measure every attack of the catalogue, or those named, on every case that applies."""
     pairs = [
@@ -131,7 +133,9 @@ def calibrate(
     for done, (name, case, access, norm) in enumerate(pairs):
         yield Progress(WHAT, done, len(pairs))
         attack = build("attacks", name, BUDGETS.get(name, {}))
-        rows.append(measure(name, attack, case, access, norm, images=images or IMAGES))
+        rows.append(
+            measure(name, attack, case, access, norm, images=images or IMAGES, device=device)
+        )
     yield Progress(WHAT, len(pairs), len(pairs))
     return rows
 
@@ -167,17 +171,24 @@ def ungated(name: str, attack: Attack, case: Case, access: Access) -> str:
 
 
 def measure(
-    name: str, attack: Attack, case: Case, access: Access, norm: Norm, *, images: int
+    name: str,
+    attack: Attack,
+    case: Case,
+    access: Access,
+    norm: Norm,
+    *,
+    images: int,
+    device: torch.device = _CPU,
 ) -> Gap:
-    """Attack a case at its three radii by the harness's own path, and judge."""
+    """Attack a case at its three radii by the harness's own path, and judge, on a device."""
     problem = case.problem(images)
-    defense = Defense(case.purifier, network(problem, case.purifier))
+    defense = Defense(case.purifier, network(problem, case.purifier)).to(device)
     parts: list[Part] = []
     faults: list[str] = []
     radii = problem.radii(norm)
     for eps in radii:
         try:
-            part = _at(attack, problem, case, defense, ThreatModel(norm, eps, access))
+            part = _at(attack, problem, case, defense, ThreatModel(norm, eps, access), device)
         except Exception as error:  # whatever a stranger's attack raises is its result
             faults.append(f"failed: {type(error).__name__}: {error}")
             break
@@ -220,15 +231,23 @@ class Part:
 
 
 def _at(
-    attack: Attack, problem: Problem, case: Case, defense: Defense, threat: ThreatModel
+    attack: Attack,
+    problem: Problem,
+    case: Case,
+    defense: Defense,
+    threat: ThreatModel,
+    device: torch.device,
 ) -> Part:
-    x, y, rng = problem.x, problem.y, Rng.seeded(SEED, range(len(problem.y)))
+    x, y = problem.x.to(device), problem.y.to(device)
+    rng = Rng.seeded(SEED, range(len(y)), device=device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AttackWarning)  # what it left out is no fault here
         view = view_of(defense, threat.access)
         x_adv = attack(view, x, y, threat=threat, rng=rng.fork("attack"))
     outcomes = judge(defense, x, y, x_adv, threat=threat, draws=DRAWS, rng=rng.fork("judge"))
-    return compare(problem, case.sigma, threat, x_adv, outcomes)
+    # What an image is worth is worked out on the CPU, wherever it was attacked.
+    outcomes = replace(outcomes, legal=outcomes.legal.cpu(), robust=outcomes.robust.cpu())
+    return compare(problem, case.sigma, threat, x_adv.cpu(), outcomes)
 
 
 def compare(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 from torch import nn
@@ -85,7 +86,7 @@ class Named:
 def spring(*, workspace: Workspace) -> Work[list[Named]]:
     """Set every trap before the classifier of digits, trained where it is missing."""
     request = Request(
-        defense="none", attack="apgd", eps="0.15", n=IMAGES, shard=IMAGES, draws=20,
+        defense="none", attack="apgd", eps=Fraction(15, 100), n=IMAGES, shard=IMAGES, draws=20,
         settings={"attack": _SETTINGS},
     )  # fmt: skip
     subject = yield from open_subject(request, workspace=workspace)

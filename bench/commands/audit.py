@@ -8,8 +8,8 @@ import typer
 
 from bench.commands.options import (
     DATA,
-    MODELS,
     RESULTS,
+    ZOO,
     AsJson,
     Classifier,
     Data,
@@ -19,12 +19,12 @@ from bench.commands.options import (
     Draws,
     Eps,
     FirstN,
-    Models,
     Norm,
     Results,
     Seed,
     Settings,
     Shard,
+    Zoo,
 )
 from bench.commands.shared import open_workspace, say, watch
 
@@ -43,7 +43,7 @@ def audit(
     device: Device = "auto",
     results: Results = RESULTS,
     data: Data = DATA,
-    models: Models = MODELS,
+    zoo: Zoo = ZOO,
     as_json: AsJson = False,
 ) -> None:
     """Run the checks C1 to C27 on a defense and say whether its robust accuracy stands."""
@@ -57,7 +57,7 @@ def audit(
         eps=eps, n=n, seed=seed, draws=draws, shard=shard, settings=parse_settings(settings),
     )  # fmt: skip
     dataset_info(dataset)
-    workspace = open_workspace(results, data, models, device)
+    workspace = open_workspace(results, data, zoo, device)
     from bench.audit.run import audit as run_audit
 
     report = watch(run_audit(request, workspace=workspace), quiet=as_json)

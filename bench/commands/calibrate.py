@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from bench.commands.options import DATA, MODELS, RESULTS, AsJson, Data, Models, Results
+from bench.commands.options import (
+    DATA,
+    RESULTS,
+    ZOO,
+    AsJson,
+    Data,
+    Device,
+    Results,
+    Zoo,
+)
 from bench.commands.shared import complain, open_workspace, say, watch
 
 
@@ -17,7 +26,8 @@ def calibrate(
     ] = None,
     results: Results = RESULTS,
     data: Data = DATA,
-    models: Models = MODELS,
+    zoo: Zoo = ZOO,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Measure the attacks against known answers, and the audit against planted traps."""
@@ -29,9 +39,9 @@ def calibrate(
     from bench.results.provenance import provenance
     from bench.results.store import written
 
-    workspace = open_workspace(results, data, models, "cpu")
+    workspace = open_workspace(results, data, zoo, device)
     named = watch(traps.spring(workspace=workspace), quiet=as_json)
-    rows = watch(gaps.calibrate(), quiet=as_json)
+    rows = watch(gaps.calibrate(device=workspace.device), quiet=as_json)
     origin = provenance(workspace.device)
     text = pages.document([pages.known_answers(rows), pages.traps(named)], origin)
     if output is not None:

@@ -12,7 +12,7 @@ from bench.commands.shared import say
 
 def compare(
     first: Annotated[str, typer.Argument(help="A cell's key (4+ characters) or a defense.")],
-    second: Annotated[str, typer.Argument(help="Another of the same sort.")],
+    second: Annotated[str, typer.Argument(help="The second cell or defense.")],
     dataset: Annotated[str | None, typer.Option(help="Only this data set.")] = None,
     norm: Annotated[str | None, typer.Option(help="Only this norm: Linf or L2.")] = None,
     eps: Annotated[str | None, typer.Option(help="Only this radius.")] = None,
@@ -20,7 +20,7 @@ def compare(
     n: OnlyN = None,
     difference: Annotated[
         float | None,
-        typer.Option(help="Also say how many images a difference of so many points needs."),
+        typer.Option(help="Also say how many images a difference of this many points needs."),
     ] = None,
     results: Results = RESULTS,
     as_json: AsJson = False,
@@ -29,13 +29,13 @@ def compare(
     import json
 
     from bench.results.compare import compare
-    from bench.results.paired import claimed, lines
+    from bench.results.paired import lines, needed_for
     from bench.results.store import Store
 
     found = compare(
         Store(results), first, second, dataset=dataset, norm=norm, eps=eps, attack=attack, n=n
     )
-    needed = None if difference is None else claimed(found, difference)
+    needed = None if difference is None else needed_for(found, difference)
     if as_json:
         said = found.canonical() | ({"claimed_images_needed": needed} if needed else {})
         typer.echo(json.dumps(said, indent=2))

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
@@ -22,6 +22,9 @@ from bench.commands.shared import say
 from bench.data.datasets import DATASETS
 from bench.errors import BenchError, DataError, PluginError
 from bench.results.store import Store
+
+if TYPE_CHECKING:
+    import torch
 
 _PYTHON = ((3, 11), (3, 14))  # the first that works, the first that is not tested
 _PYAUTOATTACK = "0.2.0"
@@ -96,8 +99,7 @@ def _cuda() -> Finding:
         import torch
 
         if torch.cuda.is_available():
-            names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-            return Finding("devices", "ok", ", ".join(names))
+            return _gpus()
         if torch.version.cuda is None and shutil.which("nvidia-smi"):
             return Finding(
                 "devices", "warn", "an NVIDIA driver, and a torch without CUDA",
@@ -106,6 +108,34 @@ def _cuda() -> Finding:
     except Exception as error:  # no torch, or a driver that it cannot talk to
         return Finding("devices", "warn", _line(error), "Repair torch or the driver.")
     return Finding("devices", "ok", "no CUDA: runs on the CPU")
+
+
+def _gpus() -> Finding:
+    """Name the GPUs, each with what it says to a convolution and its gradient."""
+    import torch
+
+    said, broken = [], False
+    for number in range(torch.cuda.device_count()):
+        said.append(torch.cuda.get_device_name(number))
+        try:
+            _convolve(torch.device("cuda", number))
+        except RuntimeError as error:  # a driver, cuDNN or torch that do not fit each other
+            said[-1] += f" fails in a convolution ({_line(error)})"
+            broken = True
+    if broken:
+        todo = "Install a torch that fits driver and GPU, or use --device cpu."
+        return Finding("devices", "warn", ", ".join(said), todo)
+    return Finding("devices", "ok", ", ".join(said))
+
+
+def _convolve(device: torch.device) -> None:
+    """Do one convolution and its gradient, and wait for them; raises RuntimeError."""
+    import torch
+
+    x = torch.ones(1, 1, 8, 8, device=device, requires_grad=True)
+    out = torch.conv2d(x, torch.ones(1, 1, 3, 3, device=device)).sum()
+    (gradient,) = torch.autograd.grad(out, x)
+    float(gradient.sum())
 
 
 def _torchvision() -> Finding:

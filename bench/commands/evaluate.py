@@ -10,8 +10,8 @@ import typer
 from bench.commands.executor_option import Executor, Jobs, Slurm, check, spread
 from bench.commands.options import (
     DATA,
-    MODELS,
     RESULTS,
+    ZOO,
     Access,
     AsJson,
     Attack,
@@ -24,12 +24,12 @@ from bench.commands.options import (
     DryRun,
     Eps,
     FirstN,
-    Models,
     Norm,
     Results,
     Seed,
     Settings,
     Shard,
+    Zoo,
 )
 from bench.commands.shared import (
     exit_on_trouble,
@@ -65,7 +65,7 @@ def run(
     device: Device = "auto",
     results: Results = RESULTS,
     data: Data = DATA,
-    models: Models = MODELS,
+    zoo: Zoo = ZOO,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print cell, key and cost, and stop.")
     ] = False,
@@ -83,7 +83,7 @@ def run(
     dataset_info(dataset)
     if not as_json:
         say(opening(request))
-    workspace = open_workspace(results, data, models, device)
+    workspace = open_workspace(results, data, zoo, device)
     from bench.experiments.matrix import evaluate, preview
     from bench.results.table import write_runs
 
@@ -108,19 +108,19 @@ def matrix(
     device: Device = "auto",
     results: Results = RESULTS,
     data: Data = DATA,
-    models: Models = MODELS,
+    zoo: Zoo = ZOO,
     executor: Executor = None,
     jobs: Jobs = None,
     slurm: Slurm = [],  # noqa: B006 - Typer copies it
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate every cell of a plan that is not done yet; the same command goes on."""
+    """Evaluate every cell of a plan that is not done yet; run it again to resume."""
     from bench.experiments.plan import read_plan
 
     check(executor, jobs, slurm)
     content = read_plan(plan)
-    workspace = open_workspace(results, data, models, device)
+    workspace = open_workspace(results, data, zoo, device)
     from bench.commands.shared import list_cells, measure
     from bench.experiments.matrix import ordered
     from bench.results.table import write_runs
@@ -155,29 +155,31 @@ def train(
     device: Device = "auto",
     results: Results = RESULTS,
     data: Data = DATA,
-    models: Models = MODELS,
+    zoo: Zoo = ZOO,
 ) -> None:
-    """Train a classifier or a defense, or find its checkpoint; resumes where it was killed."""
+    """Train a classifier or a defense, or find its checkpoint; a killed training resumes."""
     from bench.core.registry import catalogue
     from bench.results.cell import Request, parse_settings
 
-    models_known, defenses_known = catalogue("models"), catalogue("defenses")
+    classifiers, defenses = catalogue("classifiers"), catalogue("defenses")
     if name in catalogue("attacks"):
         raise UsageError(f"{name} is an attack: it has nothing to train.")
-    if name not in models_known and name not in defenses_known:
-        raise unknown_name("classifier or defense", name, [*models_known, *defenses_known])
-    is_model = name in models_known
+    if name not in classifiers and name not in defenses:
+        raise unknown_name("classifier or defense", name, [*classifiers, *defenses])
+    is_classifier = name in classifiers
     request = Request.parse(
-        defense="none" if is_model else name,
+        defense="none" if is_classifier else name,
         attack="noise",
         dataset=dataset,
-        classifier=name if is_model else classifier,
+        classifier=name if is_classifier else classifier,
         n=1,
         settings=parse_settings(settings),
     )
-    workspace = open_workspace(results, data, models, device)
+    workspace = open_workspace(results, data, zoo, device)
     from bench.experiments.matrix import train_only
 
-    path = watch(train_only(request, workspace=workspace, model_only=is_model), quiet=False)
+    path = watch(
+        train_only(request, workspace=workspace, classifier_only=is_classifier), quiet=False
+    )
     say(str(path))
     say(path.with_suffix(".json").read_text().rstrip())

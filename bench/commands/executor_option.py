@@ -15,7 +15,7 @@ from bench.errors import StoreError, UsageError, unknown_name
 if TYPE_CHECKING:
     from bench.experiments.plan import Plan
     from bench.experiments.prepare import Plugins
-    from bench.experiments.status import Standings
+    from bench.experiments.status import PlanStatus
     from bench.progress import Progress
     from bench.results.workspace import Workspace
 
@@ -74,12 +74,12 @@ def spread(
     No worker is started for cells that are done. Raises BenchError where the folder cannot be
     shared or no worker lives.
     """
-    from bench.executors.task import Task
-    from bench.experiments.status import Standings
+    from bench.executors.task import WorkerTask
+    from bench.experiments.status import PlanStatus
     from bench.results.locks import works_in
 
-    standings = [Standings.of(plan, pairs, workspace) for plan, pairs in plans]
-    if not _is_left(plans, standings):
+    status = [PlanStatus(plan, pairs, workspace) for plan, pairs in plans]
+    if not _is_left(plans, status):
         return True
     if not works_in(workspace.store.root):
         raise StoreError(
@@ -87,10 +87,10 @@ def spread(
             "share their work. Name another folder with --results, mount it with locks, or run "
             "without --executor."
         )
-    folders = [workspace.store.root, workspace.data, workspace.models]
-    results, data, models = (str(folder.resolve()) for folder in folders)
+    folders = [workspace.store.root, workspace.data, workspace.zoo]
+    results, data, zoo = (str(folder.resolve()) for folder in folders)
     contents = tuple(_as_json(plan) for plan, _ in plans)
-    task = Task(contents, results, data, models, device, workspace.run, tuple(sys.argv))
+    task = WorkerTask(contents, results, data, zoo, device, workspace.run, tuple(sys.argv))
     if executor == "slurm":
         from bench.executors.slurm import parse_options, submit
 
@@ -105,7 +105,7 @@ def spread(
     where = slots(device, jobs, gpus=torch.cuda.device_count())
     if not quiet:
         say(f"{len(where)} workers")
-    look = partial(_look, standings, workspace)
+    look = partial(_progress, status, workspace)
     watch(run_local(task, where, look=look, complain=complain), quiet=quiet)
     return True
 
@@ -116,21 +116,19 @@ def _as_json(plan: Plan) -> dict[str, object]:
     return plan.model_dump(mode="json", include=set(Plan.model_fields))
 
 
-def _is_left(
-    plans: Sequence[tuple[Plan, list[Plugins]]], standings: Sequence[Standings]
-) -> bool:
+def _is_left(plans: Sequence[tuple[Plan, list[Plugins]]], status: Sequence[PlanStatus]) -> bool:
     """Say whether workers may find anything to do; an audit is work of its own.
 
     To look fetches what is missing of the data: nodes of a cluster may be offline.
     """
-    from bench.experiments.status import State
+    from bench.experiments.status import CellState
 
-    states = [one.state for some in standings for one in some.look()]
-    left = any(state not in (State.DONE, State.SKIPPED) for state in states)
+    states = [one.state for plan in status for one in plan.read()]
+    left = any(state not in (CellState.DONE, CellState.SKIPPED) for state in states)
     return left or any(plan.audit for plan, _ in plans)
 
 
-def _look(standings: Sequence[Standings], workspace: Workspace) -> Progress:
+def _progress(status: Sequence[PlanStatus], workspace: Workspace) -> Progress:
     from bench.experiments.status import progress
 
-    return progress((one for some in standings for one in some.look()), workspace.store)
+    return progress((one for plan in status for one in plan.read()), workspace.store)

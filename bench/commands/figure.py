@@ -10,8 +10,8 @@ import typer
 
 from bench.commands.options import (
     DATA,
-    MODELS,
     RESULTS,
+    ZOO,
     Access,
     Attack,
     Classifier,
@@ -20,13 +20,13 @@ from bench.commands.options import (
     Device,
     Eps,
     FirstN,
-    Models,
     Norm,
     OnlyN,
     Results,
     Seed,
     Settings,
     Shard,
+    Zoo,
 )
 from bench.commands.shared import open_workspace, say, watch
 from bench.errors import UsageError
@@ -130,7 +130,7 @@ def energies(
     device: Device = "auto",
     results: Results = RESULTS,
     data: Data = DATA,
-    models: Models = MODELS,
+    zoo: Zoo = ZOO,
     output: Output = None,
 ) -> None:
     """Histograms of the energy of clean, attacked and purified images."""
@@ -139,7 +139,7 @@ def energies(
                  eps=eps, access=access, n=n, seed=seed, shard=shard, settings=settings)
         for name in defense
     ]  # fmt: skip
-    workspace = open_workspace(results, data, models, device)
+    workspace = open_workspace(results, data, zoo, device)
     from bench.experiments.prepare import resolve
     from bench.figures import energies as figure
     from bench.figures.images import about
@@ -169,7 +169,7 @@ def strips(
     device: Device = "auto",
     results: Results = RESULTS,
     data: Data = DATA,
-    models: Models = MODELS,
+    zoo: Zoo = ZOO,
     output: Output = None,
 ) -> None:
     """Pictures: clean, attacked, and purified after several steps, with their energies."""
@@ -180,7 +180,7 @@ def strips(
                        settings=settings)  # fmt: skip
     if count > n:
         raise UsageError(f"-m {count} strips of the first {n} images: give -n {count} or more.")
-    workspace = open_workspace(results, data, models, device)
+    workspace = open_workspace(results, data, zoo, device)
     from bench.experiments.prepare import resolve
     from bench.figures import strips as figure
     from bench.figures.images import about
@@ -214,7 +214,7 @@ def pag(
     device: Device = "auto",
     results: Results = RESULTS,
     data: Data = DATA,
-    models: Models = MODELS,
+    zoo: Zoo = ZOO,
     output: Output = None,
 ) -> None:
     """Perceptually aligned gradients: targeted attacks in a large ball, and what they draw."""
@@ -227,7 +227,7 @@ def pag(
     ]  # fmt: skip
     if count > n:
         raise UsageError(f"-m {count} rows of the first {n} images: give -n {count} or more.")
-    workspace = open_workspace(results, data, models, device)
+    workspace = open_workspace(results, data, zoo, device)
     from dataclasses import replace
 
     from bench.core.threat import Access, format_eps, parse_access

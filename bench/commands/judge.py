@@ -8,14 +8,14 @@ import typer
 
 from bench.commands.options import (
     DATA,
-    MODELS,
     RESULTS,
+    ZOO,
     AsJson,
     Data,
     Device,
-    Models,
     Results,
     Settings,
+    Zoo,
 )
 from bench.commands.shared import exit_on_trouble, open_workspace, print_rows, say, watch
 from bench.errors import UsageError
@@ -37,7 +37,7 @@ def judge(
     device: Device = "auto",
     results: Results = RESULTS,
     data: Data = DATA,
-    models: Models = MODELS,
+    zoo: Zoo = ZOO,
     as_json: AsJson = False,
 ) -> None:
     """Judge a finished cell's images again: more draws, rounded, or on another defense."""
@@ -49,7 +49,7 @@ def judge(
     chosen = parse_settings(settings)
     if set(chosen) - {"defense"} or (chosen and defense is None):
         raise UsageError("--set belongs to --defense here: --set defense.NAME=VALUE.")
-    workspace = open_workspace(results, data, models, device)
+    workspace = open_workspace(results, data, zoo, device)
     from bench.results.store import read_rows
     from bench.results.table import write_runs
     from bench.verification import rejudge as work

@@ -13,16 +13,21 @@ Results = Annotated[
 Data = Annotated[
     Path, typer.Option("--data", help="Folder of the data sets.", envvar="BENCH_DATA")
 ]
-Models = Annotated[
+Zoo = Annotated[
     Path,
-    typer.Option("--models", help="Folder of RobustBench's models.", envvar="BENCH_MODELS"),
+    typer.Option(
+        "--zoo", help="Folder of RobustBench's files.", envvar=["BENCH_ZOO", "BENCH_MODELS"]
+    ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+Device = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.", envvar="BENCH_DEVICE")
+]
 Settings = Annotated[
     list[str],
     typer.Option("--set", help="A parameter, such as defense.steps=50; may be repeated."),
 ]
-RESULTS, DATA, MODELS = Path("results"), Path("data"), Path("models")
+# RobustBench itself keeps its files in `models` as well.
+RESULTS, DATA, ZOO = Path("results"), Path("data"), Path("models")
 
 Defense = Annotated[str, typer.Option(help="A defense: see `bench list defenses`.")]
 Attack = Annotated[str, typer.Option(help="An attack: see `bench list attacks`.")]
@@ -37,7 +42,7 @@ Access = Annotated[
     typer.Option(help="transfer, bpda, full or query.", show_default="the attack's own"),
 ]
 FirstN = Annotated[int, typer.Option("-n", help="Images: the first n of the test set.")]
-OnlyN = Annotated[int | None, typer.Option("-n", help="Only cells on so many images.")]
+OnlyN = Annotated[int | None, typer.Option("-n", help="Only cells on this many images.")]
 Seed = Annotated[int, typer.Option(help="Seed of attack and judge.")]
 Draws = Annotated[int, typer.Option(help="The judge's draws per image.")]
 Shard = Annotated[int, typer.Option(help="Images attacked at a time; part of the cell.")]

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.commands.executor_option import Executor, Jobs, Slurm, check, spread
-from bench.commands.options import DATA, MODELS, RESULTS, Data, Device, DryRun, Models, Results
+from bench.commands.options import DATA, RESULTS, ZOO, Data, Device, DryRun, Results, Zoo
 from bench.commands.shared import complain, open_workspace, say
 from bench.errors import BenchError, PlanError, UsageError
 
 if TYPE_CHECKING:
     from bench.experiments.prepare import Plugins
     from bench.paper.spec import TableFile
-    from bench.paper.write import Asked
     from bench.results.workspace import Workspace
 
 _FILES = Path("plans/paper")
@@ -36,7 +35,7 @@ def paper(
     device: Device = "auto",
     results: Results = RESULTS,
     data: Data = DATA,
-    models: Models = MODELS,
+    zoo: Zoo = ZOO,
     executor: Executor = None,
     jobs: Jobs = None,
     slurm: Slurm = [],  # noqa: B006 - Typer copies it
@@ -54,7 +53,7 @@ def paper(
     tables = _read(paths)
     from bench.commands.shared import list_cells
 
-    workspace = open_workspace(results, data, models, device)
+    workspace = open_workspace(results, data, zoo, device)
     pairs = _resolved(paths, tables)
     whole = True
     if dry_run:
@@ -108,9 +107,11 @@ def _resolved(paths: list[Path], tables: list[TableFile]) -> list[list[list[Plug
     from bench.core.registry import parameters
     from bench.experiments.matrix import ordered
     from bench.experiments.plan import all_faults
+    from bench.results.settings import lookup
 
     found: list[list[list[Plugins]]] = []
     faults: list[str] = []
+    absent = object()
     for path, file in zip(paths, tables, strict=True):
         found.append([])
         for number, run in enumerate(file.runs, 1):
@@ -120,19 +121,13 @@ def _resolved(paths: list[Path], tables: list[TableFile]) -> list[list[list[Plug
                 faults += [f"{path.name}, run {number}: {fault}" for fault in error.faults]
         known = [parameters(plugins.defense) for run in found[-1] for plugins in run]
         for key, swept in (("rows", file.head.rows), ("columns", file.head.columns)):
-            if swept is not None and known and not any(_has(params, swept) for params in known):
+            if swept is None or not known:
+                continue
+            if all(lookup(params, swept, absent) is absent for params in known):
                 faults.append(f"{path.name}: {key}: no defense has a parameter '{swept}'.")
     if faults:
         raise all_faults(faults)
     return found
-
-
-def _has(params: Any, path: str) -> bool:
-    for name in path.split("."):
-        if not isinstance(params, dict) or name not in params:
-            return False
-        params = params[name]
-    return True
 
 
 def _make(
@@ -151,7 +146,7 @@ def _make(
     from bench.results.table import write_runs
 
     sidecar = folder / f"{path.stem}.json"
-    before = earlier(sidecar)
+    before = earlier(sidecar, workspace.store)
     cells = []
     try:
         for run, of_run in zip(file.runs, pairs, strict=True):
@@ -167,27 +162,22 @@ def _make(
 
 def _answers(
     pairs: list[Plugins], keys: list[str], before: dict[str, str], workspace: Workspace
-) -> list[Asked]:
-    """Note what was asked and what answers it.
+) -> list[str]:
+    """List the keys of the cells that answer what was asked.
 
     What cannot be measured here, such as on a data set that this machine lacks, is answered by
     the cell that answered it when the table was last written, if that cell is still there.
     """
-    from bench.experiments.matrix import pending, title
-    from bench.paper.write import Asked
+    from bench.experiments.matrix import title
     from bench.results.cell import digest_of
 
     found = []
     for plugins, key in zip(pairs, keys, strict=True):
-        asked = digest_of({**pending(plugins), "request": repr(plugins.request)})
-        kept = before.get(asked, key)
-        if (
-            not workspace.store.outcomes(key).is_file()
-            and workspace.store.outcomes(kept).is_file()
-        ):
+        kept = before.get(digest_of(plugins.asked()))
+        if kept is not None and not workspace.store.outcomes(key).is_file():
             complain(f"{title(plugins)}: the table keeps cell {kept}, measured before.")
             key = kept
-        found.append(Asked(asked, key))
+        found.append(key)
     return found
 
 

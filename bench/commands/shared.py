@@ -22,24 +22,26 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 _SETTINGS_WIDTH = 26  # of one setting, beyond which it may be broken
 _SPARE = ("robust_single", "passes", "interval", "attacked")  # the first to go is the first
-# Said once where all rows agree.
+# Shown once, in the title, where all rows agree.
 _TITLE = ("dataset", "norm", "eps", "n", "draws", "audit", "settings")
 
 
-def open_workspace(results: Path, data: Path, models: Path, device: str) -> Workspace:
+def open_workspace(results: Path, data: Path, zoo: Path, device: str) -> Workspace:
     """Open the folders and the device of a command; raises UsageError."""
     from bench.results.store import Store
     from bench.results.workspace import Workspace, open_device
 
-    return Workspace(Store(results), data, models, open_device(device))
+    return Workspace(Store(results), data, zoo, open_device(device))
 
 
 def opening(request: Request) -> str:
-    """Say in one line what a run is about."""
+    """Describe a run in one line."""
+    from bench.core.threat import format_eps
+
     other = " (choose another: --dataset)" if request.dataset == "digits" else ""
     return (
         f"data set {request.dataset}{other}, first {request.n} images, "
-        f"{request.norm.value} {request.eps}"
+        f"{request.norm.value} {format_eps(request.eps)}"
     )
 
 
@@ -143,7 +145,7 @@ def _table(page: pd.DataFrame, title: str) -> Table:
 
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in page.columns:
-        if name == "settings":  # what a user typed may be long: it alone is broken
+        if name == "settings":  # what a user typed may be long: only it is broken
             words = [len(word) for text in page[name] for word in text.split()]
             table.add_column(
                 name, overflow="fold", min_width=min(max(words, default=0), _SETTINGS_WIDTH)
@@ -159,13 +161,13 @@ def list_cells(
     plan: Plan, pairs: list[Plugins], workspace: Workspace, *, as_json: bool
 ) -> None:
     """Print every cell with its key and cost, and measure nothing."""
-    from bench.experiments.attack_order import rungs_below
+    from bench.experiments.attack_order import cheaper_attacks
     from bench.experiments.matrix import preview, title
 
-    below = rungs_below(pairs) if plan.ladder else [[] for _ in pairs]
     outlines: list[dict[str, Any]] = []
-    for plugins, rungs in zip(pairs, below, strict=True):
-        after = tuple(outlines[rung]["key"] for rung in rungs if "key" in outlines[rung])
+    for plugins, cheaper in zip(pairs, cheaper_attacks(plan, pairs), strict=True):
+        before = [outlines[number] for number in cheaper]
+        after = tuple(outline["key"] for outline in before if "key" in outline)
         outlines.append(preview(plugins.request, workspace, after=after))
     if as_json:
         print_outline(outlines, as_json=True)
@@ -179,9 +181,9 @@ def measure(
     plan: Plan, pairs: list[Plugins], workspace: Workspace, *, quiet: bool
 ) -> list[str]:
     """Measure what is missing and return the key of every pair; a failure stops no other."""
-    from bench.executors import worker as walk
+    from bench.executors import worker
 
-    return walk.measure(
+    return worker.measure(
         plan,
         pairs,
         workspace=workspace,

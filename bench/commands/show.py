@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from bench.commands.options import RESULTS, Results
-from bench.commands.shared import say
+from bench.commands.shared import complain, say
 from bench.errors import unknown_name
 
 
 def list_(
     what: Annotated[
         str | None,
-        typer.Argument(help="attacks, defenses, models or datasets; all by default."),
+        typer.Argument(help="attacks, defenses, classifiers or datasets; all by default."),
     ] = None,
 ) -> None:
     """List what can be combined."""
@@ -23,10 +23,13 @@ def list_(
 
     tables: dict[str, dict[str, str]] = {
         kind: {name: summary(point) for name, point in catalogue(kind).items()}
-        for kind in ("defenses", "attacks", "models")
+        for kind in ("defenses", "attacks", "classifiers")
     }
-    tables["models"]["robustbench:NAME"] = "any CIFAR classifier of the RobustBench zoo"
+    tables["classifiers"]["robustbench:NAME"] = "any CIFAR classifier of the RobustBench zoo"
     tables["datasets"] = {name: info.summary for name, info in DATASETS.items()}
+    if what == "models":
+        complain("warning: `bench list models` is now `bench list classifiers`.")
+        what = "classifiers"
     if what is not None and what not in tables:
         raise unknown_name("listing", what, tables)
     for kind, entries in tables.items():

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.commands.options import DATA, MODELS, RESULTS, AsJson, Data, Models, Results
+from bench.commands.options import DATA, RESULTS, ZOO, AsJson, Data, Results, Zoo
 from bench.commands.shared import exit_on_trouble, open_workspace, print_rows, say
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
     from bench.experiments.plan import Plan
-    from bench.experiments.status import Standing
+    from bench.experiments.status import CellStatus
     from bench.results.workspace import Workspace
 
 PlanFile = Annotated[Path, typer.Argument(help="The plan that was given to bench matrix.")]
@@ -23,17 +23,17 @@ def status(
     plan: PlanFile,
     results: Results = RESULTS,
     data: Data = DATA,
-    models: Models = MODELS,
+    zoo: Zoo = ZOO,
 ) -> None:
-    """Say how far a plan is, whoever works on it: cells done, running, failed and left."""
+    """Show how far a plan is: cells done, running, failed and left, in all processes."""
     from bench.executors.slurm import queued
     from bench.experiments.plan import read_plan
 
     content = read_plan(plan)
-    workspace = open_workspace(results, data, models, "cpu")
+    workspace = open_workspace(results, data, zoo, "cpu")
     from bench.experiments.status import at_work, counted
 
-    found = _look(content, workspace)
+    found = _status(content, workspace)
     for one in found:
         note = f": {one.note}" if one.note else ""
         say(f"{one.state:8} {one.done:6}/{one.total:<6} {one.title}{note}")
@@ -50,38 +50,38 @@ def collect(
     plan: PlanFile,
     results: Results = RESULTS,
     data: Data = DATA,
-    models: Models = MODELS,
+    zoo: Zoo = ZOO,
     as_json: AsJson = False,
 ) -> None:
-    """Write runs.csv and print the rows of a plan that others measured."""
+    """Write runs.csv and print the rows of a plan that other processes measured."""
     from bench.experiments.plan import read_plan
 
     content = read_plan(plan)
-    workspace = open_workspace(results, data, models, "cpu")
-    from bench.experiments.status import State
+    workspace = open_workspace(results, data, zoo, "cpu")
+    from bench.experiments.status import CellState
     from bench.results.table import write_runs
 
-    found = _look(content, workspace)
+    found = _status(content, workspace)
     frame = write_runs(workspace.store)
     rows = frame[frame["key"].isin([one.key for one in found])]
     print_rows(rows, as_json=as_json)
-    left = sum(one.state in (State.OPEN, State.RUNNING) for one in found)
+    left = sum(one.state in (CellState.OPEN, CellState.RUNNING) for one in found)
     if left:
         raise BenchError(
-            f"{left} of {len(found)} cells are not finished. `bench status {plan}` says what "
+            f"{left} of {len(found)} cells are not finished. `bench status {plan}` shows what "
             "they wait for; `bench matrix` with the same plan measures what is left."
         )
     exit_on_trouble(rows)
 
 
-def _look(plan: Plan, workspace: Workspace) -> list[Standing]:
+def _status(plan: Plan, workspace: Workspace) -> list[CellStatus]:
     from bench.experiments.matrix import ordered
-    from bench.experiments.status import Standings
+    from bench.experiments.status import PlanStatus
 
-    return Standings.of(plan, ordered(plan), workspace).look()
+    return PlanStatus(plan, ordered(plan), workspace).read()
 
 
 def _states() -> list[str]:
-    from bench.experiments.status import State
+    from bench.experiments.status import CellState
 
-    return list(State)
+    return list(CellState)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.commands.options import DATA, MODELS, RESULTS, AsJson, Data, Device, Models
+from bench.commands.options import DATA, RESULTS, ZOO, AsJson, Data, Device, Zoo
 from bench.commands.shared import open_workspace, say, watch
 from bench.errors import UsageError
 
@@ -25,7 +25,7 @@ def verify(
     ] = False,
     device: Device = "auto",
     data: Data = DATA,
-    models: Models = MODELS,
+    zoo: Zoo = ZOO,
     as_json: AsJson = False,
 ) -> None:
     """Recompute distances, verdicts and digests from the stored images; 1 if any is wrong."""
@@ -48,7 +48,7 @@ def verify(
     if votes:
         from bench.verification.revote import revote
 
-        workspace = open_workspace(results, data, models, device)
+        workspace = open_workspace(results, data, zoo, device)
         report = watch(revote(report, workspace=workspace), quiet=as_json)
     if as_json:
         typer.echo(json.dumps({**asdict(report), **_counts(report)}, indent=2))

@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from bench.core.border import logits_of
 from bench.core.defense import Defense
-from bench.core.protocols import CoarsePurifier, View
+from bench.core.protocols import CoarsePurifier, View, fits
 from bench.core.rng import Rng
 from bench.core.threat import Access
 from bench.errors import PluginError
@@ -30,8 +31,7 @@ class TransferView:
 
     def classify(self, x: Tensor) -> Tensor:
         """Return the classifier's logits (N, K); it gets a copy of x (N, C, H, W)."""
-        logits: Tensor = self.classifier(x.clone())
-        return logits
+        return logits_of(self.classifier, x.clone())
 
     def purification_step(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Refuse: a transfer attack does not know the purifier."""
@@ -68,7 +68,7 @@ class _WholeView:
     def surrogate(self, factor: int) -> Self:
         """Open the same access on a coarser purifier; raises PluginError where none is."""
         purifier = self.defense.purifier
-        if not isinstance(purifier, CoarsePurifier):
+        if not fits(purifier, CoarsePurifier):
             raise PluginError(
                 f"this defense has no cheaper process: {type(purifier).__name__} has no "
                 "'coarser'. Leave attack.surrogate away."

@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import torch
 
+from bench.core.device import lacks_memory
+
 T = TypeVar("T")
 
 # On a CPU more rows fall out of the cache, on a GPU fewer leave it idle.
@@ -24,7 +26,7 @@ _found: dict[str, int] = {}
 
 
 def rows_per_pass(device: torch.device) -> int:
-    """Say how many rows a pass on this device takes at present in this process."""
+    """Return how many rows a pass on this device takes at present in this process."""
     return _found.get(device.type, _START.get(device.type, _START["cpu"]))
 
 
@@ -34,8 +36,8 @@ def in_blocks(
     """Do work on n images block by block, in order, their draws folded; return its parts.
 
     ``work`` gets the slice of a block's images and keeps nothing of it where it fails. A block
-    that does not fit the memory is done again in smaller ones; raises torch.OutOfMemoryError
-    where one image with all its draws does not fit.
+    that does not fit the memory is done again in smaller ones; raises the device's
+    error (``bench.core.device.lacks_memory``) where one image with all its draws does not fit.
     """
     parts: list[T] = []
     rows, start = rows_per_pass(device), 0
@@ -43,8 +45,8 @@ def in_blocks(
         images = min(max(1, rows // draws), n - start)
         try:
             parts.append(work(slice(start, start + images)))
-        except torch.OutOfMemoryError:
-            if images == 1:
+        except RuntimeError as error:
+            if images == 1 or not lacks_memory(error):
                 raise
         else:
             start += images

@@ -8,32 +8,30 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from bench.core.protocols import Purifier, SharingPurifier, SteppedPurifier
+from bench.core.border import logits_of, purified
+from bench.core.networks import called_networks, frozen_copies, modules_in
+from bench.core.protocols import Purifier, SteppedPurifier, fits
 from bench.core.rng import Rng
-from bench.errors import CheckpointError, PluginError
+from bench.errors import CheckpointError
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def frozen(network: Network) -> Network:
-    """Make a network what attacks and judge run, in place, and return it.
-
-    Frozen and in evaluation mode, so that passes build no parameter graph and no row depends
-    on its batch; channels last, the layout in which convolutions are fastest.
-    """
-    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-
-
 class Defense(nn.Module):
-    """Classify after purify: images (N, C, H, W) in [0, 1] to logits (N, K), frozen."""
+    """Classify after purify: images (N, C, H, W) in [0, 1] to logits (N, K), frozen.
+
+    Networks that are not frozen yet are copied first: the caller's stay as they are.
+    """
 
     def __init__(self, purifier: Purifier, classifier: nn.Module, *, seed: int = 0) -> None:
         super().__init__()
-        self.purifier = purifier
-        self.classifier = classifier
+        self.purifier, self.classifier = frozen_copies(purifier, classifier)
+        # What a purifier holds without registering it moves with the defense, too.
+        known = set(self.modules())
+        self.held = nn.ModuleList(m for m in modules_in(self.purifier) if m not in known)
         self.seed = seed
         self._calls = 0
-        frozen(self)
+        self.eval()
 
     @property
     def stochastic(self) -> bool:
@@ -41,47 +39,30 @@ class Defense(nn.Module):
         return self.purifier.stochastic
 
     def networks(self) -> dict[str, nn.Module]:
-        """Name the networks whose passes are the cost of the defense."""
+        """Name the networks whose passes are the cost of the defense, each once."""
         named = {"classifier": self.classifier}
-        if isinstance(self.purifier, nn.Module):
-            named |= dict(self.purifier.named_children())
+        for name, network in called_networks(self.purifier).items():
+            if network is not self.classifier:
+                named[f"purifier.{name}" if name == "classifier" else name] = network
         return named
 
     def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Clean x (N, C, H, W) once per stream of rng (N * draws), draws side by side.
 
-        The purifier gets a copy, into which it may write. Raises PluginError where streams do
-        not fit images, or the purifier changes the shape.
+        Raises PluginError where streams do not fit images, or the purifier fails or returns
+        anything but images of the same shape.
         """
-        draws, rest = divmod(len(rng), max(1, len(x)))
-        if rest or draws < 1 <= len(x):
-            raise PluginError(
-                f"{len(rng)} streams of random numbers for {len(x)} images. Give a purifier "
-                "one per image, or as many for each: see Rng.repeat."
-            )
-        expected = (len(rng), *x.shape[1:])
-        if draws > 1 and isinstance(self.purifier, SharingPurifier):
-            purified = self.purifier.purify_draws(x.clone(), rng=rng)
-        else:
-            rows = x.repeat_interleave(draws, dim=0) if draws > 1 else x.clone()
-            purified = self.purifier.purify(rows, rng=rng)
-        if purified.shape != expected:
-            raise PluginError(
-                f"the purifier returned shape {tuple(purified.shape)} for images {expected}. "
-                "A purifier keeps the shape."
-            )
-        return purified
+        return purified(self.purifier, x, rng=rng)
 
     def purification_step(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Take one step of a stepped purifier; another one's whole work is its step."""
-        if isinstance(self.purifier, SteppedPurifier):
+        if fits(self.purifier, SteppedPurifier):
             return self.purifier.step(x, rng=rng)
-        return self.purifier.purify(x, rng=rng)
+        return purified(self.purifier, x, rng=rng)
 
     def classify(self, x: Tensor) -> Tensor:
-        """Return the classifier's logits (N, K)."""
-        logits: Tensor = self.classifier(x)
-        return logits
+        """Return the classifier's logits (N, K); raises PluginError for anything else."""
+        return logits_of(self.classifier, x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits with fresh noise at every call, for RobustBench and AutoAttack.

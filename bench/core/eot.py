@@ -11,6 +11,7 @@ from bench.core.batch_size import in_blocks
 from bench.core.losses import Loss
 from bench.core.protocols import View
 from bench.core.rng import Rng
+from bench.errors import PluginError
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,12 @@ def averaged_gradient(
         leaf = x[block].detach().requires_grad_()
         labels = y[block].repeat_interleave(draws)
         logits = view(leaf, rng=rng[block].repeat(draws))
+        if not logits.requires_grad:
+            raise PluginError(
+                f"no gradient comes through the defense under {view.access} access: a purifier "
+                "or classifier detaches its images, or runs under no_grad. Let gradients pass, "
+                "or say `differentiable = False` and attack with --access bpda."
+            )
         values = loss(logits, labels).reshape(-1, draws)
         (gradient,) = torch.autograd.grad(values.sum() / draws, leaf)
         wrong = (logits.argmax(1) != labels).reshape(-1, draws)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from bench.core.defense import Defense
+from bench.core.device import lacks_memory, lost
 from bench.errors import PluginError
 
 
@@ -32,9 +33,9 @@ class Lowered(nn.Module):
         x_low, rest_low, options_low = tree_map(_to(self.dtype), (x, rest, options))
         try:
             said = self.network(x_low, *rest_low, **options_low)
-        except torch.cuda.OutOfMemoryError:
-            raise
         except RuntimeError as error:  # it makes float32 tensors of its own, or lacks a kernel
+            if lacks_memory(error) or lost(error):
+                raise
             raise PluginError(
                 f"{type(self.network).__name__} cannot run in {_name(self.dtype)} ({error}). "
                 "Search in float32."

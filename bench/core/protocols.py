@@ -8,13 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel
+
+Contract = TypeVar("Contract")
+
+
+def fits(plugin: object, contract: type[Contract]) -> TypeGuard[Contract]:
+    """Whether a plugin has every attribute that a contract names, found as a caller finds it.
+
+    ``isinstance`` does not do from Python 3.12 on: it looks for attributes without
+    ``__getattr__``, and submodules of an nn.Module, such as an energy, are found by that only.
+    """
+    names = {
+        name
+        for base in contract.__mro__
+        if getattr(base, "_is_protocol", False) and base is not Protocol
+        for name in (*vars(base), *vars(base).get("__annotations__", {}))
+        if not name.startswith("_")
+    }
+    return all(getattr(plugin, name, None) is not None for name in names)
 
 
 class DefensePlugin(Protocol):

@@ -8,6 +8,7 @@ import difflib
 import math
 import sys
 import typing
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
@@ -15,30 +16,52 @@ from typing import Any, Literal
 
 import pydantic
 
-from bench.errors import PluginError, UsageError, unknown_name
+from bench.errors import OldNameWarning, PluginError, UsageError, unknown_name
 
-Kind = Literal["attacks", "defenses", "models"]
-# What a plugin has to say of itself, beside its parameters.
-_SAYS: dict[Kind, tuple[str, ...]] = {
+Kind = Literal["attacks", "defenses", "classifiers"]
+# What a plugin has to define, beside its parameters.
+_DEFINES: dict[Kind, tuple[str, ...]] = {
     "attacks": ("revision", "norms", "accesses", "unbounded", "calls", "__call__"),
     "defenses": ("revision", "stochastic", "differentiable"),
-    "models": ("revision", "needs_classifier", "negatives", "start", "load"),
+    "classifiers": ("revision", "needs_classifier", "negatives", "start", "load"),
 }
-KINDS: tuple[Kind, ...] = ("attacks", "defenses", "models")
-_SINGULAR = {"attacks": "attack", "defenses": "defense", "models": "classifier"}
+KINDS: tuple[Kind, ...] = ("attacks", "defenses", "classifiers")
+SINGULAR: dict[Kind, str] = {
+    "attacks": "attack",
+    "defenses": "defense",
+    "classifiers": "classifier",
+}
+_OLD_GROUP: dict[Kind, str] = {"classifiers": "bench.models"}  # still read, with a warning
 
 
 def catalogue(kind: Kind) -> dict[str, EntryPoint]:
     """Find the entry points of a kind; raises PluginError where a name is claimed twice."""
     found: dict[str, EntryPoint] = {}
-    for point in sorted(entry_points(group=f"bench.{kind}"), key=lambda point: point.name):
+    for point in _points(kind):
         other = found.setdefault(point.name, point)
         if other.value != point.value:
             raise PluginError(
-                f"the {_SINGULAR[kind]} '{point.name}' is claimed by {_owner(other)} and by "
+                f"the {SINGULAR[kind]} '{point.name}' is claimed by {_owner(other)} and by "
                 f"{_owner(point)}. Uninstall one of them or rename its entry point."
             )
     return found
+
+
+def _points(kind: Kind) -> list[EntryPoint]:
+    """List the entry points of a kind by name, with a warning on those in its old group."""
+    every, group = entry_points(), f"bench.{kind}"
+    points = list(every.select(group=group))
+    known = {(point.name, point.value) for point in points}
+    for point in every.select(group=_OLD_GROUP.get(kind, group)):
+        if (point.name, point.value) not in known:
+            points.append(point)
+            warnings.warn(
+                f"the {SINGULAR[kind]} '{point.name}' of {_owner(point)} is in the entry-point "
+                f"group {point.group}, which is now {group}: rename it in its pyproject.toml.",
+                OldNameWarning,
+                stacklevel=3,
+            )
+    return sorted(points, key=lambda point: point.name)
 
 
 def summary(point: EntryPoint) -> str:
@@ -75,24 +98,24 @@ def plugin(kind: Kind, name: str) -> type[Any]:
     """Import a plugin's class; raises UsageError (unknown) or PluginError (broken)."""
     points = catalogue(kind)
     if name not in points:
-        raise unknown_name(_SINGULAR[kind], name, points)
+        raise unknown_name(SINGULAR[kind], name, points)
     point = points[name]
     try:
         found = point.load()
-    except (Exception, SystemExit) as error:  # whatever a stranger's module raises on import
+    except (Exception, SystemExit) as error:  # whatever a third-party module raises on import
         raise PluginError(
-            f"the {_SINGULAR[kind]} '{name}' of {_owner(point)} cannot be imported: "
+            f"the {SINGULAR[kind]} '{name}' of {_owner(point)} cannot be imported: "
             f"{type(error).__name__}: {error}. Repair or uninstall that distribution."
         ) from error
-    missing = [name for name in _SAYS[kind] if not hasattr(found, name)]
+    missing = [name for name in _DEFINES[kind] if not hasattr(found, name)]
     if isinstance(found, type) and dataclasses.is_dataclass(found) and missing:
         raise PluginError(
-            f"the {_SINGULAR[kind]} '{name}' of {_owner(point)} does not say "
+            f"the {SINGULAR[kind]} '{name}' of {_owner(point)} does not define "
             f"{', '.join(missing)}. See 'Add a defense' in the README."
         )
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         raise PluginError(
-            f"the {_SINGULAR[kind]} '{name}' of {_owner(point)} is not a dataclass of its "
+            f"the {SINGULAR[kind]} '{name}' of {_owner(point)} is not a dataclass of its "
             "parameters. See 'Add a defense' in the README."
         )
     return found
@@ -100,7 +123,7 @@ def plugin(kind: Kind, name: str) -> type[Any]:
 
 def build(kind: Kind, name: str, params: Mapping[str, Any]) -> Any:
     """Make a plugin from parameters, checked against their types; raises UsageError."""
-    return build_dataclass(plugin(kind, name), params, where=_SINGULAR[kind])
+    return build_dataclass(plugin(kind, name), params, where=SINGULAR[kind])
 
 
 def build_dataclass(cls: type[Any], params: Mapping[str, Any], *, where: str) -> Any:

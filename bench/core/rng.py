@@ -7,7 +7,8 @@ the same Rng gives the same numbers again, and ``fork`` names another use of cha
 Bits come from Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2,
 3"). Normals are read off the quantile function at 2**16 knots with linear interpolation: a
 product and a sum, each rounded once, so that CPUs, GPUs and every batch size agree to the bit,
-which the logarithms of Box-Muller do not promise.
+which the logarithms of Box-Muller do not promise. A CUDA device draws them in one kernel where
+Triton works (``bench.core.philox_triton``), elsewhere by torch's operations.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -83,6 +84,49 @@ def _normal_table(device: torch.device) -> tuple[Tensor, Tensor]:
     return knots[:-1].float().to(device), steps.float().to(device)
 
 
+class _Draw(Protocol):
+    """What ``bench.core.philox_triton.draw`` is."""
+
+    def __call__(
+        self,
+        kind: str,
+        images: Tensor,
+        draws: Tensor,
+        *,
+        key: int,
+        shape: Sequence[int],
+        table: tuple[Tensor, Tensor],
+    ) -> Tensor: ...
+
+
+@functools.cache
+def _one_kernel(device: torch.device) -> _Draw | None:
+    """Return what draws in one kernel on a device, where it works there; else None.
+
+    Triton may be missing, or the compiler that it wants; torch's operations then give the same
+    numbers. Its own first numbers are compared with theirs, for no device may draw others.
+    """
+    try:
+        from bench.core.philox_triton import draw
+
+        rng = Rng.seeded(3, [0, 5, -1, 2**40 + 7], device=device)
+        table = _normal_table(device)
+        found = draw("normal", rng.images, rng.draws, key=rng.key, shape=(5,), table=table)
+        words = torch.stack(philox(rng._counter(2), rng._words_of_key()), dim=-1)
+        expected = _interpolated(words.reshape(4, 8)[:, :5].flatten(), table)
+        return draw if torch.equal(found.flatten(), expected) else None
+    except Exception:  # whatever a compiler or a driver raises: nothing depends on it
+        return None
+
+
+def _interpolated(words: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn 32-bit words (n,), which it overwrites, to standard normal numbers (n,)."""
+    knots, steps = table
+    cell = words >> 16
+    fraction = words.bitwise_and_(0xFFFF).float()
+    return steps.index_select(0, cell).mul_(fraction).add_(knots.index_select(0, cell))
+
+
 @dataclass(frozen=True, eq=False)
 class Rng:
     """Random streams for M rows: ``images`` (M,) and ``draws`` (M,), both int64."""
@@ -123,33 +167,57 @@ class Rng:
 
     def bits(self, shape: Sequence[int]) -> Tensor:
         """Draw uniform 32-bit words, int64 (M, *shape)."""
-        numbers = math.prod(shape)
+        found = self._in_one_kernel("bits", shape)
+        if found is not None:
+            return found
+        numbers, rows = math.prod(shape), len(self)
         blocks = -(-numbers // 4)
-        rows = len(self)
-        block = torch.arange(blocks, device=self.images.device).expand(rows, blocks)
-        low, high = self.images & _LOW, (self.images >> 32) & _LOW
-        image, draw, far = (
-            one[:, None].expand(rows, blocks) for one in (low, self.draws & _LOW, high)
-        )
-        counter, key = (block, image, draw, far), (self.key & _LOW, self.key >> 32)
+        counter, key = self._counter(blocks), self._words_of_key()
         if self.images.device.type == "cpu":
             words = _philox_on_cpu(counter, key)
         else:
             words = torch.stack(philox(counter, key), dim=-1)
         return words.reshape(rows, 4 * blocks)[:, :numbers].reshape(rows, *shape)
 
+    def _counter(self, blocks: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Write the counters of all rows and blocks of four words: four words (M, blocks)."""
+        rows = len(self)
+        block = torch.arange(blocks, device=self.images.device).expand(rows, blocks)
+        low, high = self.images & _LOW, (self.images >> 32) & _LOW
+        image, draw, far = (
+            one[:, None].expand(rows, blocks) for one in (low, self.draws & _LOW, high)
+        )
+        return block, image, draw, far
+
+    def _words_of_key(self) -> tuple[int, int]:
+        return self.key & _LOW, self.key >> 32
+
+    def _in_one_kernel(self, kind: str, shape: Sequence[int]) -> Tensor | None:
+        """Draw numbers in one kernel on a CUDA device; None elsewhere."""
+        device = self.images.device
+        if device.type != "cuda" or (draw := _one_kernel(device)) is None:
+            return None
+        return draw(
+            kind,
+            self.images,
+            self.draws,
+            key=self.key,
+            shape=shape,
+            table=_normal_table(device),
+        )
+
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """Draw uniform numbers in [0, 1), float32 (M, *shape)."""
-        return (self.bits(shape) >> 8).float() * 2.0**-24
+        found = self._in_one_kernel("uniform", shape)
+        return found if found is not None else (self.bits(shape) >> 8).float() * 2.0**-24
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Draw standard normal numbers, float32 (M, *shape), within +-4.5."""
-        knots, steps = _normal_table(self.images.device)
-        words = self.bits(shape).flatten()
-        cell = words >> 16
-        fraction = words.bitwise_and_(0xFFFF).float()
-        found = steps.index_select(0, cell).mul_(fraction).add_(knots.index_select(0, cell))
-        return found.reshape(len(self), *shape)
+        found = self._in_one_kernel("normal", shape)
+        if found is not None:
+            return found
+        table = _normal_table(self.images.device)
+        return _interpolated(self.bits(shape).flatten(), table).reshape(len(self), *shape)
 
     def uniform_like(self, x: Tensor) -> Tensor:
         """Draw uniform numbers in [0, 1) of the shape and type of x (M, ...)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.core.batch_size import in_blocks
+from bench.core.border import plain_images
 from bench.core.defense import Defense
 from bench.core.geometry import size
 from bench.core.rng import Rng
@@ -16,6 +18,7 @@ from bench.core.threat import ThreatModel
 from bench.errors import PluginError
 from bench.evaluation.early_stopping import looks, needed
 
+_FAR = 10.0  # noise may leave [0, 1]; pixels from 0 to 255 are another scale
 TOLERANCE = 1e-6  # rounding of a float32 projection, measured in float64
 
 
@@ -63,14 +66,8 @@ def judge(
     ``sequential``: stop drawing for an image once its verdict is clear, as
     ``bench.evaluation.early_stopping`` says.
     """
-    if not isinstance(x_adv, Tensor) or not x_adv.is_floating_point():
-        raise PluginError("the attack returned no floating-point images in [0, 1].")
-    if x_adv.shape != x.shape:
-        raise PluginError(
-            f"the attack returned shape {tuple(x_adv.shape)} for images {tuple(x.shape)}. "
-            "An attack returns one image for each that it is given."
-        )
-    x_adv = x_adv.detach().to(x)  # what counts is the image that the defense sees
+    # What counts is the image that the defense sees.
+    x_adv = plain_images(x_adv, x, rows=len(x), whose="the attack")
     distance = size(x_adv.double() - x.double(), threat.norm)
     box = ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
     legal = box & (distance <= threat.radius + TOLERANCE)  # NaN compares false
@@ -103,12 +100,12 @@ def vote(
     draws = draws if defense.stochastic else 1
     stops = looks(draws) if sequential else (draws,)
     rows = torch.arange(len(x), device=x.device)
-    votes, logits = _draw(defense, x, range(stops[0]), rng)
+    votes, logits = _draw(defense, x, y, range(stops[0]), rng)
     for taken, upto in pairwise(stops):
         rows = rows[~_clear(votes[rows], y[rows], taken=taken, draws=draws)]
         if len(rows) == 0:
             break
-        more, sums = _draw(defense, x[rows], range(taken, upto), rng[rows])
+        more, sums = _draw(defense, x[rows], y[rows], range(taken, upto), rng[rows])
         votes[rows] += more
         logits[rows] += sums
     return Ballot(votes, (logits / votes.sum(1, keepdim=True)).float())
@@ -122,7 +119,9 @@ def _clear(votes: Tensor, y: Tensor, *, taken: int, draws: int) -> Tensor:
     return (mine >= true) | (others >= rival)
 
 
-def _draw(defense: Defense, x: Tensor, which: range, rng: Rng) -> tuple[Tensor, Tensor]:
+def _draw(
+    defense: Defense, x: Tensor, y: Tensor, which: range, rng: Rng
+) -> tuple[Tensor, Tensor]:
     """Take some of the draws: votes (N, K) int64 and the sums of their logits in float64."""
 
     def of(block: slice) -> tuple[Tensor, Tensor]:
@@ -130,12 +129,9 @@ def _draw(defense: Defense, x: Tensor, which: range, rng: Rng) -> tuple[Tensor, 
         if which.start:
             kept = torch.arange(len(streams), device=x.device) % which.stop >= which.start
             streams = streams[kept]
-        logits = defense.classify(defense.purify(x[block], rng=streams))
-        if bool(logits.isnan().any()):
-            raise PluginError(
-                "the defense returned NaN for images of the box [0, 1]. Check the "
-                "purifier's step size and its checkpoint."
-            )
+        purified = defense.purify(x[block], rng=streams)
+        logits = defense.classify(purified)
+        _check_values(defense, purified, logits, y[block])
         seen = logits.argmax(1, keepdim=True)
         one_hot = torch.zeros_like(logits, dtype=torch.int64).scatter_(1, seen, 1)
         classes = logits.shape[1]
@@ -146,6 +142,32 @@ def _draw(defense: Defense, x: Tensor, which: range, rng: Rng) -> tuple[Tensor, 
         parts = in_blocks(of, len(x), draws=len(which), device=x.device)
     votes, sums = zip(*parts, strict=True)
     return torch.cat(votes), torch.cat(sums)
+
+
+def _check_values(defense: Defense, purified: Tensor, logits: Tensor, y: Tensor) -> None:
+    """Refuse NaN, images of another scale and labels without a logit; raises PluginError."""
+    purifier = f"the purifier {type(defense.purifier).__name__}"
+    classifier = f"the classifier {type(defense.classifier).__name__}"
+    low, high = (float(end) for end in torch.aminmax(purified))
+    if math.isnan(low):
+        raise PluginError(
+            f"{purifier} returned NaN for images of the box [0, 1]. Check its step size and "
+            "its checkpoint."
+        )
+    if max(-low, high) > _FAR:
+        raise PluginError(
+            f"{purifier} returned values from {low:.3g} to {high:.3g}. Images are in [0, 1]: "
+            "divide by 255 where it works on bytes."
+        )
+    if bool(logits.isnan().any()):
+        raise PluginError(
+            f"{classifier} returned NaN for images of the box [0, 1]. Check its checkpoint."
+        )
+    if int(y.max()) >= logits.shape[1]:
+        raise PluginError(
+            f"{classifier} returned {logits.shape[1]} logits, but labels go up to "
+            f"{int(y.max())}. It has to know every class of the data set."
+        )
 
 
 def elected(votes: Tensor, y: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bench.core.device import synchronize
 from bench.core.passes import count_passes
 from bench.core.protocols import Attack, Images, View, WarmAttack
 from bench.core.rng import Rng
@@ -55,6 +56,7 @@ def propose(
     rng = Rng.seeded(seed, images.indices).fork("attack")
     # What an attack writes into must not be what the judge compares with.
     x, y = images.x.clone(), images.y.clone()
+    synchronize(x.device)
     begun = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught, count_passes(networks) as passes:
         warnings.simplefilter("always", AttackWarning)
@@ -62,6 +64,7 @@ def propose(
             x_adv = attack(view, x, y, threat=threat, rng=rng, start=start)
         else:
             x_adv = attack(view, x, y, threat=threat, rng=rng)
+    synchronize(x.device)
     seconds = time.perf_counter() - begun
     for warning in caught:
         if not issubclass(warning.category, AttackWarning):

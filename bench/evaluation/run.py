@@ -21,10 +21,11 @@ from bench.core.threat import Access
 from bench.evaluation.judge import Outcomes, judge
 from bench.evaluation.propose import propose
 from bench.evaluation.survivors import best_before, left_over, survivors_of
-from bench.progress import Progress, Work
+from bench.progress import Work
 from bench.results.cell import Cell, Search
-from bench.results.locks import claimed, wait
+from bench.results.locks import Shard, share
 from bench.results.provenance import provenance
+from bench.results.settings import NOTHING_SET, Settings
 from bench.results.workspace import Workspace
 
 
@@ -38,10 +39,12 @@ class Prepared:
     pixels: Pixels
 
 
-def run_cell(prepared: Prepared, *, workspace: Workspace, settings: str = "") -> Work[None]:
+def run_cell(
+    prepared: Prepared, *, workspace: Workspace, settings: Settings = NOTHING_SET
+) -> Work[None]:
     """Evaluate what is missing of a cell and store it; raises BenchError.
 
-    ``settings`` is what the user set, in words, for the table; the cell has all parameters.
+    ``settings`` is what the user set, for the table; the cell has all parameters.
     """
     cell, store = prepared.cell, workspace.store
     if store.done(cell):
@@ -49,27 +52,20 @@ def run_cell(prepared: Prepared, *, workspace: Workspace, settings: str = "") ->
     store.open(cell, settings)
     survivors = survivors_of(cell, store=store)
     searched = _searched(prepared)
-    what = f"{cell.defense.name} under {cell.attack.name}"
-    while left := store.missing(cell):
-        refused = 0
-        for start, stop in left:
-            yield Progress(what, cell.n - _images(store.missing(cell)), cell.n)
-            with claimed(store.claim_on_block(cell.proposal_key(), start, stop)) as ours:
-                refused += not ours
-                if ours and (start, stop) in store.missing(cell):
-                    images = left_over(prepared.pixels.images(start, stop), survivors)
-                    rows, cost = _measured(
-                        prepared, searched, images, start, stop, workspace=workspace
-                    )
-                    store.append(cell, start, rows, {**cost, **provenance(workspace.device)})
-        if refused == len(left):
-            yield from wait(what, cell.n - _images(left), cell.n)
-    yield Progress(what, cell.n, cell.n)
+
+    def measure(shard: Shard) -> None:
+        images = left_over(prepared.pixels.images(*shard), survivors)
+        rows, cost = _measured(prepared, searched, images, shard, workspace=workspace)
+        store.append(cell, shard[0], rows, {**cost, **provenance(workspace.device)})
+
+    yield from share(
+        f"{cell.defense.name} under {cell.attack.name}",
+        cell.n,
+        left=lambda: store.missing(cell),
+        claim=lambda shard: store.claim_on_shard(cell.proposal_key(), *shard),
+        work=measure,
+    )
     store.finish(cell, _joined)
-
-
-def _images(blocks: list[tuple[int, int]]) -> int:
-    return sum(stop - start for start, stop in blocks)
 
 
 def _searched(prepared: Prepared) -> Defense:
@@ -84,12 +80,11 @@ def _measured(
     prepared: Prepared,
     searched: Defense,
     images: Images,
-    start: int,
-    stop: int,
+    shard: Shard,
     *,
     workspace: Workspace,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Attack and judge those images of a block that are to be; return rows and cost."""
+    """Attack and judge the images that are left of a shard; return rows and cost."""
     cell, defense, attack, store = (
         prepared.cell,
         prepared.defense,
@@ -111,8 +106,8 @@ def _measured(
         threat=cell.threat,
         seed=cell.seed,
         networks=seen,
-        path=store.proposal(cell.proposal_key(), start, stop),
-        start=best_before(cell, images, start, stop, store=store) if warm else None,
+        path=store.proposal(cell.proposal_key(), *shard),
+        start=best_before(cell, images, *shard, store=store) if warm else None,
     )
     x_adv = proposal.x_adv
     if cell.bits:
@@ -153,7 +148,7 @@ def _rows(images: Images, outcomes: Outcomes) -> dict[str, Any]:
     }
 
 
-# A block of which cheaper attacks left no image.
+# A shard of which cheaper attacks left no image.
 _NO_ROWS: dict[str, Any] = {
     **{name: np.zeros(0, dtype=np.int64) for name in ("index", "label")},
     "distance": np.zeros(0),

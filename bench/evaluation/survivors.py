@@ -1,4 +1,4 @@
-"""Cheap attacks first and dear ones on survivors: the same minimum per image for less.
+"""Cheap attacks first, expensive ones on survivors: the same minimum per image at less cost.
 
 An image that one attack broke stays broken whatever the others do, so that no other attack
 has to see it. (Of attacks whose images do not depend on their batch; AutoAttack's noise on a
@@ -21,7 +21,7 @@ from bench.results.store import Store, read_json, read_rows
 
 
 def survivors_of(cell: Cell, *, store: Store) -> set[int] | None:
-    """Return the images that every cell before this one left robust; None where all count."""
+    """Return the images that every cell before this one left robust; None for all images."""
     if not cell.after:
         return None
     frames = [read_rows(store.outcomes(key)) for key in cell.after]
@@ -33,7 +33,7 @@ def _robust(index: Iterable[int], robust: Iterable[bool]) -> set[int]:
 
 
 def left_over(images: Images, survivors: set[int] | None) -> Images:
-    """Keep the survivors of a block."""
+    """Keep the survivors among the images of a shard."""
     if survivors is None:
         return images
     return images[torch.tensor([int(i) in survivors for i in images.indices], dtype=torch.bool)]

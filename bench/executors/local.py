@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from bench.errors import BenchError, UsageError
-from bench.executors.task import Task, work
+from bench.executors.task import WorkerTask, work
 from bench.progress import Progress, Work
 
 _LOOK_EVERY_S = 1.0
@@ -57,7 +57,7 @@ def slots(device: str, jobs: int | None, *, gpus: int) -> list[Slot]:
 
 
 def run_local(
-    task: Task,
+    task: WorkerTask,
     where: list[Slot],
     *,
     look: Callable[[], Progress],
@@ -127,7 +127,7 @@ def _obituary(slot: Slot, code: int | None, again: bool) -> str:
     return f"worker {slot.number} died ({how}): {then}."
 
 
-def _start(task: Task, slot: Slot) -> tuple[Connection, SpawnProcess]:
+def _start(task: WorkerTask, slot: Slot) -> tuple[Connection, SpawnProcess]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     name = f"bench worker {slot.number}"
@@ -156,7 +156,7 @@ def _work(text: str, visible: str, said: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         work(
-            Task.read(text),
+            WorkerTask.read(text),
             report=False,
             complain=lambda line: said.send(json.dumps({"said": line})),
         )

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from bench.errors import BenchError, UsageError
-from bench.executors.task import Task, work
+from bench.executors.task import WorkerTask, work
 from bench.results.store import Store, read_json, write_json
 
 _MINUTES = 60  # of a job, where --slurm time= says nothing; it is requeued after that
@@ -24,7 +24,7 @@ class _Worker:
 
     def __call__(self, text: str) -> None:
         """Work, reporting to the job's log; raises BenchError."""
-        task = Task.read(text)
+        task = WorkerTask.read(text)
         work(task, report=True, complain=_log)
 
     def checkpoint(self, text: str) -> Any:
@@ -68,7 +68,9 @@ def check_ready() -> None:
         )
 
 
-def submit(task: Task, *, jobs: int, options: Mapping[str, str | int], store: Store) -> str:
+def submit(
+    task: WorkerTask, *, jobs: int, options: Mapping[str, str | int], store: Store
+) -> str:
     """Send workers to the queue and return the number of the array; raises BenchError."""
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError

@@ -11,13 +11,13 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Task:
+class WorkerTask:
     """Plans as JSON values, with the folders, device, run and command that they are of."""
 
     plans: tuple[Mapping[str, Any], ...]
     results: str
     data: str
-    models: str
+    zoo: str
     device: str
     run: str
     command: tuple[str, ...]
@@ -27,14 +27,14 @@ class Task:
         return json.dumps(asdict(self))
 
     @classmethod
-    def read(cls, text: str) -> Task:
+    def read(cls, text: str) -> WorkerTask:
         """Read what ``text`` wrote."""
         content = json.loads(text)
         return cls(**{**content, "plans": tuple(content["plans"])})
 
 
-def work(task: Task, *, report: bool, complain: Callable[[str], None]) -> None:
-    """Walk the plans of a task until every cell is finished, here or elsewhere.
+def work(task: WorkerTask, *, report: bool, complain: Callable[[str], None]) -> None:
+    """Work on the plans of a task until every cell is finished, here or elsewhere.
 
     ``report``: write progress to stderr. Raises BenchError where nothing can go on.
     """
@@ -46,8 +46,8 @@ def work(task: Task, *, report: bool, complain: Callable[[str], None]) -> None:
     from bench.results.workspace import Workspace, open_device
 
     sys.argv = list(task.command)  # what the provenance of the cells is to say
-    data, models, device = Path(task.data), Path(task.models), open_device(task.device)
-    workspace = Workspace(Store(Path(task.results)), data, models, device, task.run)
+    data, zoo, device = Path(task.data), Path(task.zoo), open_device(task.device)
+    workspace = Workspace(Store(Path(task.results)), data, zoo, device, task.run)
     for content in task.plans:
         plan = Plan.model_validate(content)
         measure(

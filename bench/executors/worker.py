@@ -1,7 +1,8 @@
-"""From resolved pairs to finished cells: the walk of every process that works on a plan.
+"""From resolved pairs to finished cells: the loop of every process that works on a plan.
 
-All processes walk the same pairs in the same order and take what nobody is at. What another
-process has to finish first is left for the next round, so that nobody waits beside work.
+All processes go through the same pairs in the same order and take what is unclaimed. What
+another process has to finish first is left for the next round: no process waits while there is
+other work.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Protocol, TypeVar
 from bench.audit import run as audits
 from bench.errors import BenchError, StoreError
 from bench.experiments import matrix
-from bench.experiments.attack_order import rungs_below
+from bench.experiments.attack_order import cheaper_attacks
 from bench.experiments.plan import Plan
 from bench.experiments.prepare import Plugins
 from bench.progress import Work, unless_waiting
@@ -24,7 +25,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 
 
 class Drive(Protocol):
-    """Runs work to its end, in view of somebody or of nobody."""
+    """Runs work to its end, with or without a progress bar."""
 
     def __call__(self, work: Work[Result], /) -> Result:
         """Return the result of the work."""
@@ -40,20 +41,20 @@ def measure(
     complain: Callable[[str], None],
 ) -> list[str]:
     """Measure what is missing and return the key of every pair; a failure stops no other."""
-    below = rungs_below(pairs) if plan.ladder else [[] for _ in pairs]
+    cheaper = cheaper_attacks(plan, pairs)
     keys: dict[int, str] = {}
     announced: set[int] = set()
 
     def cell(number: int) -> bool:
-        if any(rung not in keys for rung in below[number]):
+        if any(before not in keys for before in cheaper[number]):
             return False
         if number not in announced:
             announce(f"[{number + 1}/{len(pairs)}] {matrix.title(pairs[number])}")
             announced.add(number)
         after = tuple(
-            keys[rung]
-            for rung in below[number]
-            if workspace.store.outcomes(keys[rung]).is_file()
+            keys[before]
+            for before in cheaper[number]
+            if workspace.store.outcomes(keys[before]).is_file()
         )
         work = matrix.attempt(pairs[number], workspace=workspace, say=complain, after=after)
         key = drive(unless_waiting(work))
@@ -95,7 +96,7 @@ def _audit(
 
 
 def _rounds(count: int, piece: Callable[[int], bool]) -> None:
-    """Do pieces of work in order, round after round, until each has said that it is done."""
+    """Do pieces of work in order, round after round, until each returns that it is done."""
     left, pause = list(range(count)), _FIRST_PAUSE_S
     while True:
         before = len(left)

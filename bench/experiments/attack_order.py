@@ -1,4 +1,4 @@
-"""The order of a ladder: a defense's cheap attacks before its dear ones."""
+"""The order of a ladder: cheap attacks first, expensive ones on the images that survive."""
 
 from __future__ import annotations
 
@@ -6,36 +6,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.core.registry import parameters
-from bench.core.threat import Access, format_eps
+from bench.core.threat import Access
 from bench.data.datasets import dataset_info
+from bench.experiments.plan import Plan
 from bench.experiments.prepare import Plugins
-from bench.results.cell import digest_of
-
-
-def target_of(plugins: Plugins) -> str:
-    """Hash what a ladder is about: a defense on its images, under a ball, with a seed."""
-    request = plugins.request
-    content = {
-        "dataset": request.dataset,
-        "n": request.n,
-        "shard": request.shard,
-        "classifier": request.classifier,
-        "trained": parameters(plugins.classifier) if plugins.classifier else {},
-        "defense": request.defense,
-        "params": parameters(plugins.defense),
-        "norm": plugins.threat.norm.value,
-        "eps": format_eps(plugins.threat.eps),
-        "seed": request.seed,
-    }
-    return digest_of(content)
+from bench.results.cell import ladder_of
 
 
 def cheap_first(pairs: Iterable[Plugins]) -> list[Plugins]:
     """Order each defense's attacks by cost, those first whose images all purifiers share."""
     groups: dict[str, list[Plugins]] = defaultdict(list)
     for plugins in pairs:
-        groups[target_of(plugins)].append(plugins)
+        groups[ladder_of(plugins.asked())].append(plugins)
     return [plugins for group in groups.values() for plugins in sorted(group, key=_cost)]
 
 
@@ -44,16 +26,19 @@ def _cost(plugins: Plugins) -> tuple[bool, int]:
     return not shared, sum(estimate(plugins)["attack"].values())
 
 
-def rungs_below(pairs: Sequence[Plugins]) -> list[list[int]]:
-    """List, for each pair of a ladder, which pairs below break images that it leaves out.
+def cheaper_attacks(plan: Plan, pairs: Sequence[Plugins]) -> list[list[int]]:
+    """List, for each cell of a plan, the cells whose broken images it does not attack again.
 
-    None for a transfer attack: all purifiers share its images, so it attacks all of them.
+    None without a ladder, and none for a transfer attack: all purifiers share its images, so
+    it attacks all of them.
     """
-    targets = [target_of(plugins) for plugins in pairs]
+    if not plan.ladder:
+        return [[] for _ in pairs]
+    ladders = [ladder_of(plugins.asked()) for plugins in pairs]
     return [
         []
         if plugins.threat.access is Access.TRANSFER
-        else [below for below in range(number) if targets[below] == targets[number]]
+        else [before for before in range(number) if ladders[before] == ladders[number]]
         for number, plugins in enumerate(pairs)
     ]
 
@@ -61,8 +46,8 @@ def rungs_below(pairs: Sequence[Plugins]) -> list[list[int]]:
 def estimate(plugins: Plugins) -> dict[str, dict[str, int]]:
     """Bound the passes of attack and judge per image; broken images may leave earlier.
 
-    A defense says by ``passes`` what one purification costs in passes of its networks;
-    without it only the classifier is counted.
+    A defense's ``passes`` are what one purification costs in passes of its networks; without
+    them only the classifier is counted.
     """
     request, defense = plugins.request, plugins.defense
     access = plugins.threat.access

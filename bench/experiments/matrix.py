@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from bench.core.device import lacks_memory, lost
 from bench.core.protocols import DefensePlugin, Trainable
-from bench.core.registry import parameters
 from bench.core.threat import format_eps
 from bench.data.datasets import trained_on
 from bench.errors import BenchError, PlanError, UsageError
@@ -21,7 +18,8 @@ from bench.experiments.plan import Plan, all_faults
 from bench.experiments.prepare import Plugins, outline, prepare, prepare_classifier, resolve
 from bench.models.train import checkpoint_path, train
 from bench.progress import Work
-from bench.results.cell import Part, Request, Search, digest_of
+from bench.results.cell import Request, digest_of
+from bench.results.settings import Settings
 from bench.results.workspace import Workspace
 
 
@@ -52,7 +50,7 @@ def evaluate(request: Request, *, workspace: Workspace) -> Work[str]:
     """Run one request to its end and return the key of its cell; raises BenchError."""
     plugins = resolve(request)
     if plugins.impossible:
-        raise UsageError(f"this pair cannot work: {plugins.impossible}.")
+        raise UsageError(f"this combination is not supported: {plugins.impossible}.")
     workspace.store.probe()
     prepared = yield from prepare(plugins, workspace=workspace)
     return (yield from _evaluate(plugins, prepared, workspace))
@@ -65,22 +63,21 @@ def attempt(
     say: Callable[[str], None],
     after: tuple[str, ...] = (),
 ) -> Work[str]:
-    """Run a cell of a matrix; one that cannot work or fails becomes a row with the reason.
+    """Run a cell of a matrix; one that is not supported or fails is a row with the reason.
 
     ``after``: keys of finished cells whose broken images are not attacked again.
     """
-    settings = settings_text(plugins.request)
-    content = pending(plugins)
+    settings = Settings.asked(plugins.request).stored()
+    content = plugins.asked()
     key = digest_of(content)
     if plugins.impossible:
-        workspace.store.skip({**content, "settings": settings}, key, plugins.impossible)
+        workspace.store.skip({**content, **settings}, key, plugins.impossible)
         return key
     if workspace.store.failed(key, workspace.run):  # in another process of this run
         return key
     prepared = None
     try:
-        prepared = yield from prepare(plugins, workspace=workspace)
-        prepared = replace(prepared, cell=replace(prepared.cell, after=after))
+        prepared = yield from prepare(plugins, workspace=workspace, after=after)
         return (yield from _evaluate(plugins, prepared, workspace))
     except Exception as error:  # one failing cell never stops the others
         reason = str(error) if isinstance(error, BenchError) else _unexpected(error)
@@ -88,22 +85,27 @@ def attempt(
         content = prepared.cell.canonical() if prepared else content
         key = digest_of(content)
         say(f"failed: {reason}")
-        workspace.store.fail({**content, "settings": settings}, key, reason, workspace.run)
+        workspace.store.fail({**content, **settings}, key, reason, workspace.run)
+        if lost(error):  # later cells would fail in this process only: end it
+            raise
         return key
 
 
 def _evaluate(plugins: Plugins, prepared: Prepared, workspace: Workspace) -> Work[str]:
     key = prepared.cell.key()
-    workspace.store.forget(digest_of(pending(plugins)))
+    workspace.store.forget(digest_of(plugins.asked()))
     try:
-        work = run_cell(prepared, workspace=workspace, settings=settings_text(plugins.request))
+        settings = Settings.asked(plugins.request)
+        work = run_cell(prepared, workspace=workspace, settings=settings)
         for now in work:
             if workspace.store.failed(key, workspace.run):  # in another process of this run
                 work.close()
                 break
             yield now
-    except torch.OutOfMemoryError as error:  # bench.core.batch_size halved what it can
-        raise BenchError(
+    except RuntimeError as error:
+        if not lacks_memory(error):
+            raise
+        raise BenchError(  # bench.core.batch_size halved what it can
             "the GPU's memory does not hold one image with all its draws, or the whole shard "
             "that an attack such as autoattack or adaptive takes at once. Use fewer draws "
             "(--draws, attack.eot), a smaller --shard (all of them are part of the cell), or "
@@ -117,54 +119,14 @@ def _unexpected(error: Exception) -> str:
     place = f"{Path(where.filename).name}:{where.lineno}"
     return (
         f"{type(error).__name__}: {error} ({place}). This is a fault of a plugin or of bench: "
-        "run the cell alone with `bench --debug run` to see where."
+        "run only this cell with `bench --debug run` to see where."
     )
-
-
-def pending(plugins: Plugins) -> dict[str, Any]:
-    """Describe a cell that has no key yet, because it was never prepared."""
-    request = plugins.request
-    classifier = plugins.classifier
-    part = (
-        Part(request.classifier, {}, 1)
-        if classifier is None
-        else Part(request.classifier, parameters(classifier), classifier.revision)
-    )
-    defense, attack = plugins.defense, plugins.attack
-    return {
-        "pending": True,
-        "dataset": request.dataset,
-        "n": request.n,
-        "shard": request.shard,
-        "classifier": part.canonical(),
-        "defense": Part(request.defense, parameters(defense), defense.revision).canonical(),
-        "attack": Part(request.attack, parameters(attack), attack.revision).canonical(),
-        "norm": plugins.threat.norm.value,
-        "eps": format_eps(plugins.threat.eps),
-        "access": plugins.threat.access.value,
-        "seed": request.seed,
-        "draws": request.draws,
-    }
-
-
-def settings_text(request: Request) -> str:
-    """Write what a request sets, as on the command line."""
-
-    def flat(path: str, value: Any) -> list[str]:
-        if isinstance(value, dict):
-            return [text for name in value for text in flat(f"{path}.{name}", value[name])]
-        return [f"{path}={value}"]
-
-    words = [text for target, value in request.settings.items() for text in flat(target, value)]
-    if request.search is not Search.FLOAT32:  # no reader of a table may miss it
-        words.append(f"search={request.search.value}")
-    return " ".join(words)
 
 
 def title(plugins: Plugins) -> str:
     """Name a cell for people."""
     request, threat = plugins.request, plugins.threat
-    settings = settings_text(request)
+    settings = str(Settings.asked(request))
     return (
         f"{request.dataset} {request.defense} under {request.attack} ({threat.access}, "
         f"{threat.norm} {format_eps(threat.eps)}, seed {request.seed})"
@@ -179,8 +141,7 @@ def preview(
     plugins = resolve(request)
     if plugins.impossible:
         return {"impossible": plugins.impossible}
-    cell, untrained = outline(plugins, workspace)
-    cell = replace(cell, after=after)
+    cell, untrained = outline(plugins, workspace, after=after)
     return {
         "cell": cell.canonical(),
         "key": cell.key(),
@@ -190,13 +151,13 @@ def preview(
     }
 
 
-def train_only(request: Request, *, workspace: Workspace, model_only: bool) -> Work[Path]:
+def train_only(request: Request, *, workspace: Workspace, classifier_only: bool) -> Work[Path]:
     """Train a classifier, or a defense and the classifier it needs; return the checkpoint."""
     plugins = resolve(request)
     name: str = request.classifier
     plugin: Trainable | DefensePlugin | None = plugins.classifier
     classifier = None
-    if not model_only:
+    if not classifier_only:
         name, plugin = request.defense, plugins.defense
         if not isinstance(plugin, Trainable):
             raise UsageError(
@@ -204,7 +165,7 @@ def train_only(request: Request, *, workspace: Workspace, model_only: bool) -> W
             )
         if plugin.needs_classifier:
             classifier = yield from prepare_classifier(plugins, workspace=workspace)
-    assert isinstance(plugin, Trainable)  # a model of the zoo is in no catalogue
+    assert isinstance(plugin, Trainable)  # a classifier of the zoo is in no catalogue
     workspace.store.probe()
     yield from train(
         name,

@@ -100,10 +100,10 @@ Threats = Annotated[
 class Plan(pydantic.BaseModel, extra="forbid"):
     """Every defense x attack x access x threat x data set x classifier x seed.
 
-    ``ladder``: a defense's cheap attacks first and the dear ones on survivors. ``sequential``:
-    the judge stops drawing for an image once its verdict is clear. ``search``: the precision
-    of the networks that attacks see. ``audit``: audit every defense under every threat, on the
-    first 256 images or as many as it says.
+    ``ladder``: cheap attacks first, expensive ones only on the images that survive.
+    ``sequential``: the judge stops drawing for an image once its verdict is clear. ``search``:
+    the precision of the networks that attacks see. ``audit``: audit every defense under every
+    threat, on the first 256 images or on this many.
     """
 
     defenses: Choices
@@ -127,7 +127,7 @@ class Plan(pydantic.BaseModel, extra="forbid"):
         chosen: dict[Kind, list[Choice]] = {
             "defenses": self.defenses,
             "attacks": self.attacks,
-            "models": self.classifiers,
+            "classifiers": self.classifiers,
         }
         for kind, choices in chosen.items():
             for choice in _spread(choices):
@@ -207,7 +207,7 @@ def read_mapping(path: Path, otherwise: str) -> dict[Any, Any]:
 
 
 def parse_plan(content: dict[Any, Any], kind: type[AnyPlan], *, where: str) -> AnyPlan:
-    """Make a plan from what a file says; raises PlanError with every fault of it."""
+    """Make a plan from the content of a file; raises PlanError with every fault of it."""
     try:
         return kind.model_validate(content)
     except pydantic.ValidationError as error:
@@ -228,7 +228,7 @@ def _sound_part(content: dict[Any, Any], error: pydantic.ValidationError) -> Pla
 
 
 class _OnceLoader(yaml.SafeLoader):
-    """YAML keeps the last of two equal keys in silence: here that is a fault."""
+    """YAML silently keeps the last of two equal keys: here that is a fault."""
 
     def construct_mapping(
         self, node: yaml.MappingNode, deep: bool = False
@@ -244,7 +244,7 @@ class _OnceLoader(yaml.SafeLoader):
 
 
 def _in_words(fault: Any) -> str:
-    """Say what pydantic found in the words of a plan."""
+    """Translate what pydantic found to the words of a plan."""
     *where, name = [str(step) for step in fault["loc"]]
     path = ".".join([*where, name])
     if fault["type"] == "extra_forbidden":
@@ -259,7 +259,7 @@ def _in_words(fault: Any) -> str:
 
 
 def all_faults(faults: Iterable[str]) -> PlanError:
-    """Put faults into one error, each said once."""
+    """Put faults into one error, each of them once."""
     unique = list(dict.fromkeys(faults))
     head = (
         "the plan has a fault:" if len(unique) == 1 else f"the plan has {len(unique)} faults:"

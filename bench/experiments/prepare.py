@@ -11,18 +11,19 @@ from typing import Any
 from torch import nn
 
 from bench.core.access import unsupported
-from bench.core.defense import Defense, frozen
+from bench.core.defense import Defense
+from bench.core.networks import frozen
 from bench.core.protocols import (
     Attack,
     DefensePlugin,
-    Pixels,
     Purifier,
     Trainable,
     TrainableClassifier,
     TrainablePurifier,
+    fits,
 )
-from bench.core.registry import Kind, build_dataclass, parameters, plugin
-from bench.core.threat import ThreatModel, parse_eps
+from bench.core.registry import SINGULAR, Kind, build_dataclass, parameters, plugin
+from bench.core.threat import ThreatModel
 from bench.data.datasets import dataset_info, trained_on
 from bench.data.load import load_test
 from bench.errors import PluginError, UsageError
@@ -30,7 +31,7 @@ from bench.evaluation.run import Prepared
 from bench.models.robustbench import find_threat, load_zoo_classifier
 from bench.models.train import find_trained, train
 from bench.progress import Work
-from bench.results.cell import ZOO, Cell, Part, Request
+from bench.results.cell import ZOO, Cell, Part, Request, asked_of
 from bench.results.workspace import Workspace
 
 
@@ -38,8 +39,8 @@ from bench.results.workspace import Workspace
 class Plugins:
     """A request with its plugins built and its threat model resolved.
 
-    ``classifier`` is None for one of the RobustBench zoo. ``impossible`` says why the pair
-    cannot work, None where it can.
+    ``classifier`` is None for one of the RobustBench zoo. ``impossible`` says why the
+    combination is not supported, None where it is.
     """
 
     request: Request
@@ -49,9 +50,52 @@ class Plugins:
     threat: ThreatModel
     impossible: str | None
 
+    def cell(
+        self,
+        *,
+        data: str = "",
+        classifier: str | None = None,
+        defense: str | None = None,
+        after: tuple[str, ...] = (),
+    ) -> Cell:
+        """Build the cell of the request from the digests of its data and checkpoints.
+
+        ``after``: keys of finished cells whose broken images are not attacked again.
+        """
+        request = self.request
+        return Cell(
+            dataset=request.dataset,
+            data=data,
+            n=request.n,
+            shard=request.shard,
+            classifier=self.classifier_part(classifier),
+            defense=_part(request.defense, self.defense, defense),
+            attack=_part(request.attack, self.attack, None),
+            threat=self.threat,
+            seed=request.seed,
+            draws=request.draws,
+            sequential=request.sequential,
+            search=request.search,
+            after=after,
+        )
+
+    def classifier_part(self, digest: str | None) -> Part:
+        """Describe the classifier of the cell, whose checkpoint has this digest."""
+        if self.classifier is None:
+            return Part(self.request.classifier, {}, 1, digest)
+        return _part(self.request.classifier, self.classifier, digest)
+
+    def asked(self) -> dict[str, Any]:
+        """Write what identifies the cell before its key is known."""
+        return asked_of(self.cell().canonical())
+
+
+def _part(name: str, plugin: Any, digest: str | None) -> Part:
+    return Part(name, parameters(plugin), plugin.revision, digest)
+
 
 def resolve(request: Request) -> Plugins:
-    """Build a request's plugins; raises UsageError for whatever the user can mend."""
+    """Build a request's plugins; raises UsageError for whatever the user can correct."""
     info = dataset_info(request.dataset)
     if request.n > info.test_images:
         raise UsageError(
@@ -63,11 +107,11 @@ def resolve(request: Request) -> Plugins:
         if request.settings.get("classifier"):
             raise UsageError("a classifier of the RobustBench zoo has no parameters to --set.")
     else:
-        classifier = configured("models", request.classifier, request)
+        classifier = configured("classifiers", request.classifier, request)
     attack = configured("attacks", request.attack, request)
     defense = configured("defenses", request.defense, request)
     access = request.access or attack.accesses[0]
-    threat = ThreatModel(request.norm, parse_eps(request.eps, request.norm), access)
+    threat = ThreatModel(request.norm, request.eps, access)
     return Plugins(
         request,
         classifier,
@@ -81,7 +125,7 @@ def resolve(request: Request) -> Plugins:
 def configured(kind: Kind, name: str, request: Request) -> Any:
     """Build a plugin from its defaults, the data set's recipe and the user's settings."""
     cls = plugin(kind, name)
-    target = {"models": "classifier", "attacks": "attack", "defenses": "defense"}[kind]
+    target = SINGULAR[kind]
     params = cls.recipe(trained_on(request.dataset)) if hasattr(cls, "recipe") else {}
     return build_dataclass(cls, _merged(params, request.settings.get(target, {})), where=target)
 
@@ -111,45 +155,47 @@ def _impossible(
     return f"{request.defense}: {reason}" if reason else None
 
 
-def outline(plugins: Plugins, workspace: Workspace) -> tuple[Cell, list[str]]:
+def outline(
+    plugins: Plugins, workspace: Workspace, *, after: tuple[str, ...] = ()
+) -> tuple[Cell, list[str]]:
     """Name the cell of a request without training; list what has to be trained first.
 
     The key depends on the digests of all checkpoints: it is final when the list is empty.
     """
     request, untrained = plugins.request, []
-    classifier = _classifier_part(plugins, None)
-    digest = None
+    dataset = trained_on(request.dataset)
     if plugins.classifier is None:
-        digest = _zoo_digest(*_zoo_names(plugins), workspace.models)
+        classifier: str | None = _zoo_digest(*_zoo_names(plugins), workspace.zoo)
     else:
-        digest = find_trained(
-            request.classifier,
-            plugins.classifier,
-            dataset=trained_on(request.dataset),
-            workspace=workspace,
+        classifier = find_trained(
+            request.classifier, plugins.classifier, dataset=dataset, workspace=workspace
         )
-        if digest is None:
+        if classifier is None:
             untrained.append(request.classifier)
-    classifier = _classifier_part(plugins, digest)
     defense = None
     if isinstance(plugins.defense, Trainable):
-        blocked = plugins.defense.needs_classifier and untrained
-        if not blocked:
+        if not (plugins.defense.needs_classifier and untrained):
             defense = find_trained(
                 request.defense,
                 plugins.defense,
-                dataset=trained_on(request.dataset),
+                dataset=dataset,
                 workspace=workspace,
-                classifier=classifier,
+                classifier=plugins.classifier_part(classifier),
             )
         if defense is None:
             untrained.append(request.defense)
-    pixels = load_test(request.dataset, root=workspace.data)
-    return _cell(plugins, pixels, classifier, defense), untrained
+    data = load_test(request.dataset, root=workspace.data).digest
+    cell = plugins.cell(data=data, classifier=classifier, defense=defense, after=after)
+    return cell, untrained
 
 
-def prepare(plugins: Plugins, *, workspace: Workspace) -> Work[Prepared]:
-    """Load or train what a request needs; raises BenchError."""
+def prepare(
+    plugins: Plugins, *, workspace: Workspace, after: tuple[str, ...] = ()
+) -> Work[Prepared]:
+    """Load or train what a request needs; raises BenchError.
+
+    ``after``: keys of finished cells whose broken images are not attacked again.
+    """
     request = plugins.request
     pixels = load_test(request.dataset, root=workspace.data)
     network, classifier = yield from prepare_classifier(plugins, workspace=workspace)
@@ -165,12 +211,14 @@ def prepare(plugins: Plugins, *, workspace: Workspace) -> Work[Prepared]:
         )
         digest = trained.digest
         defense = defense.load(trained.weights, shape=dataset_info(request.dataset).shape)
-    if not isinstance(defense, Purifier):
+    if not fits(defense, Purifier):
         raise PluginError(
             f"the defense '{request.defense}' has no purify(x, *, rng), or lacks `stochastic` "
             "or `differentiable`. See 'Add a defense' in the README."
         )
-    cell = _cell(plugins, pixels, classifier, digest)
+    cell = plugins.cell(
+        data=pixels.digest, classifier=classifier.checkpoint, defense=digest, after=after
+    )
     whole = Defense(defense, network, seed=request.seed).to(workspace.device)
     return Prepared(cell, whole, plugins.attack, pixels)
 
@@ -180,7 +228,7 @@ def prepare_classifier(
 ) -> Work[tuple[nn.Module, Part]]:
     """Load or train the classifier of a request, frozen and in evaluation mode."""
     if plugins.classifier is None:
-        network, digest = _zoo(*_zoo_names(plugins), workspace.models)
+        network, digest = _zoo(*_zoo_names(plugins), workspace.zoo)
     else:
         info = dataset_info(plugins.request.dataset)
         trained = yield from train(
@@ -194,7 +242,7 @@ def prepare_classifier(
             trained.weights, shape=info.shape, classes=info.classes
         )
     network = frozen(network).to(workspace.device)
-    return network, _classifier_part(plugins, digest)
+    return network, plugins.classifier_part(digest)
 
 
 def _zoo_names(plugins: Plugins) -> tuple[str, str, str]:
@@ -204,10 +252,10 @@ def _zoo_names(plugins: Plugins) -> tuple[str, str, str]:
     return name, trained_on(request.dataset), request.norm.value
 
 
-def _zoo(name: str, dataset: str, norm: str, models: Path) -> tuple[nn.Module, str]:
+def _zoo(name: str, dataset: str, norm: str, folder: Path) -> tuple[nn.Module, str]:
     """Load a classifier of the zoo and the digest of its weights."""
     threat = find_threat(name, dataset=dataset, preferred=norm)
-    network = load_zoo_classifier(name, dataset=dataset, threat=threat, model_dir=models)
+    network = load_zoo_classifier(name, dataset=dataset, threat=threat, model_dir=folder)
     content = hashlib.sha256()
     for key, tensor in network.state_dict().items():
         content.update(key.encode())
@@ -216,35 +264,5 @@ def _zoo(name: str, dataset: str, norm: str, models: Path) -> tuple[nn.Module, s
 
 
 @functools.cache  # the cells of a plan have one classifier, and it may be large
-def _zoo_digest(name: str, dataset: str, norm: str, models: Path) -> str:
-    return _zoo(name, dataset, norm, models)[1]
-
-
-def _classifier_part(plugins: Plugins, digest: str | None) -> Part:
-    if plugins.classifier is None:
-        return Part(plugins.request.classifier, {}, 1, digest)
-    return Part(
-        plugins.request.classifier,
-        parameters(plugins.classifier),
-        plugins.classifier.revision,
-        digest,
-    )
-
-
-def _cell(plugins: Plugins, pixels: Pixels, classifier: Part, defense: str | None) -> Cell:
-    request = plugins.request
-    params, attack = parameters(plugins.defense), parameters(plugins.attack)
-    return Cell(
-        dataset=request.dataset,
-        data=pixels.digest,
-        n=request.n,
-        shard=request.shard,
-        classifier=classifier,
-        defense=Part(request.defense, params, plugins.defense.revision, defense),
-        attack=Part(request.attack, attack, plugins.attack.revision),
-        threat=plugins.threat,
-        seed=request.seed,
-        draws=request.draws,
-        sequential=request.sequential,
-        search=request.search,
-    )
+def _zoo_digest(name: str, dataset: str, norm: str, folder: Path) -> str:
+    return _zoo(name, dataset, norm, folder)[1]

@@ -10,6 +10,7 @@ import pandas as pd
 
 from bench.errors import UsageError
 from bench.results.cell import digest_of
+from bench.results.settings import flat, measured
 from bench.results.store import Store, read_json, read_rows
 from bench.results.table import accuracies
 
@@ -100,12 +101,11 @@ def points(
             "classifier_checkpoint": cell["classifier"]["checkpoint"],
             "checkpoint": cell["defense"]["checkpoint"],
         }
-        same = {name: content for name, content in fixed(cell).items() if name != "settings"}
         rows.append(
             {**names, **{name: shares[name] for name in SHARES}, **digests, "key": key,
              value: found}
         )  # fmt: skip
-        parts.append(same)
+        parts.append(measured(fixed(cell)))
     if not rows:
         raise UsageError(_nothing(store, wanted, figure))
     frame = pd.DataFrame(rows)
@@ -142,13 +142,13 @@ def _nothing(store: Store, wanted: Wanted, figure: str) -> str:
 
 def _labels(parts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Name every curve by its defense and attack, and by whatever else tells it from others."""
-    flat = [dict(_flat("", part)) for part in parts]
+    spelt = [dict(flat(part)) for part in parts]
     alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for one in flat:
+    for one in spelt:
         alike.setdefault(_who(one), []).append(one)
-    attacks = {_who(one)[1:] for one in flat}
+    attacks = {_who(one)[1:] for one in spelt}
     found = []
-    for one in flat:
+    for one in spelt:
         group = alike[_who(one)]
         differ = [
             name
@@ -159,7 +159,7 @@ def _labels(parts: Sequence[Mapping[str, Any]]) -> list[str]:
         head = f"{name}, {attack} ({access})" if len(attacks) > 1 else str(name)
         found.append(", ".join([head, *(f"{_short(name)} {one.get(name)}" for name in differ)]))
     # Two checkpoints of one recipe, or other data: only a digest tells them apart.
-    digests = [digest_of(one) for one in flat]
+    digests = [digest_of(one) for one in spelt]
     seen: dict[str, set[str]] = {}
     for label, digest in zip(found, digests, strict=True):
         seen.setdefault(label, set()).add(digest)
@@ -172,18 +172,10 @@ def _labels(parts: Sequence[Mapping[str, Any]]) -> list[str]:
 _NO_LABEL = ("data", "classifier.checkpoint", "defense.checkpoint", "shard")
 
 
-def _who(flat: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    return flat["defense.name"], flat["attack.name"], flat["access"]
+def _who(cell: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    return cell["defense.name"], cell["attack.name"], cell["access"]
 
 
 def _short(name: str) -> str:
     """Write 'attack.params.steps' as 'attack.steps', and what is the defense's without it."""
     return name.replace(".params.", ".").removeprefix("defense.")
-
-
-def _flat(path: str, content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flat(f"{path}{name}.", value)
-        else:
-            yield f"{path}{name}", value

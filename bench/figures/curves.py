@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.core.threat import parse_eps, parse_norm
 from bench.figures.cells import Wanted, points
 from bench.figures.style import legend_below, page, percent_axis
 from bench.figures.tradeoff import band
+from bench.results.cell import Cell
 from bench.results.store import Store
 
 
@@ -33,7 +33,7 @@ def collect(store: Store, wanted: Wanted) -> pd.DataFrame:
 
 
 def _radius(cell: Mapping[str, Any]) -> float | None:
-    eps = parse_eps(cell["eps"], parse_norm(cell["norm"]))
+    eps = Cell.read(cell).threat.eps
     return float(eps) if eps else None  # 0 is the clean accuracy, which every cell has
 
 

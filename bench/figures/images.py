@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.core.access import view_of
 from bench.core.batch_size import in_blocks
-from bench.core.protocols import EnergyPurifier, Images, SteppedPurifier
+from bench.core.protocols import EnergyPurifier, Images, SteppedPurifier, fits
 from bench.core.rng import Rng
 from bench.core.threat import Access
 from bench.errors import UsageError
@@ -40,10 +40,10 @@ class Attacked:
 def prepared_for(plugins: Plugins, *, workspace: Workspace, figure: str) -> Work[Prepared]:
     """Load or train what a figure of energies needs; raises UsageError where it has none."""
     if plugins.impossible:
-        raise UsageError(f"this pair cannot work: {plugins.impossible}.")
+        raise UsageError(f"this combination is not supported: {plugins.impossible}.")
     workspace.store.probe()
     prepared = yield from prepare(plugins, workspace=workspace)
-    if not isinstance(prepared.defense.purifier, EnergyPurifier):
+    if not fits(prepared.defense.purifier, EnergyPurifier):
         raise UsageError(
             f"the defense '{plugins.request.defense}' has no energy, which '{figure}' shows. "
             "Choose one whose purifier has an `energy`, such as ebm or adv_ebm."
@@ -81,7 +81,7 @@ def attacked(prepared: Prepared, *, count: int, workspace: Workspace) -> Work[At
 def energies(prepared: Prepared, x: Tensor) -> np.ndarray:
     """Measure the energy (N,) of images (N, C, H, W)."""
     purifier = prepared.defense.purifier
-    assert isinstance(purifier, EnergyPurifier)
+    assert fits(purifier, EnergyPurifier)
     return _of_parts(lambda part: purifier.energy(x[part]), x).cpu().numpy()
 
 
@@ -104,7 +104,7 @@ def path(prepared: Prepared, x: Tensor, *, rng: Rng) -> Iterator[Tensor]:
     """
     purifier, name = prepared.defense.purifier, prepared.cell.defense.name
     steps = prepared.cell.defense.params.get("steps")
-    if not isinstance(purifier, SteppedPurifier) or steps is None:
+    if not fits(purifier, SteppedPurifier) or steps is None:
         raise UsageError(
             f"the defense '{name}' does not purify step by step: a strip needs a purifier with "
             "`step` and a parameter `steps`, such as ebm or adv_ebm."

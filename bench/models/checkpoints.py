@@ -31,7 +31,7 @@ def save_checkpoint(path: Path, weights: Mapping[str, Tensor], card: Mapping[str
 
 
 def complete(path: Path) -> bool:
-    """Say whether a checkpoint and its card are there."""
+    """Whether a checkpoint and its card are there."""
     return path.is_file() and path.with_suffix(".json").is_file()
 
 

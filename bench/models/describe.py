@@ -10,34 +10,34 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.protocols import Trainable
-from bench.core.registry import Kind, build, catalogue, plugin
+from bench.core.registry import SINGULAR, Kind, build, catalogue, plugin
 from bench.data.datasets import dataset_info, trained_on
 from bench.errors import unknown_name
 from bench.models.checkpoints import complete, load_checkpoint, read_card
 from bench.results.store import Store
 
-_TARGETS: dict[Kind, str] = {"defenses": "defense", "attacks": "attack", "models": "classifier"}
+_KINDS: tuple[Kind, ...] = ("defenses", "attacks", "classifiers")
 
 
 def describe(name: str, *, dataset: str, results: Path) -> Iterator[str]:
-    """Write a plugin's purpose, parameters, company and checkpoints line by line."""
+    """Write a plugin's purpose, parameters, compatibility and checkpoints line by line."""
     dataset_info(dataset)
-    kinds = [kind for kind in _TARGETS if name in catalogue(kind)]
+    kinds = [kind for kind in _KINDS if name in catalogue(kind)]
     if not kinds:
-        known = [known for kind in _TARGETS for known in catalogue(kind)]
+        known = [known for kind in _KINDS for known in catalogue(kind)]
         raise unknown_name("defense, attack or classifier", name, known)
     for kind in kinds:
         cls = plugin(kind, name)
         params = cls.recipe(trained_on(dataset)) if hasattr(cls, "recipe") else {}
         made = build(kind, name, params)
-        yield f"{name} ({_TARGETS[kind]}, {cls.__module__}.{cls.__qualname__})"
+        yield f"{name} ({SINGULAR[kind]}, {cls.__module__}.{cls.__qualname__})"
         yield ""
         yield from (f"  {line}".rstrip() for line in (inspect.getdoc(cls) or "").splitlines())
         yield ""
         yield f"  parameters on {dataset} (name: type = value):"
-        yield from _parameters(made, _TARGETS[kind]) or ["    none"]
+        yield from _parameters(made, SINGULAR[kind]) or ["    none"]
         yield ""
-        yield f"  {_company(kind, made)}"
+        yield f"  {_compatibility(kind, made)}"
         if isinstance(made, Trainable):
             yield ""
             yield from _checkpoints(name, results)
@@ -59,15 +59,15 @@ def _type(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 
-def _company(kind: Kind, made: Any) -> str:
+def _compatibility(kind: Kind, made: Any) -> str:
     if kind == "attacks":
         bound = "bounded and --eps inf" if made.unbounded else "bounded only"
         return (
             f"works with norms {', '.join(made.norms)}; access {', '.join(made.accesses)} "
             f"(the first is the default); {bound}"
         )
-    if kind == "models":
-        return "works before no purifier and behind any"
+    if kind == "classifiers":
+        return "works with every purifier, or none"
     noise = "draws noise: judged by --draws votes" if made.stochastic else "deterministic"
     access = "every access" if made.differentiable else "every access but full"
     return f"works with any classifier and data set, {access}; {noise}"

@@ -1,7 +1,7 @@
 """Classifiers of the RobustBench zoo, from files that are checked before they are loaded.
 
-The zoo reads ``{model_dir}/{dataset}/{threat}/{name}.pt`` and believes whatever lies there: a
-page of Google Drive saved as ``.pt`` would fail for ever. robustbench costs seconds to import,
+The zoo reads ``{model_dir}/{dataset}/{threat}/{name}.pt`` and never checks it: a page of Google
+Drive saved as ``.pt`` would fail for ever. robustbench costs seconds to import,
 so it is imported at the first call.
 """
 
@@ -94,7 +94,7 @@ def load_zoo_classifier(name: str, *, dataset: str, threat: str, model_dir: Path
 
 
 def import_robustbench() -> Any:
-    """Import robustbench with what it needs and does not say; raises UsageError."""
+    """Import robustbench with what it needs and does not declare; raises UsageError."""
     for module, line in (
         ("robustbench", "pip install 'purifybench[robustbench]'"),
         ("pkg_resources", 'pip install "setuptools<82"'),
@@ -150,7 +150,7 @@ def _threats(dataset: str) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def _files(name: str, dataset: str, threat: str, folder: Path) -> list[_ZooFile]:
-    """Say which files a classifier is made of: one, one per member, or one of timm's."""
+    """List the files a classifier is made of: one, one per member, or one of timm's."""
     source = _threats(dataset)[threat][name]["gdrive_id"]
     page = "https://drive.google.com/file/d/{}/view".format
     if source is None:
@@ -199,7 +199,7 @@ def _check(file: _ZooFile) -> None:
 
 
 def _fault(path: Path) -> str | None:
-    """Say what a file is if it is no checkpoint; raises CheckpointError for foreign objects."""
+    """Describe a file that is no checkpoint; raises CheckpointError for foreign objects."""
     with path.open("rb") as stream:
         head = stream.read(512)
     if head.lstrip().startswith(b"<"):
@@ -219,7 +219,7 @@ def _fault(path: Path) -> str | None:
             return f"damaged ({str(error).splitlines()[0]})"
         raise CheckpointError(
             f"{path} holds other objects than tensors, which could run any code when loaded. "
-            "If you trust its source, keep the tensors alone: torch.save(torch.load(path, "
+            "If you trust its source, keep only the tensors: torch.save(torch.load(path, "
             "weights_only=False)['state_dict'], path), or without ['state_dict'] where it has "
             "none."
         ) from error

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.access import TransferView
-from bench.core.defense import frozen
+from bench.core.networks import frozen
 from bench.core.protocols import (
     Images,
     Task,
@@ -32,19 +32,19 @@ from bench.evaluation.propose import propose
 from bench.models.checkpoints import complete, load_checkpoint, save_checkpoint
 from bench.progress import Progress, Work
 from bench.results.cell import ZOO, Part, digest_of
-from bench.results.locks import claimed, is_held, wait
+from bench.results.locks import Shard, claimed, is_held, share, wait
 from bench.results.provenance import provenance
 from bench.results.store import written
 from bench.results.workspace import Workspace
 
 _SAVE_EVERY_S = 20.0
 _REPORT_EVERY_S = 0.5
-_BLOCK = 500  # training images attacked at a time
+_SHARD = 500  # training images attacked at a time
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Weights at hand, with the digest that identifies them."""
+    """Weights that were loaded, with the digest that identifies them."""
 
     weights: Mapping[str, Tensor]
     digest: str
@@ -126,7 +126,7 @@ def train(
         if is_held(claim):
             yield from wait(what, 0, 1)
             continue
-        # Before the claim, so that several processes share the blocks of these images.
+        # Before the claim, so that several processes share the shards of these images.
         attacked = (
             (yield from _attacked(plugin, found, data, classifier, dataset, workspace))
             if classifier
@@ -182,12 +182,32 @@ def _resumed(plugin: Trainable, task: Task, state: Path) -> tuple[Training, floa
     if state.is_file():
         try:
             kept = torch.load(state, map_location=task.device, weights_only=True)
+            _count_on_cpu(kept)
             run = plugin.start(task)
             run.restore(kept["run"])
             return run, float(kept["seconds"])
         except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError):
             state.unlink()  # damaged or of another version: begin anew, not in part
     return plugin.start(task), 0.0
+
+
+def _count_on_cpu(kept: object) -> None:
+    """Move the step counters of optimisers to the CPU, where torch keeps and reads them.
+
+    On a GPU every iteration would wait for each of them.
+    """
+    if not isinstance(kept, dict):
+        return
+    if "param_groups" in kept:
+        fast = any(
+            group.get("capturable") or group.get("fused") for group in kept["param_groups"]
+        )
+        for slot in kept["state"].values():
+            if isinstance(slot.get("step"), Tensor) and not fast:
+                slot["step"] = slot["step"].cpu()
+        return
+    for value in kept.values():
+        _count_on_cpu(value)
 
 
 def _attacked(
@@ -204,7 +224,7 @@ def _attacked(
         return None
     threat = wanted.threat
     if wanted.classifier_seed is not None:
-        classifier = yield from _another(
+        classifier = yield from _with_seed(
             classifier[1], wanted.classifier_seed, dataset, workspace
         )
     network, part = classifier
@@ -217,41 +237,39 @@ def _attacked(
         "eps": format_eps(threat.eps),
     }
     n = min(wanted.images, len(images))
-    blocks = [(start, min(start + _BLOCK, n)) for start in range(0, n, _BLOCK)]
-    key, what = digest_of(content), f"attack training images of {dataset}"
-    parts: dict[int, Tensor] = {}
-    while len(parts) < len(blocks):
-        refused = 0
-        for start, stop in blocks:
-            if start in parts:
-                continue
-            yield Progress(what, len(parts) * _BLOCK, n)
-            with claimed(workspace.store.claim_on_block(key, start, stop)) as ours:
-                refused += not ours
-                if ours:
-                    parts[start] = propose(
-                        attack,
-                        TransferView(network),
-                        images[start:stop].to(workspace.device),
-                        threat=threat,
-                        seed=0,
-                        networks={"classifier": network},
-                        path=workspace.store.proposal(key, start, stop),
-                    ).x_adv
-        if refused == len(blocks) - len(parts) > 0:
-            yield from wait(what, len(parts) * _BLOCK, n)
-    yield Progress(what, n, n)
-    return torch.cat([parts[start] for start, _ in blocks])
+    shards = [(start, min(start + _SHARD, n)) for start in range(0, n, _SHARD)]
+    key = digest_of(content)
+    done: dict[Shard, Tensor] = {}
+
+    def attack_shard(shard: Shard) -> None:
+        done[shard] = propose(
+            attack,
+            TransferView(network),
+            images[slice(*shard)].to(workspace.device),
+            threat=threat,
+            seed=0,
+            networks={"classifier": network},
+            path=workspace.store.proposal(key, *shard),
+        ).x_adv
+
+    yield from share(
+        f"attack training images of {dataset}",
+        n,
+        left=lambda: [shard for shard in shards if shard not in done],
+        claim=lambda shard: workspace.store.claim_on_shard(key, *shard),
+        work=attack_shard,
+    )
+    return torch.cat([done[shard] for shard in shards])
 
 
-def _another(
+def _with_seed(
     part: Part, seed: int, dataset: str, workspace: Workspace
 ) -> Work[tuple[nn.Module, Part]]:
     """Load or train a classifier that differs from another one in its seed; frozen."""
     wants = f"the defense is to be trained on images of another classifier than {part.name}"
     if part.name.startswith(ZOO):
         raise UsageError(
-            f"{wants}, of which there is one training alone. Choose a --classifier that bench "
+            f"{wants}, of which there is only one training. Choose a --classifier that bench "
             "trains."
         )
     training = part.params["training"]
@@ -261,7 +279,7 @@ def _another(
             "the defense's training."
         )
     params = {**part.params, "training": {**training, "seed": seed}}
-    plugin: TrainableClassifier = build("models", part.name, params)
+    plugin: TrainableClassifier = build("classifiers", part.name, params)
     info = dataset_info(dataset)
     trained = yield from train(part.name, plugin, dataset=dataset, workspace=workspace)
     network = plugin.load(trained.weights, shape=info.shape, classes=info.classes)

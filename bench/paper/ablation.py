@@ -14,7 +14,6 @@ from bench.paper.cells import (
     grouped,
     parameter,
     records,
-    words_without,
 )
 from bench.paper.spec import Head
 
@@ -41,7 +40,7 @@ def table(runs: list[tuple[Cells, dict[str, float]]], head: Head) -> pd.DataFram
             row["_arm"] = arm(content, attack=True, without=swept)
             row["row"], row["column"] = (parameter(content, path) for path in swept)
             targets = [f"defense.{path}" for path in swept]
-            row["settings"] = words_without(row["settings"], targets)
+            row["settings"] = row["settings"].without(*targets)
         for group in grouped(found, "_arm"):
             blocks += 1
             rows += [{**row, "block": blocks} for row in group]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.paper.cells import Cells, Row, arm, frame_of, grouped, words_without
+from bench.paper.cells import Cells, Row, arm, frame_of, grouped
 from bench.results.table import COLUMNS as CELL
 from bench.results.table import with_worst_case
 
@@ -58,7 +58,7 @@ def _worst(cells: Cells, rows: list[Row], name: str) -> Row:
         **{name: first[name] for name in kept},
         "attack": name,
         "access": "/".join(sorted({row["access"] for row in rows})),
-        "settings": words_without(first["settings"], ["attack"]),
+        "settings": first["settings"].without("attack"),
         "keys": " ".join(row["key"] for row in rows),
     }
     without = [row["key"] for row in rows if row["state"] != "done"]

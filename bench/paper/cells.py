@@ -11,15 +11,14 @@ from typing import Any
 import pandas as pd
 
 from bench.errors import StoreError
-from bench.results.cell import digest_of
+from bench.results.cell import EFFORT, asked_of, digest_of
+from bench.results.settings import Settings, lookup
 from bench.results.store import Store, read_json
 from bench.results.table import COLUMNS, rows_of
 
 Row = dict[str, Any]
 NUMBERS = tuple(name for name in COLUMNS if name.startswith(("clean", "robust")))
 _FOLDERS = re.compile(r"(?<![\w.])/(?:[\w.~-]+/)+")
-_ABOUT_THE_ATTACK = ("attack", "access", "shard")
-_ABOUT_THE_IMAGES = ("dataset", "norm", "eps", "n", "seed", "draws")
 
 
 class Cells:
@@ -39,7 +38,7 @@ class Cells:
         self.frame["note"] = [_FOLDERS.sub("", note) for note in self.frame["note"]]
 
     def rows(self) -> list[Row]:
-        """List the rows as dictionaries, with seed of training and steps of the purifier."""
+        """List the rows as dictionaries, with settings as data, training seed and steps."""
         found = []
         for row in records(self.frame):
             content = self.contents[row["key"]]
@@ -48,6 +47,7 @@ class Cells:
                     **row,
                     "training_seed": parameter(content, "training.seed"),
                     "steps": parameter(content, "steps"),
+                    "settings": Settings.read(content),
                     "keys": row["key"],
                 }
             )
@@ -82,12 +82,7 @@ def _present(store: Store, key: str) -> bool:
 
 def parameter(content: Mapping[str, Any], path: str) -> Any:
     """Look up a parameter of a cell's defense, such as 'training.seed'; None if absent."""
-    found: Any = content["defense"]["params"]
-    for name in path.split("."):
-        if not isinstance(found, Mapping):
-            return None
-        found = found.get(name)
-    return found
+    return lookup(content["defense"]["params"], path)
 
 
 def arm(content: Mapping[str, Any], *, attack: bool, without: Iterable[str] = ()) -> str:
@@ -96,11 +91,9 @@ def arm(content: Mapping[str, Any], *, attack: bool, without: Iterable[str] = ()
     Without the attack where ``attack`` is false, and ``without`` these of the defense's
     parameters.
     """
-    asked: Row = {name: content.get(name) for name in _ABOUT_THE_IMAGES}
-    if attack:
-        asked |= {name: content[name] for name in _ABOUT_THE_ATTACK}
-    for part in ("classifier", "defense"):
-        asked[part] = deepcopy({**content[part], "checkpoint": None})
+    asked = deepcopy(asked_of(content))
+    if not attack:
+        asked = {name: value for name, value in asked.items() if name not in EFFORT}
     for path in without:
         *names, last = path.split(".")
         place = asked["defense"]["params"]
@@ -116,16 +109,6 @@ def grouped(rows: Iterable[Row], name: str) -> Iterator[list[Row]]:
     for row in rows:
         groups.setdefault(row[name], []).append(row)
     yield from groups.values()
-
-
-def words_without(settings: str, targets: Iterable[str]) -> str:
-    """Drop the words of settings that set one of these parameters or what is below them."""
-    kept = [
-        word
-        for word in settings.split()
-        if not any(word.startswith((f"{target}=", f"{target}.")) for target in targets)
-    ]
-    return " ".join(kept)
 
 
 def frame_of(rows: list[Row], columns: Sequence[str]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.paper.cells import Cells, Row, arm, frame_of, grouped, parameter, words_without
+from bench.paper.cells import Cells, Row, arm, frame_of, grouped, parameter
 from bench.paper.spec import Head
 from bench.results.compare import compare_cells, pairing
 from bench.results.store import read_rows
@@ -121,7 +121,7 @@ def _over_seeds(group: list[Row], *, is_baseline: bool) -> Row:
     kept += ["n", "seed", "draws", "judging", "paper", "classifier_checkpoint"]
     row = {name: first[name] for name in kept}
     row |= {
-        "settings": words_without(first["settings"], [f"defense.{_SEED}"]),
+        "settings": first["settings"].without(f"defense.{_SEED}"),
         "seeds": len(group),
         "keys": " ".join(row["keys"] for row in group),
         "baseline_key": " ".join(row.get("baseline_key", "") for row in group).strip(),

@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 
 from bench.paper import ablation, attacks, gain
-from bench.paper.cells import Cells, Row, records, words_without
+from bench.paper.cells import Cells, Row, records
 from bench.paper.spec import Head
+from bench.results.settings import Settings, common_to
 
 # Told once under the table where all rows agree and the page has no column of it.
 _CONSTANT = ("dataset", "classifier", "norm", "eps", "attack", "access", "n", "draws",
@@ -32,9 +33,11 @@ def page(frame: pd.DataFrame, head: Head) -> tuple[list[str], list[list[str]]]:
         heads, places = ablation.pivot(frame, head)
         return heads, [[_plain(value) for value in row] for row in places]
     shown = _GAIN if head.layout == "gain" else _ATTACKS
-    common = common_words(frame)
-    own = _settings_of_defenses if head.layout == "gain" else _settings
-    rows_of_text = [{**row, "settings": own(row["settings"], common)} for row in records(frame)]
+    common = common_to(frame["settings"].tolist())
+    said = _settings_of_defenses if head.layout == "gain" else str
+    rows_of_text = [
+        {**row, "settings": said(row["settings"].minus(common))} for row in records(frame)
+    ]
     text = {name: [write(row) for row in rows_of_text] for name, write in shown.items()}
     for name in ("classifier", "attack", "access", "seed", "audit"):
         if name in text and len(set(text[name])) == 1 and (name, head.layout) not in _KEPT:
@@ -52,23 +55,14 @@ def constants(frame: pd.DataFrame) -> str:
         values = {_plain(value) for value in frame[name]} - {""}
         if len(values) == 1:
             told.append(f"{name} {values.pop()}")
-    return ", ".join([*told, *common_words(frame)])
+    common = common_to(frame["settings"].tolist())
+    return ", ".join([*told, *common.words(), *common.notes])
 
 
-def common_words(frame: pd.DataFrame) -> list[str]:
-    """List the settings that all rows share."""
-    words = [str(settings).split() for settings in frame["settings"]]
-    return [word for word in words[0] if all(word in other for other in words)] if words else []
-
-
-def _settings(settings: str, common: list[str]) -> str:
-    return " ".join(word for word in str(settings).split() if word not in common)
-
-
-def _settings_of_defenses(settings: str, common: list[str]) -> str:
+def _settings_of_defenses(settings: Settings) -> str:
     """Leave out what has a column of its own, K and the training seed."""
-    own = words_without(_settings(settings, common), ["defense.steps", "defense.training.seed"])
-    return ", ".join(word.removeprefix("defense.") for word in own.split())
+    own = settings.without("defense.steps", "defense.training.seed")
+    return ", ".join([*(word.removeprefix("defense.") for word in own.words()), *own.notes])
 
 
 def _plain(value: Any) -> str:

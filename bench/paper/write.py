@@ -6,7 +6,6 @@ Imports no torch. The sidecar and the cells determine the other three to the byt
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +16,37 @@ from bench.paper.cells import Cells, check_present, records
 from bench.paper.latex import latex
 from bench.paper.spec import Head, TableFile
 from bench.paper.tables import constants, page, table
-from bench.results.cell import subject_of
+from bench.results.cell import asked_of, digest_of, subject_of
 from bench.results.store import Store, read_json, write_json, written
 
 _REBUILT = ("csv", "md", "tex")
 _AUDIT = ("state", "accuracy")  # what a row's column `audit` needs of a report
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A cell of a table: the digest of what was asked, and the key of what answers it."""
-
-    asked: str
-    key: str
-
-
-def earlier(path: Path) -> dict[str, str]:
-    """Read which cells answered before, from a sidecar if there is one."""
+def earlier(path: Path, store: Store) -> dict[str, str]:
+    """Read which finished cells a sidecar names, if there is one, by what was asked of them."""
     if not path.is_file():
         return {}
+    keys = [cell["key"] for run in read_json(path)["runs"] for cell in run["cells"]]
     return {
-        cell["asked"]: cell["key"] for run in read_json(path)["runs"] for cell in run["cells"]
+        digest_of(asked_of(read_json(store.cell(key) / "cell.json"))): key
+        for key in keys
+        if store.outcomes(key).is_file()
     }
 
 
 def write_table(
-    path: Path, file: TableFile, cells: Sequence[Sequence[Asked]], store: Store, command: str
+    path: Path, file: TableFile, cells: Sequence[Sequence[str]], store: Store, command: str
 ) -> pd.DataFrame:
-    """Write a table for the first time: the sidecar at ``path``, then what it determines."""
+    """Write a table for the first time: the sidecar at ``path``, then what it determines.
+
+    ``cells``: the keys of the cells of each run.
+    """
     runs = [
-        {"paper": run.paper, "cells": [vars(cell) for cell in asked]}
-        for run, asked in zip(file.runs, cells, strict=True)
+        {"paper": run.paper, "cells": [{"key": key} for key in own]}
+        for run, own in zip(file.runs, cells, strict=True)
     ]
-    keys = list(dict.fromkeys(cell.key for asked in cells for cell in asked))
+    keys = list(dict.fromkeys(key for own in cells for key in own))
     content = {
         "command": command,
         **file.head.model_dump(),
@@ -129,11 +126,12 @@ def _measured(store: Store, keys: Sequence[str]) -> dict[str, Any]:
 
 def _provenance(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Name what is behind every row of the CSV, in its order."""
-    kept = ["dataset", "norm", "eps", "defense", "attack", "settings", "training_seed", "seed",
-            "n", "classifier_checkpoint", "checkpoint", "state"]  # fmt: skip
+    kept = ["dataset", "norm", "eps", "defense", "attack", "training_seed", "seed", "n",
+            "classifier_checkpoint", "checkpoint", "state"]  # fmt: skip
     return [
         {
             **{name: None if pd.isna(row[name]) else row[name] for name in kept},
+            "settings": str(row["settings"]),
             "keys": row["keys"].split(),
         }
         for row in records(frame)

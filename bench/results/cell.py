@@ -1,12 +1,17 @@
-"""What is asked, and what exactly was measured: a request and a cell. Imports no torch."""
+"""What is asked, and what exactly was measured: a request and a cell. Imports no torch.
+
+Every identity of a cell is defined here: its key, the key of its proposals, and the hashes
+that tell which cells belong together.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from fractions import Fraction
 from typing import Any
 
 from bench.core.threat import (
@@ -24,7 +29,7 @@ ZOO = "robustbench:"  # the prefix of classifiers from the RobustBench zoo
 
 
 class Search(StrEnum):
-    """The precision of the networks that an attack sees; the judge's are always float32."""
+    """The precision of the networks that an attack sees; those of the judge are float32."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
@@ -40,14 +45,17 @@ def parse_search(text: str) -> Search:
 
 @dataclass(frozen=True)
 class Request:
-    """One evaluation as a user words it; parameters that are not set take their defaults."""
+    """One evaluation as a user asks for it; parameters that are not set take their defaults.
+
+    ``eps`` is None for no bound.
+    """
 
     defense: str
     attack: str
     dataset: str = "digits"
     classifier: str = "small_cnn"
     norm: Norm = Norm.LINF
-    eps: str = "8/255"
+    eps: Fraction | None = Fraction(8, 255)
     access: Access | None = None  # None: the attack's own default
     n: int = 500
     seed: int = 0
@@ -68,15 +76,16 @@ class Request:
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         **rest: Any,
     ) -> Request:
-        """Check everything that needs no plugin; raises UsageError."""
+        """Read what a user typed and check all that needs no plugin; raises UsageError."""
         faults = []
-        known_norm, known_access, known_search = Norm.LINF, None, Search.FLOAT32
+        known_norm, known_eps = Norm.LINF, None
+        known_access, known_search = None, Search.FLOAT32
         try:
             known_norm = parse_norm(norm)
         except UsageError as error:
             faults.append(str(error))
         try:
-            parse_eps(eps, known_norm)
+            known_eps = parse_eps(eps, known_norm)
         except UsageError as error:
             faults.append(str(error))
         try:
@@ -94,7 +103,7 @@ class Request:
             raise UsageError("\n".join(faults))
         return cls(
             norm=known_norm,
-            eps=eps,
+            eps=known_eps,
             access=known_access,
             search=known_search,
             settings=settings or {},
@@ -158,8 +167,8 @@ class Part:
 class Cell:
     """One defense, attack, access and threat on one fixed list of images: the first n.
 
-    ``data`` is the digest of the test set and ``shard`` the size of the aligned blocks in
-    which it is attacked, the unit of work, of resume and of bit-identity. ``sequential``: the
+    ``data`` is the digest of the test set. Images are attacked in aligned shards of ``shard``
+    images, the unit of work, of resume and of bit-identity. ``sequential``: the
     judge stops drawing for an image once its verdict is clear. ``search``: the precision of
     the networks that the attack sees, never of the judge's. ``after``: keys of cheaper
     cells; images that one of them broke are not attacked again. ``images``: the proposal key
@@ -231,6 +240,29 @@ class Cell:
             **{name: value for name, value in rare.items() if value},
         }
 
+    def request(self) -> Request:
+        """Write the request that this cell answers, with every parameter set."""
+        return Request(
+            defense=self.defense.name,
+            attack=self.attack.name,
+            dataset=self.dataset,
+            classifier=self.classifier.name,
+            norm=self.threat.norm,
+            eps=self.threat.eps,
+            access=self.threat.access,
+            n=self.n,
+            seed=self.seed,
+            draws=self.draws,
+            shard=self.shard,
+            sequential=self.sequential,
+            search=self.search,
+            settings={
+                "classifier": self.classifier.params,
+                "attack": self.attack.params,
+                "defense": self.defense.params,
+            },
+        )
+
     def key(self) -> str:
         """Hash the canonical content to 16 hexadecimal digits."""
         return digest_of(self.canonical())
@@ -251,15 +283,50 @@ class Cell:
         return digest_of(content)
 
     def shards(self) -> list[tuple[int, int]]:
-        """List the blocks [start, stop) of the cell."""
+        """List the shards [start, stop) of the cell."""
         return [
             (start, min(start + self.shard, self.n)) for start in range(0, self.n, self.shard)
         ]
 
 
+# The fields of a cell's content beside its defense. Two cells with the first group equal can be
+# compared image by image; the second group is what was tried on those images.
+SETTING = ("dataset", "data", "classifier", "norm", "eps", "n", "seed", "draws")
+EFFORT = ("attack", "access", "shard", "sequential", "search", "after", "images", "bits")
+
+
 def subject_of(content: Mapping[str, Any]) -> str:
     """Hash what an audit is about: a defense, its data and the ball, of a cell's content."""
-    fields = ("dataset", "data", "classifier", "defense", "norm", "eps")
+    return _hashed(content, ("dataset", "data", "classifier", "defense", "norm", "eps"))
+
+
+def defended_of(content: Mapping[str, Any]) -> str:
+    """Hash what is defended how: equal for the attacks that a worst case joins."""
+    return _hashed(content, (*SETTING, "defense"))
+
+
+def asked_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Write what a request decides of a cell's content, before anything is trained.
+
+    It has no digest of data or checkpoints, and no other cell. Its hash names the folder of a
+    cell that was skipped, or that failed before its key was known.
+    """
+    fields = {*SETTING, *EFFORT} - {"data", "after", "images", "bits"}
+    asked = {name: content[name] for name in fields if name in content}
+    parts = {
+        name: {**content[name], "checkpoint": None}
+        for name in ("classifier", "defense", "attack")
+    }
+    return {**asked, **parts, "pending": True}
+
+
+def ladder_of(content: Mapping[str, Any]) -> str:
+    """Hash what the attacks of a ladder share: a defense, its images, a ball and a seed."""
+    shared = ("dataset", "n", "shard", "classifier", "defense", "norm", "eps", "seed")
+    return _hashed(asked_of(content), shared)
+
+
+def _hashed(content: Mapping[str, Any], fields: Iterable[str]) -> str:
     return digest_of({name: content.get(name) for name in fields})
 
 

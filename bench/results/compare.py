@@ -13,17 +13,14 @@ import pandas as pd
 
 from bench.core.threat import Norm, format_eps, parse_eps, parse_norm
 from bench.errors import UsageError, unknown_name
-from bench.results.cell import digest_of
+from bench.results.cell import EFFORT, SETTING, digest_of
 from bench.results.paired import Comparison, paired
+from bench.results.settings import Settings
 from bench.results.store import Store, read_json, read_rows
 from bench.results.table import join
 
 _PREFIX = 4  # characters of a key that may stand for it
 _MOST = 5  # defenses of one name that an error lists
-_CONTEXT = ("dataset", "data", "classifier", "norm", "eps", "n", "seed", "draws")
-_ATTACK = (
-    "attack", "access", "shard", "sequential", "search", "after", "images", "bits",
-)  # fmt: skip
 
 
 def compare(
@@ -167,7 +164,7 @@ def _defenses(store: Store, cells: Mapping[str, Any], first: str, second: str) -
         )
     contexts = [_context(cells[one[asked]]) for asked in common]
     if len({digest_of(context) for context in contexts}) > 1:
-        kinds = {name: sorted({_plain(found, name) for found in contexts}) for name in _CONTEXT}
+        kinds = {name: sorted({_plain(found, name) for found in contexts}) for name in SETTING}
         several = "; ".join(
             f"{name} {', '.join(found)}" for name, found in kinds.items() if len(found) > 1
         )
@@ -201,8 +198,7 @@ def _as_it_ships(cells: dict[str, Any]) -> dict[str, Any]:
 
 
 def _set_for_defense(content: Mapping[str, Any]) -> str:
-    words = content["settings"].split()
-    return " ".join(word for word in words if word.startswith("defense."))
+    return str(Settings.read(content).only("defense"))
 
 
 def _kinds(cells: Mapping[str, Any]) -> str:
@@ -218,12 +214,12 @@ def _kinds(cells: Mapping[str, Any]) -> str:
 
 
 def _context(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: content[name] for name in _CONTEXT}
+    return {name: content[name] for name in SETTING}
 
 
 def pairing(content: Mapping[str, Any], cells: Mapping[str, Any]) -> str:
     """Hash everything in a cell but its defense: equal where the same was asked of another."""
-    asked = {name: content[name] for name in _ATTACK if name in content}
+    asked = {name: content[name] for name in EFFORT if name in content}
     # Keys of earlier cells contain the defense: what counts is what those cells asked.
     asked["after"] = sorted(
         pairing(cells[key], cells) if key in cells else key for key in asked.get("after", ())
@@ -239,9 +235,8 @@ def _fault(store: Store, key: str) -> str | None:
 
 
 def _attack(content: Mapping[str, Any]) -> str:
-    about = ("attack.", "search=")
-    chosen = [word for word in content["settings"].split() if word.startswith(about)]
-    return " ".join([f"{content['attack']['name']} {content['access']}", *chosen])
+    chosen = Settings.read(content).only("attack", "search")
+    return " ".join([content["attack"]["name"], content["access"], *chosen.words()])
 
 
 def _label(content: Mapping[str, Any], key: str) -> str:

@@ -1,9 +1,9 @@
 """Claims on pieces of work in a shared folder, so that no two processes do the same piece.
 
 A claim is a lock of the kernel (``flock``) on an empty file: it ends with its process, however
-that dies, and nobody has to judge by an age whether another one still lives. Between machines
-it holds where the file system carries locks (NFS does). Where there are none, everybody has
-every claim: work may then be done twice, with the same rows. Imports no torch.
+that dies, so that no process has to guess by an age whether another one still lives. Between
+machines it holds where the file system carries locks (NFS does). Where there are none, every
+process gets every claim: work may then be done twice, with the same rows. Imports no torch.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from bench.errors import StoreError
 from bench.progress import Progress, Work
+
+Shard = tuple[int, int]  # images [start, stop)
 
 _LOOK_AGAIN_S = 0.5
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -25,16 +27,16 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 @contextmanager
 def claimed(path: Path) -> Iterator[bool]:
-    """Claim what ``path`` stands for and say whether it is ours; raises StoreError.
+    """Claim what ``path`` stands for, and yield whether it is ours; raises StoreError.
 
-    Whoever gets a claim has to look whether the work was done meanwhile.
+    Whoever gets a claim has to check whether the work was done meanwhile.
     """
     try:
         file = _locked(path)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise StoreError(
-                f"cannot write {path}: {error.strerror}. Mend its permissions or name another "
+                f"cannot write {path}: {error.strerror}. Fix its permissions or choose another "
                 "folder."
             ) from error
         yield True
@@ -45,14 +47,14 @@ def claimed(path: Path) -> Iterator[bool]:
     try:
         yield True
     finally:
-        # While it is still ours: whoever has opened the file by now finds it gone, below.
+        # While it is still ours: a process that has opened the file by now finds it gone.
         path.unlink(missing_ok=True)
         os.close(file)
 
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Claim what ``path`` stands for, waiting for whoever has it; raises StoreError."""
+    """Claim what ``path`` stands for, waiting until it is free; raises StoreError."""
     while True:
         with claimed(path) as ours:
             if ours:
@@ -82,13 +84,13 @@ def _locked(path: Path) -> int | None:
 
 
 def is_held(path: Path) -> bool:
-    """Say whether a living process has a claim."""
+    """Whether a living process has a claim."""
     try:
         file = os.open(path, os.O_RDWR)
     except OSError:
         return False
     try:
-        # Shared and for an instant: who wants the claim just then comes back for it.
+        # Shared and for an instant: a process that wants the claim just then tries again.
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
         return error.errno not in _NO_LOCKS
@@ -98,7 +100,7 @@ def is_held(path: Path) -> bool:
 
 
 def works_in(folder: Path) -> bool:
-    """Say whether the file system of a folder carries locks."""
+    """Whether the file system of a folder carries locks."""
     probe = folder / f".claims-{os.getpid()}"
     try:
         file = _locked(probe)
@@ -112,5 +114,35 @@ def works_in(folder: Path) -> bool:
 
 def wait(what: str, done: int, total: int) -> Work[None]:
     """Let another process work for a moment; a driver that has other work stops here."""
-    yield Progress(what, done, total, note="another process is at it", waits=True)
+    yield Progress(what, done, total, note="waiting for another process", waits=True)
     time.sleep(_LOOK_AGAIN_S)
+
+
+def share(
+    what: str,
+    total: int,
+    *,
+    left: Callable[[], list[Shard]],
+    claim: Callable[[Shard], Path],
+    work: Callable[[Shard], None],
+) -> Work[None]:
+    """Work on the first unclaimed shard until none is left; wait where all are claimed.
+
+    ``left`` lists the shards of ``total`` images that are not done, here or elsewhere.
+    """
+
+    def progress(shards: list[Shard]) -> Progress:
+        return Progress(what, total - sum(stop - start for start, stop in shards), total)
+
+    while shards := left():
+        refused = 0
+        for shard in shards:
+            yield progress(left())
+            with claimed(claim(shard)) as ours:
+                refused += not ours
+                if ours and shard in left():  # another process may have done it meanwhile
+                    work(shard)
+        if refused == len(shards):
+            now = progress(shards)
+            yield from wait(what, now.done, total)
+    yield Progress(what, total, total)

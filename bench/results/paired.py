@@ -130,7 +130,7 @@ def lines(found: Comparison) -> list[str]:
     return text
 
 
-def claimed(found: Comparison, points: float) -> dict[str, int]:
+def needed_for(found: Comparison, points: float) -> dict[str, int]:
     """Return how many images a claimed difference in points needs, by design of the trial.
 
     Paired images differ as often as here (at least as often as the difference asks), and arms

@@ -33,12 +33,15 @@ def origin() -> dict[str, Any]:
 def provenance(device: torch.device) -> dict[str, Any]:
     """Describe this process as ``origin`` does, with its device, memory and rows per pass.
 
-    The rows are those in force now: fewer than at the start where the memory held no more.
+    The rows are those in force now: fewer than at the start where the memory held no more. The
+    memory is the most that a GPU held since the last description, or this process on a CPU.
     """
     from bench.core.batch_size import rows_per_pass
 
+    about = origin()
     return {
-        **origin(),
+        **about,
+        "versions": {**about["versions"], **_device_versions(device)},
         "device": _device_name(device),
         "peak memory MiB": _peak_memory(device),
         "rows per pass": rows_per_pass(device),
@@ -66,6 +69,24 @@ def _versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
+    return found
+
+
+@functools.cache
+def _device_versions(device: torch.device) -> dict[str, str]:
+    """Name the versions of CUDA, cuDNN and the driver, on which the last bits depend."""
+    if device.type != "cuda":
+        return {}
+    import torch
+
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    found = {"cuda": str(torch.version.cuda), "cudnn": str(cudnn)}
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
+        found["driver"] = done.stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        pass
     return found
 
 
@@ -99,6 +120,8 @@ def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         import torch
 
-        return int(torch.cuda.max_memory_allocated(device)) // 2**20
+        peak = int(torch.cuda.max_memory_allocated(device))
+        torch.cuda.reset_peak_memory_stats(device)  # the next block is described by its own
+        return peak // 2**20
     kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(kibibytes) // (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,10 +1,10 @@
 """The only owner of paths under the results folder. Imports no torch.
 
     cells/<key>/cell.json            the cell
-    cells/<key>/shards/              finished blocks of an unfinished cell
-    cells/<key>/outcomes.parquet     one row per image, once all blocks are there
+    cells/<key>/shards/              finished shards of an unfinished cell
+    cells/<key>/outcomes.parquet     one row per image, once all shards are there
     cells/<key>/provenance.json      commit, versions, device, seconds, memory, passes, flags
-    cells/<key>/skipped.json         why the pair cannot work
+    cells/<key>/skipped.json         why the combination is not supported
     cells/<key>/failed.json          the error of the latest try
     audits/<subject>/audit.json      the report on a defense under a ball, beside it as .md
     audits/<subject>/                a results folder of its own, with the audit's cells
@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import StoreError
 from bench.results.cell import Cell
+from bench.results.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,9 +173,9 @@ class Store:
         """Say whether nothing is left to do for a cell."""
         return self.outcomes(cell.key()).is_file()
 
-    def open(self, cell: Cell, settings: str) -> None:
-        """Write down a cell that is about to run, with what the user set, in words."""
-        content = {**cell.canonical(), "settings": settings}
+    def open(self, cell: Cell, settings: Settings) -> None:
+        """Write down a cell that is about to run, with what the user set."""
+        content = {**cell.canonical(), **settings.stored()}
         write_json(self.cell(cell.key()) / "cell.json", content)
 
     def forget(self, key: str) -> None:
@@ -183,7 +184,7 @@ class Store:
             shutil.rmtree(self.cell(key), ignore_errors=True)
 
     def skip(self, content: Mapping[str, Any], key: str, reason: str) -> None:
-        """Write down a pair that cannot work, with the reason."""
+        """Write down a combination that is not supported, with the reason."""
         write_json(self.cell(key) / "skipped.json", {"reason": reason})
         write_json(self.cell(key) / "cell.json", content)
 
@@ -201,7 +202,7 @@ class Store:
         return isinstance(content, dict) and content.get("run") == run
 
     def missing(self, cell: Cell) -> list[tuple[int, int]]:
-        """List the blocks [start, stop) of a cell that nobody has finished."""
+        """List the shards [start, stop) of a cell that nobody has finished."""
         key = cell.key()
         try:
             # The folder, not file by file: a network file system remembers what it missed.
@@ -209,9 +210,9 @@ class Store:
         except FileNotFoundError:
             there = set()
         found = [
-            block for block in cell.shards() if self.shard(key, block[0]).name not in there
+            shard for shard in cell.shards() if self.shard(key, shard[0]).name not in there
         ]
-        # In this order: whoever finishes a cell drops its blocks when the whole is there.
+        # In this order: whoever finishes a cell drops its shards when the whole is there.
         return [] if found and self.done(cell) else found
 
     @property
@@ -223,21 +224,21 @@ class Store:
         """Name the claim on a piece of work."""
         return self.root / "claims" / name
 
-    def claim_on_block(self, key: str, start: int, stop: int) -> Path:
-        """Name the claim on a block under an attack, by the key of its proposals.
+    def claim_on_shard(self, key: str, start: int, stop: int) -> Path:
+        """Name the claim on a shard under an attack, by the key of its proposals.
 
         Cells that share proposals share their claims too, so that nothing is attacked twice.
         """
         return self.claim(f"{key}-{start:06d}-{stop:06d}")
 
     def shard(self, key: str, start: int) -> Path:
-        """Name the outcomes of one block."""
+        """Name the outcomes of one shard."""
         return self.cell(key) / "shards" / f"{start:06d}.parquet"
 
     def append(
         self, cell: Cell, start: int, rows: Mapping[str, Any], provenance: Mapping[str, Any]
     ) -> None:
-        """Keep a finished block: its rows (columns of equal length) and how they came about."""
+        """Keep a finished shard: its rows (columns of equal length) and how they came about."""
         import pandas as pd
 
         path = self.shard(cell.key(), start)
@@ -248,7 +249,7 @@ class Store:
     def finish(
         self, cell: Cell, join: Callable[[list[dict[str, Any]]], dict[str, Any]]
     ) -> None:
-        """Join all blocks of a cell to one file and drop them."""
+        """Join all shards of a cell to one file and drop them."""
         key = cell.key()
         try:
             self._join(cell, join)
@@ -266,7 +267,7 @@ class Store:
         key = cell.key()
         shards = [self.shard(key, start) for start, _ in cell.shards()]
         tables = [_read_table(path) for path in shards]
-        # Where no image was left to attack a block has no rows, and its columns no types.
+        # Where no image was left to attack a shard has no rows, and its columns no types.
         whole = pa.concat_tables([table for table in tables if len(table)] or tables[:1])
         provenance = join([read_json(path.with_suffix(".json")) for path in shards])
         write_json(self.cell(key) / "provenance.json", provenance)
@@ -274,7 +275,7 @@ class Store:
             parquet.write_table(whole, temporary)
 
     def proposal(self, key: str, start: int, stop: int) -> Path:
-        """Name what an attack proposed for one block."""
+        """Name what an attack proposed for one shard."""
         return self.root / "images" / key / f"{start:06d}-{stop:06d}.safetensors"
 
     def audit(self, subject: str) -> Path:

@@ -8,6 +8,7 @@ attacked images alone; ``single`` is the expected accuracy of one draw.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from bench.errors import StoreError, UsageError
-from bench.results.cell import subject_of
+from bench.results.cell import defended_of, subject_of
+from bench.results.settings import Settings
 from bench.results.stats import wilson
 from bench.results.store import Store, read_json, read_rows, written
 from bench.results.vote_rules import Rule, read_outcomes
@@ -102,7 +104,7 @@ def _known_row(store: Store, folder: Path, audits: Mapping[str, Any]) -> dict[st
         "attack": cell["attack"]["name"],
         "classifier": cell["classifier"]["name"],
         "key": folder.name,
-        "settings": cell["settings"],
+        "settings": str(Settings.read(cell)),
         "classifier_checkpoint": (cell["classifier"]["checkpoint"] or "")[:16],
         "checkpoint": (cell["defense"]["checkpoint"] or "")[:16],
         "note": "",
@@ -239,11 +241,11 @@ def with_worst_case(
     done = frame[frame["state"] == "done"].copy()
     if done.empty:
         return frame
-    done["_defense"] = [
-        str(read_json(store.cell(key) / "cell.json")["defense"]) for key in done["key"]
-    ]
+    contents = {key: read_json(store.cell(key) / "cell.json") for key in done["key"]}
+    chosen = {key: Settings.read(content) for key, content in contents.items()}
+    done["_defended"] = [defended_of(contents[key]) for key in done["key"]]
     added = []
-    for _, group in done.groupby([*_SAME_DEFENSE, "_defense"], sort=False, dropna=False):
+    for _, group in done.groupby("_defended", sort=False):
         first = group.iloc[0]
         try:
             frames = [read_outcomes(store, key, rule) for key in group["key"]]
@@ -253,7 +255,10 @@ def with_worst_case(
             continue  # the attack on all images is void or missing: these are survivors alone
         joined = join([frame for frame in frames if len(frame)])
         # One attack in low precision is enough to be said: another search may break more.
-        searches = sorted({word for text in group["settings"] for word in _searches(text)})
+        found = [chosen[key] for key in group["key"]]
+        names = ", ".join(map(_named, group["attack"], found))
+        searches = sorted({pair for one in found for pair in one.only("search").pairs})
+        settings = found[0].without("attack", "search")
         low, high = wilson(float(joined["robust"].sum()), len(joined))
         clean_low, clean_high = wilson(float(joined["clean"].sum()), len(joined))
         added.append(
@@ -273,8 +278,8 @@ def with_worst_case(
                 "passes": int(group["passes"].sum()),
                 "seconds": round(float(group["seconds"].sum()), 1),
                 "state": "done",
-                "note": f"minimum per image over {', '.join(group.apply(_named, axis=1))}",
-                "settings": " ".join([_of_the_defense(first["settings"]), *searches]).strip(),
+                "note": f"minimum per image over {names}",
+                "settings": str(replace(settings, pairs=(*settings.pairs, *searches))),
                 "rule": str(rule),
                 "date": group["date"].max(),
                 "key": "",
@@ -288,17 +293,8 @@ def _worst_audited(states: pd.Series[str]) -> str:
     return "stands" if "stands" in set(states) else str(states.iloc[0])
 
 
-def _of_the_defense(settings: str) -> str:
-    words = settings.split()
-    return " ".join(word for word in words if not word.startswith(("attack.", "search=")))
-
-
-def _searches(settings: str) -> list[str]:
-    return [word for word in settings.split() if word.startswith("search=")]
-
-
-def _named(row: pd.Series[Any]) -> str:
-    return " ".join([row["attack"], *_searches(row["settings"])])
+def _named(attack: str, settings: Settings) -> str:
+    return " ".join([attack, *settings.only("search").words()])
 
 
 def join(outcomes: Iterable[pd.DataFrame]) -> pd.DataFrame:

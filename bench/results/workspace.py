@@ -15,7 +15,7 @@ from bench.results.store import Store
 
 @dataclass(frozen=True)
 class Workspace:
-    """The results folder, the data folder, the folder of RobustBench's models, the device.
+    """The results folder, the data folder, the folder of RobustBench's files, the device.
 
     ``run`` names the command at work, the same in all of its processes: what failed in it once
     is not tried again.
@@ -23,7 +23,7 @@ class Workspace:
 
     store: Store
     data: Path
-    models: Path
+    zoo: Path
     device: torch.device
     run: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -50,6 +50,8 @@ def open_device(name: str) -> torch.device:
                 f"device '{name}' is not there: torch sees {count} CUDA devices. Use --device "
                 "cpu, or run `bench doctor` to see why."
             )
+        if device.index is not None:  # libraries allocate on the current device, not on x's
+            torch.cuda.set_device(device)
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.allow_tf32 = False

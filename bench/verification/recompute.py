@@ -27,6 +27,7 @@ from bench.data.load import load_test
 from bench.errors import BenchError, StoreError
 from bench.progress import Progress, Work
 from bench.results.cell import digest_of
+from bench.results.settings import measured
 from bench.results.store import Store, read_json, read_rows
 from bench.results.table import collect
 
@@ -149,7 +150,7 @@ def _findings(
     data: Data,
     images: list[bool],
 ) -> Iterator[Finding]:
-    asked = {name: value for name, value in content.items() if name != "settings"}
+    asked = measured(content)
     found = digest_of(asked)
     if found != key:
         yield Finding(True, f"cell.json hashes to {found}, the folder is named {key}")

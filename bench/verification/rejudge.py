@@ -12,12 +12,13 @@ import pandas as pd
 from torch import Tensor
 
 from bench.core.protocols import Calls, View
-from bench.core.threat import Access, Norm, ThreatModel, format_eps
+from bench.core.threat import Access, Norm, ThreatModel
 from bench.errors import CheckpointError, DataError, StoreError, UsageError
 from bench.evaluation.run import Prepared, run_cell
 from bench.experiments.prepare import outline, prepare, resolve
 from bench.progress import Work
 from bench.results.cell import Cell, Part, Request
+from bench.results.settings import Settings
 from bench.results.stats import mcnemar, paired_interval
 from bench.results.store import Store, read_json, read_rows
 from bench.results.workspace import Workspace
@@ -130,26 +131,11 @@ def rebuild(
 
 
 def _request(cell: Cell, defense: str | None, params: Mapping[str, Any] | None) -> Request:
-    return Request(
-        defense=defense or cell.defense.name,
-        attack=cell.attack.name,
-        dataset=cell.dataset,
-        classifier=cell.classifier.name,
-        norm=cell.threat.norm,
-        eps=format_eps(cell.threat.eps),
-        access=cell.threat.access,
-        n=cell.n,
-        seed=cell.seed,
-        draws=cell.draws,
-        shard=cell.shard,
-        sequential=cell.sequential,
-        search=cell.search,
-        settings={
-            "classifier": cell.classifier.params,
-            "attack": cell.attack.params,
-            "defense": (params or {}) if defense else cell.defense.params,
-        },
-    )
+    asked = cell.request()
+    if defense is None:
+        return asked
+    settings = {**asked.settings, "defense": params or {}}
+    return replace(asked, defense=defense, settings=settings)
 
 
 def _require(wanted: Part, here: Part) -> None:
@@ -216,12 +202,13 @@ def rejudge(
         new = replace(new, images=cell.proposal_key())
     if new.key() == key:
         raise UsageError(f"cell {key} is judged in that way already: nothing would change.")
-    settings = str(read_json(store.cell(key) / "cell.json").get("settings", ""))
-    settings = settings.removesuffix(_note(store, cell)).strip()
+    settings = Settings.read(read_json(store.cell(key) / "cell.json"))
+    pairs, before = settings.pairs, _notes(store, cell)
     if defense is not None:
-        kept = [word for word in settings.split() if not word.startswith("defense.")]
-        settings = " ".join([*kept, *(f"defense.{k}={v}" for k, v in (params or {}).items())])
-    settings = f"{settings} {_note(store, new)}".strip()
+        own = Settings.of({"defense": params or {}})
+        pairs = (*settings.without("defense").pairs, *own.pairs)
+    notes = [note for note in settings.notes if note not in before]
+    settings = Settings(pairs, (*notes, *_notes(store, new)))
     yield from run_cell(replace(prepared, cell=new), workspace=workspace, settings=settings)
     return new.key()
 
@@ -236,7 +223,7 @@ def _complete(store: Store, cell: Cell) -> bool:
     )
 
 
-def _note(store: Store, cell: Cell) -> str:
+def _notes(store: Store, cell: Cell) -> list[str]:
     """Say in words what is special about a cell judged on another one's images."""
     said = []
     if cell.images and cell.threat.access is not Access.TRANSFER:  # those are nobody's
@@ -245,7 +232,7 @@ def _note(store: Store, cell: Cell) -> str:
             said.append(f"images of {made_on.name if made_on else cell.images}")
     if cell.bits:
         said.append(f"{cell.bits} bits")
-    return ", ".join(said)
+    return said
 
 
 def _origin(store: Store, images: str) -> Part | None:

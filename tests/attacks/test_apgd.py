@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar
 
 import pyautoattack.autopgd_base
@@ -40,7 +41,7 @@ from bench.core.access import view_of
 from bench.errors import PluginError
 from bench.evaluation.judge import judge
 from bench.evaluation.propose import propose
-from bench_attacks.apgd import Apgd, Climb, checkpoints
+from bench_attacks.apgd import Apgd, Ascent, checkpoints
 from bench_attacks.pgd import Pgd, random_point
 
 NORMS = list(Norm)
@@ -199,15 +200,41 @@ def test_takes_the_steps_of_its_authors(norm):
     torch.testing.assert_close(torch.stack(view.seen), torch.stack(asked), rtol=0, atol=1e-6)
 
 
-def test_checkpoints_of_the_paper():
-    looks = checkpoints(100)
-    assert list(looks) == [22, 41, 57, 70, 80, 87, 93, 99]
-    assert list(looks.values()) == [22, 19, 16, 13, 10, 7, 6, 6]
-    assert checkpoints(1) == {1: 1}
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (1, [1]),
+        (20, [4, 7, *range(9, 21)]),
+        (50, [11, 21, 30, 38, 45]),
+        (100, [22, 41, 57, 70, 80, 87, 93, 99]),  # at 100 steps, the paper's as well
+    ],
+)
+def test_checkpoints_are_those_of_the_authors_code(steps, expected):
+    windows = checkpoints(steps)
+    assert list(windows) == expected
+    assert list(windows.values()) == [b - a for a, b in pairwise([0, *expected])]
+
+
+@pytest.mark.parametrize("steps", [1, 7, 20, 33, 50, 75, 100, 130])
+def test_the_authors_code_judges_its_steps_at_the_same_checkpoints(steps, monkeypatch):
+    defense, x, y = small_problem(Identity(), images=2, dtype=torch.float32)
+    judged = {}
+
+    def judge_steps(self, losses, step, window, *_, **__):
+        judged[step + 1] = window
+        return torch.zeros(2)
+
+    library = pyautoattack.autopgd_base.APGDAttack
+    monkeypatch.setattr(library, "check_oscillation", judge_steps)
+    theirs = library(defense.classifier, n_iter=steps, eps=0.01, loss="ce", device=x.device)
+    theirs.init_hyperparam(x)
+    with torch.random.fork_rng():
+        theirs.attack_single_run(x, y, x_init=x)
+    assert judged == checkpoints(steps)
 
 
 @pytest.mark.parametrize(
-    ("rose", "halved_before", "gained", "halves"),
+    ("rises", "halved_before", "gained", "halves"),
     [
         (15, False, 1.0, True),  # of 20 steps three quarters rose: that is no more than rho
         (16, False, 1.0, False),
@@ -216,23 +243,23 @@ def test_checkpoints_of_the_paper():
         (15, True, 0.0, True),
     ],
 )
-def test_when_a_step_is_halved(rose, halved_before, gained, halves):
+def test_when_a_step_is_halved(rises, halved_before, gained, halves):
     x = torch.zeros(1, 1, 2, 2, dtype=torch.float64)
     one = torch.ones(1, dtype=torch.float64)
-    climb = replace(
-        Climb.begin(x, step=0.4),
-        best=x + 1,
-        best_gradient=x + 2,
-        best_loss=5 * one,
-        best_then=(5 - gained) * one,
-        rose=rose * one,
+    ascent = replace(
+        Ascent.begin(x, eta=0.4),
+        x_max=x + 1,
+        gradient_max=x + 2,
+        f_max=5 * one,
+        f_max_then=(5 - gained) * one,
+        rises=rises * one,
         halved=torch.tensor([halved_before]),
-    ).looked_back(20)
-    assert climb.halved.tolist() == [halves]
-    assert climb.step.tolist() == [0.2 if halves else 0.4]
-    assert torch.equal(climb.x, x + 1 if halves else x)
-    assert torch.equal(climb.gradient, x + 2 if halves else x)
-    assert (climb.rose.tolist(), climb.best_then.tolist()) == ([0.0], [5.0])
+    ).checked(20)
+    assert ascent.halved.tolist() == [halves]
+    assert ascent.eta.tolist() == [0.2 if halves else 0.4]
+    assert torch.equal(ascent.x, x + 1 if halves else x)
+    assert torch.equal(ascent.gradient, x + 2 if halves else x)
+    assert (ascent.rises.tolist(), ascent.f_max_then.tolist()) == ([0.0], [5.0])
 
 
 def test_images_that_are_done_leave_and_change_nothing_for_the_others(monkeypatch):

@@ -19,7 +19,7 @@ from bench.audit.fitted import (
     matching_radius,
     not_fitted_to_one_attack,
     others,
-    trained_on,
+    trained_against,
 )
 from bench.audit.subject import Subject
 from bench.core.registry import build, parameters
@@ -104,7 +104,7 @@ def test_what_the_bare_classifier_withstands_says_nothing_of_the_purifier(
     assert one.values[str(weak)] < one.values["trained"] - 0.5
     assert "(not compared: the bare classifier keeps" in one.figure
 
-    monkeypatch.setattr(fitted, "trained_on", lambda params: weak)
+    monkeypatch.setattr(fitted, "trained_against", lambda params: weak)
     none = not_fitted_to_one_attack(subject)
     assert none.state is State.NOT_APPLICABLE
     assert f"keeps {one.values[f'{weak}, bare']:.1%} under the trained attack" in none.reason
@@ -112,16 +112,16 @@ def test_what_the_bare_classifier_withstands_says_nothing_of_the_purifier(
 
 def test_the_attack_is_read_off_the_parameters_that_ship() -> None:
     plugin: Any = build("defenses", "adv_ebm", {"training": {"eps": "8/255"}})
-    assert trained_on(parameters(plugin)) == Transfer(Norm.LINF, Fraction(8, 255))
-    assert trained_on({"training": {"eps": "8/255", "share": 0.0}}) is None
-    assert trained_on({"training": {"eps": "0"}}) is None
-    assert trained_on({"training": {"norm": "L2", "eps": "inf"}}) is None
-    assert trained_on(parameters(build("defenses", "ebm", {}))) is None
+    assert trained_against(parameters(plugin)) == Transfer(Norm.LINF, Fraction(8, 255))
+    assert trained_against({"training": {"eps": "8/255", "share": 0.0}}) is None
+    assert trained_against({"training": {"eps": "0"}}) is None
+    assert trained_against({"training": {"norm": "L2", "eps": "inf"}}) is None
+    assert trained_against(parameters(build("defenses", "ebm", {}))) is None
     control: Any = {"training": {"eps": "8/255", "share": 0.25, "negatives": "random_sign"}}
-    assert trained_on(control) is None
+    assert trained_against(control) is None
     control["training"]["negatives"] = "other_classifier"
-    assert trained_on(control) == Transfer(Norm.LINF, Fraction(8, 255))
-    assert trained_on({}) is None
+    assert trained_against(control) == Transfer(Norm.LINF, Fraction(8, 255))
+    assert trained_against({}) is None
 
 
 @pytest.mark.parametrize(

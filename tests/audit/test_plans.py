@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def test_every_defense_under_every_ball_is_audited_once() -> None:
     assert {(request.defense, request.norm.value, request.eps) for request in both} == {
         (defense, norm, eps)
         for defense in ("gaussian", "none")
-        for norm, eps in (("Linf", "0.1"), ("Linf", "0.2"), ("L2", "1"))
+        for norm, eps in (("Linf", Fraction("0.1")), ("Linf", Fraction("0.2")), ("L2", 1))
     }
     assert len(both) == 6
     for request in both:
@@ -125,8 +126,8 @@ def test_one_that_cannot_be_audited_does_not_stop_the_others(
     said = bench("matrix", "plan.yaml", "--json")
     assert said.code == 0, said
     assert [(request.defense, request.eps) for request in asked] == [
-        ("jpeg", "0.3"),
-        ("gaussian", "0.3"),
+        ("jpeg", Fraction("0.3")),
+        ("gaussian", Fraction("0.3")),
     ]
     assert "no audit of jpeg: nothing can be made of it." in said.err
     assert "audit of gaussian: The robust accuracy stands" in said.err

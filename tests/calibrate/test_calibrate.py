@@ -273,6 +273,35 @@ def test_a_judge_that_miscounts_is_found_out(monkeypatch):
         assert "the judge counts 100.0 % where" in row.fault
 
 
+def test_a_case_is_attacked_on_the_device_and_worked_out_on_the_cpu(monkeypatch):
+    """On the meta device in place of a GPU: whatever is not moved there mixes devices."""
+    seen = []
+
+    def judged(defense, x, y, x_adv, *, threat, draws, rng):
+        seen.extend([x, y, x_adv, rng.images, *defense.parameters()])
+        there = torch.zeros(len(y), dtype=torch.bool, device="meta")
+        blank = dict.fromkeys(("distance", "clean_votes", "clean_logits", "votes", "logits"), y)
+        return gaps.Outcomes(**blank, legal=there, robust=there, clean=there)
+
+    def moved(tensor):
+        return torch.zeros(tensor.shape, dtype=tensor.dtype)
+
+    @dataclass(frozen=True)
+    class Still(Ascent):
+        def __call__(self, view, x, y, *, threat, rng):
+            view.classify(x)
+            return x
+
+    monkeypatch.setattr(gaps, "judge", judged)
+    monkeypatch.setattr(torch.Tensor, "cpu", moved)
+    row = measure(
+        "still", Still(), TWO, Access.FULL, Norm.LINF, images=6, device=torch.device("meta")
+    )
+    assert {tensor.device.type for tensor in seen} == {"meta"}
+    assert len(row.reached) == len(SHARES)
+    assert "failed" not in row.fault
+
+
 ORIGIN = {
     "command": "bench calibrate", "date": "today", "commit": "abc", "device": "cpu",
     "versions": {"torch": "2"},

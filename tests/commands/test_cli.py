@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import __version__
+from bench.errors import UsageError
 
 from ..command import RUN, TINY, Bench, files, never, no_work, runs
 
@@ -154,6 +155,17 @@ def test_results_and_data_come_from_the_environment(
     assert bench("table").code == 0
 
 
+def test_the_device_comes_from_the_environment(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_DEVICE", "tpu")
+    for words in (RUN, ("calibrate",)):
+        said = bench(*words)
+        assert said.code == 2
+        assert "'tpu'" in said.err
+    assert bench(*RUN, "--device=cpu", "--dry-run").code == 0
+
+
 def test_an_interrupted_run_says_that_the_same_command_goes_on(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +189,33 @@ def test_version_and_help(bench: Bench) -> None:
     run = bench("run", "-h").out
     for option in ("--defense", "--eps", "--access", "--dry-run", "--json", "8/255", "500"):
         assert option in run
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "folder", "warned"),
+    [((), None, "models", ""),
+     (("--zoo", "here"), None, "here", ""),
+     ((), "BENCH_ZOO", "there", ""),
+     (("--models", "here"), None, "here", "warning: --models is now --zoo.\n"),
+     (("--models=here",), None, "here", "warning: --models is now --zoo.\n"),
+     ((), "BENCH_MODELS", "there", "warning: BENCH_MODELS is now BENCH_ZOO.\n")],
+)  # fmt: skip
+def test_the_folder_of_the_zoo_and_its_old_names(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...], variable: str | None, folder: str, warned: str,
+) -> None:  # fmt: skip
+    opened: list[Path] = []
+
+    def stop(results: Path, data: Path, zoo: Path, device: str) -> None:
+        opened.append(zoo)
+        raise UsageError("opened")
+
+    monkeypatch.setattr("bench.commands.evaluate.open_workspace", stop)
+    if variable:
+        monkeypatch.setenv(variable, "there")
+    said = bench("train", "small_cnn", *words)
+    assert opened == [Path(folder)]
+    assert said.err == f"{warned}error: opened\n"
 
 
 def test_train_prints_the_checkpoint_and_its_card_and_finds_it_again(

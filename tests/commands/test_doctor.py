@@ -79,6 +79,37 @@ def test_torch_is_named_with_its_version(tmp_path: Path) -> None:
     assert (finding.state, finding.found) == ("ok", torch.__version__)
 
 
+def test_every_gpu_is_asked_for_a_convolution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from bench.commands import doctor
+
+    names = ["GPU A", "GPU B"]
+    tried: list[int] = []
+
+    def convolve(device: torch.device) -> None:
+        tried.append(device.index)
+        if broken and device.index == 1:
+            raise RuntimeError("no kernel image is available for execution on the device")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: names[number])
+    doctor._convolve(torch.device("cpu"))  # what is done is something that can be done
+    monkeypatch.setattr(doctor, "_convolve", convolve)
+    broken = False
+    sound = doctor._cuda()
+    assert (sound.state, sound.found) == ("ok", "GPU A, GPU B")
+    broken = True
+    finding = doctor._cuda()
+    assert finding.state == "warn"
+    assert "GPU B fails in a convolution (RuntimeError: no kernel image" in finding.found
+    assert "--device cpu" in finding.todo
+    assert tried == [0, 1, 0, 1]
+
+
 def test_an_old_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

@@ -95,15 +95,15 @@ WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 IMPOSSIBLE = {
     "autoattack by queries": (
         ("--attack=autoattack", "--access=query"),
-        ("cannot work", "--access transfer or bpda or full"),
+        ("not supported", "--access transfer or bpda or full"),
     ),
     "a gradient through jpeg": (
         ("--attack=pgd", "--access=full", "--defense=jpeg"),
-        ("cannot work", "jpeg", "--access bpda"),
+        ("not supported", "jpeg", "--access bpda"),
     ),
     "autoattack without a ball": (
         ("--attack=autoattack", "--eps=inf"),
-        ("cannot work", "finite --eps"),
+        ("not supported", "finite --eps"),
     ),
 }
 WORDS |= {

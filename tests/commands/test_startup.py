@@ -67,6 +67,7 @@ def test_a_table_imports_no_torch(tmp_path: Path) -> None:
 import pathlib, numpy as np
 from fractions import Fraction
 from bench.results.cell import Cell, Part
+from bench.results.settings import NOTHING_SET
 from bench.results.store import Store
 from bench.results.table import collect
 from bench.core.threat import Access, Norm, ThreatModel
@@ -74,7 +75,7 @@ part = Part("none", {}, 1)
 cell = Cell("digits", "d", 2, 2, part, part, Part("noise", {}, 1),
             ThreatModel(Norm.LINF, Fraction(1, 10), Access.QUERY), 0, 1)
 store = Store(pathlib.Path("results"))
-store.open(cell, "")
+store.open(cell, NOTHING_SET)
 votes = [np.array([1, 0]), np.array([0, 1])]
 store.append(cell, 0, {"index": [0, 1], "label": [0, 0], "distance": [0.0, 0.0],
     "legal": [True, True], "clean": [True, False], "robust": [True, False],

@@ -20,6 +20,14 @@ def test_list(bench: Bench) -> None:
     assert "adv_ebm" not in attacks
 
 
+def test_list_models_is_the_old_name_of_list_classifiers(bench: Bench) -> None:
+    now, before = bench("list", "classifiers"), bench("list", "models")
+    assert now.out.startswith("classifiers:\n")
+    assert (before.code, before.out) == (0, now.out)
+    assert now.err == ""
+    assert before.err == "warning: `bench list models` is now `bench list classifiers`.\n"
+
+
 @pytest.mark.parametrize(
     ("name", "parts"),
     [("pgd", ("attack.steps: ", "= 50", "full, bpda, transfer", "--eps inf")),

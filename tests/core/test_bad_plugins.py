@@ -111,8 +111,9 @@ PLUGINS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("'bare'", "bad-plugins 3.1", "revision", "README")),
     "is no attack": (("--attack=bare_attack",),
                      ("'bare_attack'", "bad-plugins 3.1", "accesses", "README")),
-    "returns NaN": (("--defense=nan",), ("NaN", "step size")),
-    "changes the shape": (("--defense=flat",), ("purifier returned shape", "keeps the shape")),
+    "returns NaN": (("--defense=nan",), ("the purifier Nan returned NaN", "step size")),
+    "changes the shape": (("--defense=flat",),
+        ("the purifier Flat returned shape (4, 64)", "one image of the same shape for each")),
     "loses images": (("--attack=short",), ("attack returned shape", "one image for each")),
     "returns text": (("--attack=text",), ("attack returned shape str", "one image for each")),
 }  # fmt: skip

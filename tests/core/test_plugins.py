@@ -226,10 +226,7 @@ def test_a_plugin_that_exits_on_import_is_an_error_like_others(
     assert "exit-fog 1.0" in said.err
 
 
-def test_a_plugin_with_a_classifier_of_its_own_is_trained_once(
-    bench: Bench, install: Callable[..., Path]
-) -> None:
-    source = """
+LINEAR = """
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 from pydantic import Field
@@ -243,10 +240,42 @@ class Linear(SmallCnn):
     def load(self, weights, *, shape, classes):
         return super().load(weights, shape=shape, classes=classes)
 """
-    install("lin-bench", "lin_bench", source, "[bench.models]\nlinear = lin_bench:Linear\n")
+
+
+def linear_in(*groups: str) -> str:
+    return "\n".join(f"[bench.{group}]\nlinear = lin_bench:Linear" for group in groups)
+
+
+def test_a_plugin_with_a_classifier_of_its_own_is_trained_once(
+    bench: Bench, install: Callable[..., Path]
+) -> None:
+    install("lin-bench", "lin_bench", LINEAR, linear_in("classifiers"))
     run = ("run", "--defense=none", "--classifier=linear", *NOISE, "--json")
     said = bench(*run)
     assert said.code == 0, said.err
     (row,) = json.loads(said.out)
     assert row["classifier"] == "linear"
     assert len(list(Path("results/checkpoints/digits").glob("linear-*.safetensors"))) == 1
+
+
+@pytest.mark.filterwarnings("default::bench.errors.OldNameWarning")
+def test_a_classifier_in_the_old_group_still_runs_and_its_author_is_told_what_to_rename(
+    bench: Bench, install: Callable[..., Path]
+) -> None:
+    install("lin-bench", "lin_bench", LINEAR, linear_in("models"))
+    listed = bench("list", "classifiers")
+    assert "A linear classifier." in listed.out
+    (warned,) = listed.err.splitlines()
+    for part in ("warning: ", "'linear'", "lin-bench 1.0", "bench.models", "bench.classifiers"):
+        assert part in warned
+    said = bench("run", "--defense=none", "--classifier=linear", *NOISE, "--json")
+    assert said.code == 0, said.err
+    assert said.rows[0]["classifier"] == "linear"
+
+
+def test_a_classifier_in_both_groups_is_one_without_a_warning(
+    install: Callable[..., Path],
+) -> None:
+    """So one release of a package works with old and new versions of bench."""
+    install("lin-bench", "lin_bench", LINEAR, linear_in("models", "classifiers"))
+    assert catalogue("classifiers")["linear"].group == "bench.classifiers"

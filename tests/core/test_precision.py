@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bench.api import Access, Rng
 from bench.core.access import view_of
 from bench.core.defense import Defense
+from bench.core.networks import frozen
 from bench.core.passes import count_passes
 from bench.core.precision import Lowered, lowered
 from bench.core.registry import build, catalogue
@@ -69,7 +70,7 @@ def bits(module: nn.Module) -> dict[str, Tensor]:
 def test_a_network_says_the_same_up_to_the_rounding_and_not_quite(network: Any) -> None:
     whole = Defense(Identity(), network())
     low = lowered(whole, LOW)
-    one, other = whole.classify(X), low.classify(X)
+    one, other = whole.classifier(X), low.classifier(X)
     assert other.dtype == torch.float32
     assert {value.dtype for value in low.classifier.parameters()} == {LOW}
     assert not torch.equal(one, other)
@@ -229,7 +230,7 @@ def test_what_cannot_be_copied_is_told(holder: str) -> None:
     held = purifier if holder == "purifier" else purifier.energy
     held.lock = threading.Lock()
     with pytest.raises(PluginError, match=r"cannot be copied for a search in bfloat16.*lock"):
-        lowered(Defense(purifier, classifier()), LOW)
+        lowered(Defense(frozen(purifier), frozen(classifier())), LOW)
 
 
 # --- cells ---------------------------------------------------------------------------------

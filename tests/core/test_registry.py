@@ -23,7 +23,7 @@ from bench.core.registry import (
 )
 from bench.errors import UsageError
 
-KINDS: list[Kind] = ["attacks", "defenses", "models"]
+KINDS: list[Kind] = ["attacks", "defenses", "classifiers"]
 EVERY = [(kind, name) for kind in KINDS for name in catalogue(kind)]
 
 
@@ -120,4 +120,4 @@ def test_a_class_variable_is_no_parameter() -> None:
 
 def test_an_unknown_plugin() -> None:
     with pytest.raises(UsageError, match="no classifier is called 'cnn'"):
-        plugin("models", "cnn")
+        plugin("classifiers", "cnn")

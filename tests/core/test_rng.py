@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
+import sys
+from types import ModuleType
+from typing import Any
 from unittest.mock import patch
 
 import hypothesis.strategies as st
@@ -11,7 +17,7 @@ from hypothesis import example, given, settings
 from scipy import stats
 from torch import Tensor
 
-from bench.core.rng import Rng, _philox_on_cpu, philox
+from bench.core.rng import Rng, _one_kernel, _philox_on_cpu, philox
 
 # The vectors that ship with Random123, "kat_vectors": counter, key, result.
 KNOWN = [
@@ -177,6 +183,73 @@ def test_negative_and_huge_indices_have_streams_of_their_own() -> None:
     assert int(rows.max()) < 2**32
 
 
+IN_TRITON = """
+import torch
+from bench.core.rng import Rng, _normal_table, _one_kernel
+
+cpu = torch.device("cpu")
+draw, table, drawn = _one_kernel(cpu), _normal_table(cpu), 0
+assert draw is not None
+images = [0, 1, 2**31 + 3, 2**40 + 7, -1, 2**63 - 1, -(2**63)]
+for purpose in range(4):  # keys with words above and below 2**31
+    rng = Rng.seeded(7, images).fork(purpose).repeat(2)[::3]
+    for shape in [(3, 7, 8), (1, 28, 28), (5,), (), (0,)] if purpose == 0 else [(5,)]:
+        for kind in ("bits", "uniform", "normal"):
+            found = draw(kind, rng.images, rng.draws, key=rng.key, shape=shape, table=table)
+            expected = getattr(rng, kind)(shape)
+            assert found.dtype == expected.dtype, (kind, shape)
+            assert found.shape == expected.shape, (kind, shape)
+            assert torch.equal(found, expected), (kind, shape)
+            drawn += found.numel()
+print("drawn", drawn)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no Triton")
+def test_the_one_kernel_of_a_gpu_draws_the_numbers_of_the_cpu() -> None:
+    """In Triton's interpreter, which needs no GPU."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", IN_TRITON],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["drawn", str(3 * 5 * (168 + 784 + 5 + 1) + 3 * 3 * 5 * 5)]
+
+
+def plain(kind: str, images: Tensor, draws: Tensor, *, key: int, **rest: Any) -> Tensor:
+    found: Tensor = getattr(Rng(key, images, draws), kind)(rest["shape"])
+    return found
+
+
+def off(kind: str, images: Tensor, draws: Tensor, **rest: Any) -> Tensor:
+    return plain(kind, images, draws, **rest).nextafter(torch.tensor(9.0))
+
+
+def broken(*given: Any, **rest: Any) -> Tensor:
+    raise RuntimeError("Failed to find C compiler.")
+
+
+@pytest.mark.parametrize(
+    ("draw", "used"), [(plain, True), (off, False), (broken, False), (None, False)]
+)
+def test_a_kernel_that_fails_or_draws_other_numbers_is_not_used(
+    draw: Any, used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = ModuleType("philox_triton")
+    if draw is not None:
+        stub.draw = draw  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "bench.core.philox_triton", stub)
+    found = _one_kernel.__wrapped__(torch.device("cpu"))
+    assert found is (draw if used else None)
+
+
+def test_a_cpu_never_asks_for_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.core.rng._one_kernel", lambda device: pytest.fail("asked"))
+    assert len(Rng.seeded(0, [1]).normal((3,)).flatten()) == 3
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_draws_the_numbers_of_the_cpu() -> None:
@@ -187,3 +260,4 @@ def test_a_gpu_draws_the_numbers_of_the_cpu() -> None:
     for shape in [(3, 32, 32), (1, 28, 28), (5,)]:
         assert torch.equal(there.normal(shape).cpu(), here.normal(shape))
         assert torch.equal(there.uniform(shape).cpu(), here.uniform(shape))
+        assert torch.equal(there.bits(shape).cpu(), here.bits(shape))

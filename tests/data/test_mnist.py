@@ -43,8 +43,8 @@ each_checkpoint = pytest.mark.parametrize(
 def made(path: Path) -> tuple[str, Any, dict[str, Any]]:
     """Build the plugin of a checkpoint from its card: name, plugin, card."""
     card = read_json(path.with_suffix(".json"))
-    kind: Any = "models" if card["name"] in catalogue("models") else "defenses"
-    params = card["recipe"] if kind == "models" else {"training": card["recipe"]}
+    kind: Any = "classifiers" if card["name"] in catalogue("classifiers") else "defenses"
+    params = card["recipe"] if kind == "classifiers" else {"training": card["recipe"]}
     made = build_dataclass(plugin(kind, card["name"]), params, where=kind)
     return card["name"], made, card
 
@@ -64,7 +64,7 @@ def test_a_shipped_checkpoint_verifies_its_digest_and_fits_its_plugin(path: Path
     name, plugin, card = made(path)
     assert found == digest(path) == card["sha256"]
     info = DATASETS[card["dataset"]]
-    options = {"classes": info.classes} if name in catalogue("models") else {}
+    options = {"classes": info.classes} if name in catalogue("classifiers") else {}
     assert plugin.load(weights, shape=info.shape, **options) is not None
     assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
     assert path.parent.name == card["dataset"]
@@ -100,7 +100,7 @@ def test_a_shipped_checkpoint_is_found_under_its_name(path: Path) -> None:
 @pytest.mark.parametrize("name", ["small_cnn", "robust_cnn", "ebm", "adv_ebm", "adv_ebm_plus"])
 def test_what_ships_has_its_checkpoint(name: str) -> None:
     """Were the recipe another, a run would train; plans have checkpoints of other recipes."""
-    shipped = plugin("models" if name in catalogue("models") else "defenses", name)
+    shipped = plugin("classifiers" if name in catalogue("classifiers") else "defenses", name)
     now = build_dataclass(shipped, shipped.recipe("mnist"), where="shipped")
     data = load_train("mnist", root=ROOT)[2]
     about = identity(name, now, dataset="mnist", data=data, classifier=None)

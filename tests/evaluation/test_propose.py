@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bench.core.defense import frozen
+from bench.core.networks import frozen
 from bench.core.passes import count_passes
 from bench.core.protocols import View
 from bench.core.rng import Rng
 from bench.core.threat import Access, ThreatModel
 from bench.errors import AttackWarning, PluginError
+from bench.evaluation import propose
 from bench.evaluation.run import Prepared, run_cell
 from bench.progress import finish
 from bench.results.table import collect, with_worst_case
@@ -125,6 +126,24 @@ def test_a_transfer_attack_does_not_touch_the_purifier(workspace: Workspace) -> 
 
 def adversarial(made: Prepared, workspace: Workspace, start: int, stop: int) -> Tensor:
     return load_file(workspace.store.proposal(made.cell.proposal_key(), start, stop))["x_adv"]
+
+
+def test_the_clock_stops_when_the_device_is_done(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device that works for ten seconds after an attack has returned."""
+    now = [100.0]
+    busy = [5.0]  # left over from what was done before the attack
+
+    def settle(device: torch.device) -> None:
+        now[0] += busy[0]
+        busy[0] = 10.0
+
+    monkeypatch.setattr(propose.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(propose, "synchronize", settle)
+    made = prepared(n=2, shard=2)
+    finish(run_cell(made, workspace=workspace))
+    assert about(made, workspace)["attack seconds"] == 10.0
 
 
 @pytest.mark.parametrize("eps", [Fraction(1, 10), Fraction(2, 5)])

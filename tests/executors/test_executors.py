@@ -15,7 +15,7 @@ import yaml
 
 from bench.errors import BenchError, UsageError
 from bench.executors.local import Slot, run_local, slots
-from bench.executors.task import Task
+from bench.executors.task import WorkerTask
 from bench.experiments.plan import read_plan
 from bench.progress import Progress, finish
 
@@ -186,7 +186,7 @@ def test_each_worker_sees_its_own_gpu_and_sees_to_that_before_it_imports_torch(
     monkeypatch.setenv("LOGGED_BY", "2")
     plan = read_plan(write_plan(tmp_path / "plan.yaml", defenses=["none"], attacks=["logged"]))
     folder = str(tmp_path / "results")
-    task = Task(
+    task = WorkerTask(
         (plan.model_dump(mode="json"),), folder, folder, folder, "cpu", "run", ("bench",)
     )
     where = [Slot(0, "3", "cpu"), Slot(1, "GPU-5", "cpu")]
@@ -197,7 +197,7 @@ def test_each_worker_sees_its_own_gpu_and_sees_to_that_before_it_imports_torch(
 
 def test_workers_that_all_die_are_given_up(tmp_path: Path) -> None:
     folder = str(tmp_path)
-    broken = Task(({"no": "plan"},), folder, folder, folder, "cpu", "run", ("bench",))
+    broken = WorkerTask(({"no": "plan"},), folder, folder, folder, "cpu", "run", ("bench",))
     said: list[str] = []
     look = partial(Progress, "", 0, 1)
     with pytest.raises(BenchError, match=r"all workers died.*What is finished is kept"):
@@ -214,7 +214,7 @@ def test_what_no_worker_can_mend_ends_all_of_them(tmp_path: Path) -> None:
                                 classifiers=["small_cnn"]))  # fmt: skip
     results, folder = str(tmp_path / "file"), str(tmp_path)
     contents = (plan.model_dump(mode="json"),)
-    task = Task(contents, results, folder, folder, "cpu", "run", ("bench",))
+    task = WorkerTask(contents, results, folder, folder, "cpu", "run", ("bench",))
     where = [Slot(number, "", "cpu") for number in range(2)]
     look = partial(Progress, "", 0, 1)
     with pytest.raises(BenchError, match="cannot write"):
@@ -222,8 +222,8 @@ def test_what_no_worker_can_mend_ends_all_of_them(tmp_path: Path) -> None:
 
 
 def test_a_task_survives_being_text() -> None:
-    task = Task(({"n": 3},), "r", "d", "m", "cpu", "run", ("bench", "matrix"))
-    again = Task.read(task.text())
+    task = WorkerTask(({"n": 3},), "r", "d", "m", "cpu", "run", ("bench", "matrix"))
+    again = WorkerTask.read(task.text())
     assert again.plans == ({"n": 3},)
     assert again.text() == task.text()
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from ..command import NOISE, RUN, TINY, Bench, files, no_work, runs
 
@@ -96,6 +97,33 @@ def test_a_matrix_goes_on_after_failing_cells_and_later_does_what_is_left(
     assert fourth.code == 0
     assert fourth.out == third.out
     assert {path: path.read_bytes() for path in files(tmp_path)} == before
+
+
+LOSING = SHAKY.replace("Shaky", "Losing").replace(
+    'RuntimeError("the energy_model_net diverged & burnt 100%")',
+    '__import__("torch").AcceleratorError("CUDA error: an illegal memory access")',
+)
+
+
+def test_an_error_that_loses_the_device_fails_its_own_cell_and_no_later_one(
+    bench: Bench, install: Callable[..., Path], tmp_path: Path, plan: str
+) -> None:
+    source = "[bench.defenses]\nlosing = losing_bench:Losing\n"
+    install("losing", "losing_bench", LOSING, source)
+    text = PLAN.replace("[none, shaky, jpeg]", "[losing, none]")
+    (tmp_path / "plan.yaml").write_text(text)
+    with pytest.raises(torch.AcceleratorError):
+        bench("matrix", plan)
+    failed = [
+        path
+        for path in (tmp_path / "results" / "cells").glob("*/*.json")
+        if "illegal memory access" in path.read_text()
+    ]
+    assert len(failed) == 1
+    # What another process, such as the worker in its place, makes of the rest.
+    (tmp_path / "repaired").touch()
+    assert bench("matrix", plan).code == 0
+    assert [row["state"] for row in runs(tmp_path)] == ["done"] * 4
 
 
 @pytest.mark.usefixtures("shaky")

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.core.threat import Access, Norm, parse_eps
+from bench.core.threat import Access, Norm
 from bench.errors import UsageError
 from bench.experiments.plan import Plan, all_faults, read_plan
 
@@ -27,7 +27,11 @@ def plan(**lists: Any) -> Plan:
 def test_one_of_each_is_one_request_with_the_defaults_of_run() -> None:
     (request,) = plan().requests()
     assert (request.defense, request.attack, request.dataset) == ("none", "noise", "digits")
-    assert (request.classifier, request.norm, request.eps) == ("small_cnn", Norm.LINF, "0.1")
+    assert (request.classifier, request.norm, request.eps) == (
+        "small_cnn",
+        Norm.LINF,
+        Fraction(1, 10),
+    )
     assert request.access is None
     assert (request.n, request.seed, request.draws, request.shard) == (500, 0, 50, 100)
 
@@ -126,7 +130,13 @@ def test_a_radius_is_read_from_yaml_exactly(
     path = tmp_path / "plan.yaml"
     path.write_text(yaml.safe_dump({**SMALL, "threats": {"norm": "Linf", "eps": eps}}))
     (request,) = read_plan(path).requests()
-    assert parse_eps(request.eps, Norm.LINF) == exact
+    assert request.eps == exact
+
+
+def test_one_radius_in_two_spellings_is_one_request() -> None:
+    radii = [{"eps": "8/255"}, {"eps": "16/510"}, {"eps": "0.1"}, {"eps": "1/10"}]
+    requests = plan(threats=radii).requests()
+    assert [request.eps for request in requests] == [Fraction(8, 255), Fraction(1, 10)]
 
 
 @pytest.mark.parametrize(

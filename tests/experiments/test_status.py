@@ -9,6 +9,7 @@ import pytest
 
 from bench.results.cell import Cell
 from bench.results.locks import claimed
+from bench.results.settings import measured
 from bench.results.store import Store, read_json
 
 from ..command import Bench, is_one_clear_message, runs
@@ -81,14 +82,12 @@ def test_what_a_living_process_is_at_is_told(
     assert interrupted(bench, monkeypatch, KeyboardInterrupt) == 130
     store = Store(tmp_path / "results")
     (folder,) = (path for path in store.cells() if not store.outcomes(path.name).is_file())
-    key = Cell.read(
-        {k: v for k, v in read_json(folder / "cell.json").items() if k != "settings"}
-    ).proposal_key()
-    with claimed(store.claim_on_block(key, 2, 4)), claimed(store.claim("train-x")):
+    key = Cell.read(measured(read_json(folder / "cell.json"))).proposal_key()
+    with claimed(store.claim_on_shard(key, 2, 4)), claimed(store.claim("train-x")):
         said = bench("status", "plan.yaml").out
     assert states(said)[:2] == ["done 6/6", "running 2/6"]
-    assert "1 block at work" in said
-    assert "claimed in this folder: 1 block, 1 training" in said
+    assert "1 shard at work" in said
+    assert "claimed in this folder: 1 shard, 1 training" in said
     assert states(bench("status", "plan.yaml").out)[1] == "open 2/6"
 
 
@@ -109,7 +108,7 @@ def test_a_failure_is_told_with_its_reason_until_it_is_mended(
     assert [row["state"] for row in said.rows] == ["done"] * 4
 
 
-def test_a_ladder_is_told_rung_by_rung(
+def test_a_ladder_is_told_attack_by_attack(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "plan.yaml").write_text(PLAN + "ladder: true\n")

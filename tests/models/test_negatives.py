@@ -29,7 +29,7 @@ from bench_defenses.classifiers.small_cnn import SmallCnn
 from bench_defenses.ebm import Ebm
 
 SHIPPED = Path(__file__).resolve().parents[2] / "results" / "checkpoints" / "mnist"
-CNN: SmallCnn = build("models", "small_cnn", {"width": 4, "training": {"epochs": 6}})
+CNN: SmallCnn = build("classifiers", "small_cnn", {"width": 4, "training": {"epochs": 6}})
 BALL = ThreatModel(Norm.LINF, Fraction(2, 5), Access.TRANSFER)
 
 
@@ -142,7 +142,7 @@ def test_the_classifier_itself_and_one_of_the_zoo_are_no_other_classifier(
             train("a", asked, dataset="digits", workspace=workspace, classifier=(network, part))
         )
     zoo = Part("robustbench:Standard", {}, 1, "digest")
-    with pytest.raises(UsageError, match=r"Standard.*one training alone"):
+    with pytest.raises(UsageError, match=r"Standard.*only one training"):
         finish(
             train("a", asked, dataset="digits", workspace=workspace, classifier=(network, zoo))
         )

@@ -33,7 +33,7 @@ EBM: Ebm = build("defenses", "ebm", {"steps": 2, "training": ENERGY})
 ADV: AdvEbm = build(
     "defenses", "adv_ebm", {"training": {**ENERGY, "images": 6, "eps": "0.4", "share": 0.5}}
 )
-CNN: SmallCnn = build("models", "small_cnn", {"width": 4, "training": {"epochs": 6}})
+CNN: SmallCnn = build("classifiers", "small_cnn", {"width": 4, "training": {"epochs": 6}})
 
 
 def trained(name: str, plugin: Any, workspace: Workspace, **more: Any) -> Trained:
@@ -222,7 +222,7 @@ def spied_attack(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_negatives_are_made_once(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = spied_attack(monkeypatch)
-    monkeypatch.setattr(bench.models.train, "_BLOCK", 4)
+    monkeypatch.setattr(bench.models.train, "_SHARD", 4)
     classifier = defended(workspace)
     first = trained("adv_ebm", ADV, workspace, classifier=classifier)
     assert seen == [4, 2]
@@ -299,6 +299,41 @@ def of_another_version(kept: dict[str, Any]) -> None:
 
 def without_optimizer(kept: dict[str, Any]) -> None:
     kept["run"]["optimizer"]["param_groups"] = []
+
+
+class OnGpu(Tensor):
+    """A tensor that is not on the CPU until it is asked to be."""
+
+    def cpu(self, *given: Any, **more: Any) -> Tensor:
+        return self.as_subclass(Tensor)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_resumed_optimiser_counts_on_the_cpu(
+    fast: bool, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where torch.load puts its counters on a GPU with all the rest; not those of fast ones."""
+    interrupted(workspace, monkeypatch)
+    load, seen = torch.load, []
+
+    def loaded(*given: Any, **more: Any) -> Any:
+        kept = load(*given, **more)
+        for slot in kept["run"]["optimizer"]["state"].values():
+            slot.update({name: value.as_subclass(OnGpu) for name, value in slot.items()})
+        kept["run"]["optimizer"]["param_groups"][0]["capturable"] = fast
+        return kept
+
+    def spied(self: ContrastiveDivergence, state: dict[str, Any]) -> None:
+        seen.extend(state["optimizer"]["state"].values())
+        raise ValueError("seen enough")
+
+    monkeypatch.setattr(torch, "load", loaded)
+    monkeypatch.setattr(ContrastiveDivergence, "restore", spied)
+    trained("ebm", EBM, workspace)
+    assert len(seen) > 2
+    for slot in seen:
+        assert isinstance(slot["step"], OnGpu) == fast
+        assert isinstance(slot["exp_avg"], OnGpu)
 
 
 @pytest.mark.parametrize(

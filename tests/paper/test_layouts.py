@@ -17,6 +17,7 @@ from bench.paper.spec import Head
 from bench.paper.tables import page, table
 from bench.results.cell import Cell, Part
 from bench.results.compare import compare
+from bench.results.settings import Settings
 from bench.results.stats import wilson
 from bench.results.store import Store
 
@@ -57,7 +58,7 @@ def keep(store: Store) -> Keep:
         right = [digit == "1" for digit in robust]
         clean_right = [digit == "1" for digit in clean or "1" * n]
         votes = {True: np.array([1, 0]), False: np.array([0, 1])}
-        store.open(kept, f"attack.lam={lam}" if lam else "")
+        store.open(kept, Settings.of({"attack": {"lam": lam}} if lam else {}))
         rows = {
             "index": index or list(range(n)), "label": [0] * n, "distance": [0.0] * n,
             "legal": [legal] * n, "clean": clean_right, "robust": right,

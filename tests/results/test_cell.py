@@ -8,6 +8,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,20 @@ from hypothesis import strategies as st
 
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.errors import UsageError
-from bench.results.cell import Cell, Part, Request, Search, digest_of, parse_settings
+from bench.results.cell import (
+    EFFORT,
+    SETTING,
+    Cell,
+    Part,
+    Request,
+    Search,
+    asked_of,
+    defended_of,
+    digest_of,
+    ladder_of,
+    parse_settings,
+    subject_of,
+)
 
 CELL = Cell(
     dataset="digits",
@@ -260,12 +274,68 @@ def test_shards_are_aligned_and_cover_every_image_once(n: int, shard: int) -> No
     assert longer[: n // shard] == shards[: n // shard], "more images keep the whole blocks"
 
 
+# --- other identities ----------------------------------------------------------------------
+
+DIGESTS = {f"{part} checkpoint" for part in ("classifier", "defense", "attack")}
+MADE_LATER = {"data", "after", "images", "bits"} | DIGESTS
+OF_THE_ATTACK = {f"attack {field}" for field in ("name", "params", "revision", "checkpoint")}
+OF_THE_SEARCH = {"access", "sequential", "search", "after", "images", "bits"} | OF_THE_ATTACK
+
+
+def test_setting_effort_and_defense_are_the_whole_cell() -> None:
+    whole = but(**{name: change for one in CHANGES.values() for name, change in one.items()})
+    assert sorted([*SETTING, *EFFORT, "defense"]) == sorted(whole.canonical())
+
+
+@pytest.mark.parametrize(
+    ("identity", "blind"),
+    [
+        (lambda content: digest_of(asked_of(content)), MADE_LATER),
+        (ladder_of, MADE_LATER | OF_THE_SEARCH | {"draws"}),
+        (subject_of, OF_THE_SEARCH | {"n", "shard", "seed", "draws"}),
+        (defended_of, OF_THE_SEARCH | {"shard"}),
+    ],
+    ids=["asked", "ladder", "subject", "defended"],
+)
+def test_an_identity_sees_every_field_but_those_it_leaves_out(
+    identity: Callable[[dict[str, Any]], str], blind: set[str]
+) -> None:
+    own = identity({**CELL.canonical(), "settings": "defense.steps=10"})
+    assert own == identity(CELL.canonical()), "settings are words for people"
+    same = {
+        name for name, changes in CHANGES.items() if identity(but(**changes).canonical()) == own
+    }
+    assert same == blind
+
+
+def test_what_was_asked_does_not_change_once_it_was_written() -> None:
+    asked = asked_of(CELL.canonical())
+    assert asked_of({**asked, "settings": ""}) == asked
+    assert asked["pending"], "no key of a measured cell is equal"
+
+
+def test_a_skipped_cell_of_an_earlier_version_is_found() -> None:
+    """Its folder is named by what was asked: pinned as the key is."""
+    assert digest_of(asked_of(CELL.canonical())) == "af7d63bc87fce85a"
+
+
+def test_the_request_of_a_cell_asks_for_it() -> None:
+    cell = but(dataset="mnist", seed=1, sequential=True, search=Search.BFLOAT16)
+    request = cell.request()
+    assert (request.norm, request.eps, request.access) == dataclasses.astuple(cell.threat)
+    for name in ("dataset", "n", "shard", "seed", "draws", "sequential", "search"):
+        assert getattr(request, name) == getattr(cell, name) != getattr(Request("a", "b"), name)
+    for name in ("classifier", "defense", "attack"):
+        part = getattr(cell, name)
+        assert (getattr(request, name), request.settings[name]) == (part.name, part.params)
+
+
 # --- requests and --set --------------------------------------------------------------------
 
 
 def test_a_request_is_checked() -> None:
     request = Request.parse(defense="none", attack="pgd", norm="l2", eps="2", access="FULL")
-    assert (request.norm, request.access) == (Norm.L2, Access.FULL)
+    assert (request.norm, request.eps, request.access) == (Norm.L2, 2, Access.FULL)
     for wrong in ({"n": 0}, {"draws": 0}, {"shard": 0}, {"seed": -1}, {"eps": "8"}):
         with pytest.raises(UsageError):
             Request.parse(defense="none", attack="pgd", **wrong)

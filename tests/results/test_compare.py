@@ -18,9 +18,10 @@ from scipy.stats import binomtest
 from bench import cli
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.errors import UsageError
-from bench.results.cell import Cell, Part
+from bench.results.cell import Cell, Part, parse_settings
 from bench.results.compare import compare
 from bench.results.paired import lines
+from bench.results.settings import NOTHING_SET, Settings
 from bench.results.stats import paired_bootstrap, paired_interval, wilson
 from bench.results.store import Store
 
@@ -58,7 +59,7 @@ def keep(store: Store) -> Keep:
         kept = cell(*words, n=asked.pop("n", len(robust)), **asked)
         right = [digit == "1" for digit in robust]
         votes = [np.array([1, 0] if won else [0, 1]) for won in right]
-        store.open(kept, settings)
+        store.open(kept, Settings.of(parse_settings(settings.split())))
         rows = {
             "index": index or list(range(len(robust))), "label": [0] * len(robust),
             "distance": [0.0] * len(robust), "legal": [legal] * len(robust),
@@ -172,7 +173,7 @@ def test_cells_without_a_comparable_outcome(store: Store, keep: Keep) -> None:
     with pytest.raises(UsageError, match="is void: 4 images outside the ball"):
         compare(store, key, keep("1111", attack="noise", legal=False))
     begun = cell("jpeg")
-    store.open(begun, "")
+    store.open(begun, NOTHING_SET)
     with pytest.raises(UsageError, match=f"cell {begun.key()} is not finished"):
         compare(store, key, begun.key())
 
@@ -295,7 +296,7 @@ def test_a_name_alone_is_the_defense_as_it_ships(store: Store, keep: Keep) -> No
 
 def test_a_defense_without_a_finished_cell(store: Store, keep: Keep) -> None:
     keep("1100")
-    store.open(cell("jpeg"), "")
+    store.open(cell("jpeg"), NOTHING_SET)
     with pytest.raises(UsageError, match="defense jpeg has no finished cell"):
         compare(store, "ebm", "jpeg")
 

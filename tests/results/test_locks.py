@@ -146,7 +146,7 @@ def test_a_cell_takes_what_is_free_and_waits_for_the_rest(
     made, store = prepared(), workspace.store
     key = made.cell.proposal_key()
     expected = rows(prepared(), at(tmp_path / "alone"))
-    with claimed(store.claim_on_block(key, 4, 8)):
+    with claimed(store.claim_on_shard(key, 4, 8)):
         assert finish(unless_waiting(run_cell(made, workspace=workspace))) is None
         assert store.missing(made.cell) == [(4, 8)], "the others were free"
         work = run_cell(made, workspace=workspace)
@@ -162,6 +162,6 @@ def test_images_that_cells_share_are_claimed_once(workspace: Workspace) -> None:
     """-n 12 and -n 8 attack the same blocks."""
     made = prepared(n=12)
     key = prepared(n=8).cell.proposal_key()
-    with claimed(workspace.store.claim_on_block(key, 0, 4)):
+    with claimed(workspace.store.claim_on_shard(key, 0, 4)):
         assert finish(unless_waiting(run_cell(made, workspace=workspace))) is None
         assert workspace.store.missing(made.cell) == [(0, 4)]

@@ -25,6 +25,7 @@ from bench.evaluation.propose import Proposal, _write
 from bench.models.checkpoints import save_checkpoint
 from bench.models.train import _advance
 from bench.results.cell import Cell, Part
+from bench.results.settings import NOTHING_SET, Settings
 from bench.results.store import Store, read_json, write_json, written
 from bench.results.table import collect
 
@@ -171,7 +172,7 @@ def test_a_folder_without_permission_is_told(tmp_path: Path) -> None:
 def test_a_results_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "results").write_text("not a folder")
     with pytest.raises(StoreError, match=TODO):
-        Store(tmp_path / "results").open(CELL, "")
+        Store(tmp_path / "results").open(CELL, NOTHING_SET)
 
 
 @pytest.mark.parametrize("content", ["", '{"defense": ', "<html>", "[1, 2]", "\x00\xff"])
@@ -190,7 +191,7 @@ def test_json_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_shards_become_one_file_in_the_order_of_the_images(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.open(CELL, "defense.steps=3")
+    store.open(CELL, Settings.of({"defense": {"steps": 3}}))
     for start in (2, 0):
         assert not store.done(CELL)
         store.append(CELL, start, rows(start), {"start": start})
@@ -205,9 +206,9 @@ def test_shards_become_one_file_in_the_order_of_the_images(tmp_path: Path) -> No
 
 def test_a_failure_is_forgotten_and_other_cells_are_not(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.open(CELL, "")
-    store.fail({**CELL.canonical(), "settings": ""}, "failed", "because", "run")
-    store.skip({**CELL.canonical(), "settings": ""}, "skipped", "no gradient")
+    store.open(CELL, NOTHING_SET)
+    store.fail({**CELL.canonical(), **NOTHING_SET.stored()}, "failed", "because", "run")
+    store.skip({**CELL.canonical(), **NOTHING_SET.stored()}, "skipped", "no gradient")
     assert set(collect(store)["state"]) == {"unfinished", "failed", "skipped"}
     for key in ("failed", "skipped", CELL.key(), "unknown"):
         store.forget(key)

@@ -14,7 +14,8 @@ import pytest
 from scipy.stats import binomtest
 
 from bench.core.threat import Access, Norm, ThreatModel
-from bench.results.cell import Cell, Part
+from bench.results.cell import Cell, Part, parse_settings
+from bench.results.settings import NOTHING_SET, Settings
 from bench.results.store import Store, read_json
 from bench.results.table import (
     COLUMNS,
@@ -68,6 +69,10 @@ def outcomes(
 
 
 RIGHT, WRONG = [1, 0], [0, 1]
+
+
+def chosen(*pairs: str) -> Settings:
+    return Settings.of(parse_settings([*pairs]))
 
 
 # --- accuracies ----------------------------------------------------------------------------
@@ -174,8 +179,8 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def keep(store: Store) -> Callable[..., str]:
     def keep(
-        cell: Cell, votes: Votes, *, settings: str = "", clean: Votes | None = None,
-        legal: bool = True, **provenance: Any,
+        cell: Cell, votes: Votes, *, settings: Settings = NOTHING_SET,
+        clean: Votes | None = None, legal: bool = True, **provenance: Any,
     ) -> str:  # fmt: skip
         store.open(cell, settings)
         rows = outcomes(clean or [RIGHT] * len(votes), votes, legal=legal)
@@ -197,7 +202,7 @@ def worst(store: Store) -> pd.DataFrame:
 
 
 def test_a_row_of_a_finished_cell(store: Store, keep: Keep) -> None:
-    key = keep(cell(), HALF, settings="defense.steps=10", flags=["masked", "odd"])
+    key = keep(cell(), HALF, settings=chosen("defense.steps=10"), flags=["masked", "odd"])
     (row,) = collect(store).to_dict("records")
     assert row["key"] == key
     assert (row["state"], row["note"]) == ("done", "masked; odd")
@@ -228,9 +233,11 @@ def test_an_empty_store_gives_an_empty_table(store: Store) -> None:
 
 
 def test_states_without_outcomes(store: Store) -> None:
-    store.open(cell("pgd"), "")
-    store.fail({**cell("noise").canonical(), "settings": ""}, "f" * 16, "it burnt", "run")
-    store.skip({**cell("square").canonical(), "settings": ""}, "0" * 16, "no gradient")
+    store.open(cell("pgd"), NOTHING_SET)
+    store.fail(
+        {**cell("noise").canonical(), **NOTHING_SET.stored()}, "f" * 16, "it burnt", "run"
+    )
+    store.skip({**cell("square").canonical(), **NOTHING_SET.stored()}, "0" * 16, "no gradient")
     rows = {row["attack"]: row for row in collect(store).to_dict("records")}
     assert rows["pgd"]["state"] == "unfinished"
     assert (rows["noise"]["state"], rows["noise"]["note"]) == ("failed", "it burnt")
@@ -247,7 +254,7 @@ def test_a_table_is_made_while_another_process_mends_a_failure(
 ) -> None:
     keep(cell("pgd"), HALF)
     mended = cell("noise")
-    store.fail({**mended.canonical(), "settings": ""}, mended.key(), "it burnt", "run")
+    store.fail({**mended.canonical(), **NOTHING_SET.stored()}, mended.key(), "it burnt", "run")
 
     def late(path: Path) -> dict[str, Any]:
         if path.name == "failed.json":
@@ -262,7 +269,7 @@ def test_a_table_is_made_while_another_process_mends_a_failure(
 
 
 def test_the_worst_case_joins_attacks_and_accesses(store: Store, keep: Keep) -> None:
-    keep(cell("pgd"), HALF, settings="attack.eot=3 defense.steps=10")
+    keep(cell("pgd"), HALF, settings=chosen("attack.eot=3", "defense.steps=10"))
     keep(cell("noise", access=Access.QUERY), OTHER_HALF)
     (row,) = worst(store).to_dict("records")
     ci = binomtest(1, 4).proportion_ci(method="wilson")
@@ -324,8 +331,8 @@ def test_csv_has_every_column_and_number(store: Store, keep: Keep) -> None:
 
 
 def test_markdown_and_latex_say_the_same(store: Store, keep: Keep) -> None:
-    keep(cell("auto_attack"), HALF, settings="defense.a_b=5% & #3")
-    store.skip({**cell("square").canonical(), "settings": ""}, "0" * 16, "no gradient")
+    keep(cell("auto_attack"), HALF, settings=Settings((("defense.a_b", "5% & #3"),)))
+    store.skip({**cell("square").canonical(), **NOTHING_SET.stored()}, "0" * 16, "no gradient")
     frame = with_worst_case(collect(store), store)
     markdown = render(frame, "md").splitlines()
     assert len(markdown) == 2 + 3
@@ -333,7 +340,7 @@ def test_markdown_and_latex_say_the_same(store: Store, keep: Keep) -> None:
     assert "nan" not in render(frame, "md").lower()
     latex = render(frame, "latex")
     assert r"auto\_attack" in latex
-    assert r"a\_b=5\% \& \#3" in latex
+    assert r"a\_b='5\% \& \#3'" in latex
     assert "nan" not in latex.lower()
     body = latex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
     for line, row in zip(body, markdown[2:], strict=True):
@@ -346,14 +353,14 @@ def test_markdown_and_latex_say_the_same(store: Store, keep: Keep) -> None:
 @pytest.mark.parametrize("special", ["$", "{", "}", "^", "~", "\\"])
 def test_latex_escapes_every_special_character(store: Store, keep: Keep, special: str) -> None:
     """A setting is whatever a user typed: --set defense.name=... may hold any of them."""
-    keep(cell(), HALF, settings=f"defense.x=a{special}b")
+    keep(cell(), HALF, settings=Settings((("defense.x", f"a{special}b"),)))
     latex = render(collect(store), "latex")
     assert f"a{special}b" not in latex
 
 
 @pytest.mark.parametrize("special", ["|", "\n"])
 def test_markdown_cells_stay_cells(store: Store, keep: Keep, special: str) -> None:
-    keep(cell(), HALF, settings=f"defense.x=a{special}b")
+    keep(cell(), HALF, settings=Settings((("defense.x", f"a{special}b"),)))
     lines = render(collect(store), "md").splitlines()
     assert len(lines) == 3
     assert len({line.replace(r"\|", "").count("|") for line in lines}) == 1
@@ -362,7 +369,7 @@ def test_markdown_cells_stay_cells(store: Store, keep: Keep, special: str) -> No
 def test_the_page_drops_settings_that_nobody_set(store: Store, keep: Keep) -> None:
     keep(cell(), HALF)
     assert "settings" not in shown(collect(store))
-    keep(cell("noise"), HALF, settings="attack.tries=3")
+    keep(cell("noise"), HALF, settings=chosen("attack.tries=3"))
     assert "settings" in shown(collect(store))
 
 

@@ -22,6 +22,7 @@ from bench import cli
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.errors import UsageError
 from bench.results.cell import Cell, Part
+from bench.results.settings import NOTHING_SET
 from bench.results.store import Store
 from bench.results.table import accuracies, collect, decided, with_worst_case
 from bench.results.vote_rules import Rule, parse_rule, plurality, read_outcomes, right
@@ -224,7 +225,7 @@ def keep(store: Store) -> Keep:
             "attack passes": {}, "judge passes": {}, "attack seconds": 0.0,
             "judge seconds": 0.0, "flags": [], "commit": None, "date": "",
         }  # fmt: skip
-        store.open(cell, "")
+        store.open(cell, NOTHING_SET)
         store.append(cell, 0, {name: list(rows[name]) for name in rows}, provenance)
         store.finish(cell, lambda shards: shards[0])
         return cell.key()
@@ -286,7 +287,7 @@ def test_rows_without_outcomes_stay(store: Store, keep: Keep) -> None:
     keep(CLEAN, CLEAN)
     content = {**Cell("digits", "d", 2, 4, Part("small_cnn", {}, 1), Part("jpeg", {}, 1),
                       Part("pgd", {}, 1), ThreatModel(Norm.LINF, None, Access.FULL), 0, 4
-                      ).canonical(), "settings": ""}  # fmt: skip
+                      ).canonical(), **NOTHING_SET.stored()}  # fmt: skip
     store.skip(content, "0" * 16, "no gradient")
     rows = decided(collect(store), store, Rule("single"))
     assert sorted(rows["state"]) == ["done", "skipped"]

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from bench.results.cell import digest_of
+from bench.results.settings import measured
 from bench.results.store import Store
 
 from ..command import Bench
@@ -70,8 +71,7 @@ def rekey(folder: Path, **changes: Any) -> Path:
     """Change a cell and give it the name that belongs to it."""
     cell = only(folder)
     edit_json(cell / "cell.json", **changes)
-    content = json.loads((cell / "cell.json").read_text())
-    content.pop("settings")
+    content = measured(json.loads((cell / "cell.json").read_text()))
     (folder / "runs.csv").unlink()
     return cell.rename(cell.with_name(digest_of(content)))
 
@@ -308,7 +308,7 @@ def test_survivors_are_what_the_cells_before_left(bench: Bench, folder: Path) ->
     kept = rows[rows["robust"]]
     assert 0 < len(kept) < 6, "the case tells nothing"
     content = json.loads((first / "cell.json").read_text()) | {"after": [first.name]}
-    key = digest_of({name: value for name, value in content.items() if name != "settings"})
+    key = digest_of(measured(content))
     second = first.with_name(key)
     shutil.copytree(first, second)
     (second / "cell.json").write_text(json.dumps(content))

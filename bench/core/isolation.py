@@ -1,0 +1,93 @@
+"""What a plugin leaves behind reaches nothing else: switches, generators, prints, exits."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def isolated(seed: int) -> Iterator[None]:
+    """Run a plugin's work on a block so that it changes no other block, cell or command.
+
+    The generators of torch, numpy and Python are seeded by ``seed`` and put back: who draws
+    from them gets the same numbers for the same block. Prints go to stderr, where they break
+    no JSON, and an exit of the process becomes SystemExit, an error of that block.
+    """
+    numbers, python = np.random.get_state(), random.getstate()
+    before = [get() for get, _ in _SWITCHES]
+    with (
+        torch.random.fork_rng(),
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(sys.stderr),
+        _no_exit(),
+    ):
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(numbers)
+            random.setstate(python)
+            for (get, put_back), value in zip(_SWITCHES, before, strict=True):
+                if get() != value:  # to set some of them takes seconds, or warns
+                    put_back(value)
+
+
+def _deterministic() -> tuple[bool, bool]:
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+
+
+def _set_deterministic(value: tuple[bool, bool]) -> None:
+    torch.use_deterministic_algorithms(value[0], warn_only=value[1])
+
+
+def _flags() -> tuple[bool, ...]:
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    return (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32)
+
+
+def _set_flags(value: tuple[bool, ...]) -> None:
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = value
+
+
+# What code may switch for the whole process: how to read it, how to put it back.
+_SWITCHES: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_num_threads, torch.set_num_threads),
+    (_deterministic, _set_deterministic),
+    (_flags, _set_flags),
+    (os.getcwd, os.chdir),
+)
+
+
+@contextmanager
+def _no_exit() -> Iterator[None]:
+    """Let os._exit raise in this process; a child that a plugin forks may end as it likes."""
+    ours, leave = os.getpid(), os._exit
+
+    def refuse(status: int) -> NoReturn:
+        if os.getpid() != ours:
+            leave(status)
+        raise SystemExit(status)
+
+    os._exit = refuse
+    try:
+        yield
+    finally:
+        os._exit = leave

@@ -1,0 +1,164 @@
+"""What a user set for a cell: kept as data, written as words for people. Imports no torch.
+
+A cell stores both: ``set`` is the data, ``settings`` the words. Neither is part of its key.
+Earlier cells have only the words, which are read back here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.errors import StoreError
+from bench.results.cell import Request, Search
+
+_ONLY_SAID = ("settings", "set")
+_TARGET = "defense|attack|classifier|search"
+_PATH = re.compile(rf"({_TARGET})(?:\.([^\s=]+))?=")
+_NEXT = re.compile(rf" (?=(?:{_TARGET})(?:\.[^\s=]+)?=)")
+_NOTES = re.compile(r"(?:^| )((?:images of \S+)?(?:, )?(?:\d+ bits)?)$")
+_NOTHING = object()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Pairs of a parameter's path and its value, in the order in which they were set.
+
+    ``notes`` say what else is special about the cell, such as "8 bits".
+    """
+
+    pairs: tuple[tuple[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> Settings:
+        """Spell out nested parameters, such as {"defense": {"steps": 5}}."""
+        return cls(tuple(flat(params)))
+
+    @classmethod
+    def asked(cls, request: Request) -> Settings:
+        """Collect what a request sets."""
+        pairs = cls.of(request.settings).pairs
+        if request.search is not Search.FLOAT32:  # no reader of a table may miss it
+            pairs += (("search", request.search.value),)
+        return cls(pairs)
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> Settings:
+        """Read the settings of a cell's content; raises StoreError where they are malformed."""
+        if "set" not in content:
+            return _from_words(str(content.get("settings", "")), content)
+        try:
+            kept = content["set"]
+            pairs = tuple((str(path), value) for path, value in kept["parameters"])
+            return cls(pairs, tuple(map(str, kept["notes"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"'set' in cell.json is not what bench wrote ({error}). Delete the cell's "
+                "folder and run its command again."
+            ) from error
+
+    def stored(self) -> dict[str, Any]:
+        """Write what a cell keeps beside its content."""
+        pairs = json.loads(json.dumps(self.pairs, default=str))
+        return {"settings": str(self), "set": {"parameters": pairs, "notes": list(self.notes)}}
+
+    def words(self) -> list[str]:
+        """Write a word for each parameter that was set."""
+        return [f"{path}={_value(value)}" for path, value in self.pairs]
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, [*self.words(), ", ".join(self.notes)]))
+
+    def only(self, *targets: str) -> Settings:
+        """Keep what sets one of these parameters, or a part of it, and no note."""
+        return Settings(tuple(pair for pair in self.pairs if _below(pair[0], targets)))
+
+    def without(self, *targets: str) -> Settings:
+        """Leave out what sets one of these parameters, or a part of it."""
+        kept = tuple(pair for pair in self.pairs if not _below(pair[0], targets))
+        return Settings(kept, self.notes)
+
+    def minus(self, common: Settings) -> Settings:
+        """Leave out what is set in the same way in ``common``."""
+        words, notes = common.words(), common.notes
+        own = zip(self.pairs, self.words(), strict=True)
+        return Settings(
+            tuple(pair for pair, word in own if word not in words),
+            tuple(note for note in self.notes if note not in notes),
+        )
+
+
+NOTHING_SET = Settings()
+
+
+def common_to(several: Sequence[Settings]) -> Settings:
+    """Return what is set in the same way in all of them."""
+    if not several:
+        return NOTHING_SET
+    first = several[0]
+    for other in several[1:]:
+        first = first.minus(first.minus(other))
+    return first
+
+
+def measured(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a cell's content without what is only said of it: what its key is made of."""
+    return {name: value for name, value in content.items() if name not in _ONLY_SAID}
+
+
+def flat(params: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Spell out nested parameters: the path of each value, such as "training.seed"."""
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value
+
+
+def lookup(params: Any, path: str, default: Any = None) -> Any:
+    """Look up a parameter by its path, such as "training.seed"."""
+    for name in path.split("."):
+        if not isinstance(params, Mapping) or name not in params:
+            return default
+        params = params[name]
+    return params
+
+
+def _value(value: Any) -> str:
+    text = str(value)
+    return repr(text) if any(map(str.isspace, text)) else text
+
+
+def _below(path: str, targets: tuple[str, ...]) -> bool:
+    return any(path == target or path.startswith(f"{target}.") for target in targets)
+
+
+def _from_words(text: str, content: Mapping[str, Any]) -> Settings:
+    """Read the words of an earlier cell, with the values that its parameters have."""
+    notes: tuple[str, ...] = ()
+    if content.get("images") or content.get("bits"):
+        found = _NOTES.search(text)
+        if found and found[1]:
+            notes, text = tuple(found[1].split(", ")), text[: found.start()]
+    pairs = []
+    while head := _PATH.match(text):
+        value, text = _first_value(text[head.end() :], head[1], head[2], content)
+        pairs.append((head[0].rstrip("="), value))
+    return Settings(tuple(pairs), (text, *notes) if text else notes)
+
+
+def _first_value(
+    text: str, target: str, name: str | None, content: Mapping[str, Any]
+) -> tuple[Any, str]:
+    """Split off a value: the cell's own, or else what comes before the next path."""
+    part = content.get(target)
+    if name and isinstance(part, Mapping):
+        own = lookup(part.get("params"), name, _NOTHING)
+        if own is not _NOTHING and f"{text} ".startswith(f"{own} "):
+            return own, text[len(str(own)) + 1 :]
+    value, *rest = _NEXT.split(text, maxsplit=1)
+    return value, "".join(rest)

@@ -1,0 +1,56 @@
+"""The check for GPU machines, on the CPU at its smallest size: it goes to its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# Of each step one line that it promises, with what a CPU has to find.
+PROMISED = (
+    r"device cpu, budget \d+ s, \d+ cores",
+    r"rc 0, \d+ s: checks-first",
+    r"ok   warnings of the first backward pass: none",
+    r"ok   Python \S+: a LangevinPurifier is an EnergyPurifier: True",
+    r"ok   random bits on cpu and on the CPU: the same",
+    r"SEE  100 rows of 784 normals: normal_like us [\d,.]+",
+    r"rc 0, \d+ s: checks-cells-0",
+    r"ok   \d+ small cells, 0 failed, 0 left out for time",
+    r"ok   cells whose second run on cpu is not the same to the bit: none",
+    r"ok   cells with images outside the ball on cpu: none",
+    r"rc 0, \d+ s: checks-memory",
+    r"rc 0, \d+ s: checks-items",
+    r"SEE  eot: ",
+    r"-?\d+ s of the budget were left; BAD lines: 0",
+)
+
+
+@pytest.mark.slow
+def test_the_second_check_finishes_with_the_lines_it_promises(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "tmp").mkdir()
+    done = subprocess.run(
+        ["bash", "scripts/gpu_check.sh", "--second", "280"],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "OUT": str(out),
+            "TMPDIR": str(tmp_path / "tmp"),
+            "CUDA_VISIBLE_DEVICES": "",
+        },
+        capture_output=True, text=True, timeout=290, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = (out / "summary.txt").read_text().splitlines()
+    for promised in PROMISED:
+        assert any(re.match(promised, line) for line in lines), (promised, lines)
+    found = json.loads((out / "checks.json").read_text())
+    assert set(found) == {"env", "rng", "memory", "items"}
+    cells = json.loads((out / "checks-cells-0.json").read_text())["cells"]["result"]["cells"]
+    assert {one["what"].split()[0] for one in cells} == {"gaussian", "jpeg", "ebm"}
+    assert (out / "logs.tgz").stat().st_size > 0
