@@ -65,7 +65,6 @@ def a_key(results: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # it trains, attacks and audits: minutes where cores are shared
 def test_every_command_works_and_the_second_run_is_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

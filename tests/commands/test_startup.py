@@ -22,7 +22,7 @@ def heavy(code: str, cwd: Path) -> tuple[list[str], str]:
     """Run code in a fresh interpreter and name the heavy modules that it imported."""
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; {code}; {REPORT}"],
-        cwd=cwd, capture_output=True, text=True, timeout=60, check=False,
+        cwd=cwd, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     out, _, rest = done.stdout.rpartition("HEAVY")
