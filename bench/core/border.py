@@ -135,7 +135,7 @@ def _laid_out(network: nn.Module, call: Callable[[bool], Tensor]) -> Tensor:
 
 @contextmanager
 def blamed(name: str) -> Iterator[None]:
-    """Name the plugin in what its code raises, exits too; lack of memory and our errors stay."""
+    """Name the plugin in what its code raises; lack of memory and our own errors stay."""
     try:
         yield
     except (Exception, SystemExit) as error:
