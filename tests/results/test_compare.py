@@ -36,11 +36,12 @@ def cell(
     defense: str = "ebm", attack: str = "pgd", *, n: int = 4, steps: int = 10, seed: int = 0,
     eps: str = "1/10", norm: Norm = Norm.LINF, access: Access = Access.FULL, draws: int = 1,
     data: str = "d", dataset: str = "digits", eot: int = 1, after: tuple[str, ...] = (),
+    classifier: str = "small_cnn", sequential: bool = False,
 ) -> Cell:  # fmt: skip
     return Cell(
-        dataset, data, n, 1000, Part("small_cnn", {}, 1), Part(defense, {"steps": steps}, 1),
+        dataset, data, n, 1000, Part(classifier, {}, 1), Part(defense, {"steps": steps}, 1),
         Part(attack, {"eot": eot}, 1), ThreatModel(norm, Fraction(eps), access), seed, draws,
-        after=after,
+        after=after, sequential=sequential,
     )  # fmt: skip
 
 
@@ -126,6 +127,31 @@ def test_the_same_defense_under_two_attacks(store: Store, keep: Keep) -> None:
     found = compare(store, keep("1111"), keep("1000", attack="noise"))
     assert (found.b, found.c) == (3, 0)
     assert "ebm under noise full" in found.second
+
+
+def test_two_cells_are_named_with_all_in_which_they_differ(store: Store, keep: Keep) -> None:
+    one = keep("1111", seed=1, settings="defense.steps=10")
+    two = keep("1000", "adv_ebm", draws=5, classifier="other")
+    found = compare(store, one, two)
+    assert found.first == (
+        "ebm under pgd full, classifier small_cnn, seed 1, draws 1, settings defense.steps=10 "
+        f"[{one}]"
+    )
+    assert found.second == (
+        f"adv_ebm under pgd full, classifier other, seed 0, draws 5 [{two}]"
+    )
+
+
+def test_joined_attacks_of_one_name_are_told_apart(store: Store, keep: Keep) -> None:
+    for defense in ("ebm", "adv_ebm"):
+        keep("1100", defense)
+        keep("1100", defense, sequential=True)
+        keep("1100", defense, "noise", eot=1)
+        keep("1100", defense, "noise", eot=2)  # a changed default: the words are the same
+    joined = compare(store, "ebm", "adv_ebm").joined
+    assert len(set(joined)) == 4
+    assert {"pgd full, judging all draws", "pgd full, judging sequential"} < {*joined}
+    assert sum(name.startswith("noise full, key ") for name in joined) == 2
 
 
 def test_a_prefix_names_a_cell(store: Store, keep: Keep) -> None:
