@@ -30,7 +30,7 @@ def paper(
         typer.Option(help="Folder of the tables.", show_default="paper in the results folder"),
     ] = None,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Write the tables from stored cells alone.")
+        bool, typer.Option("--rebuild", help="Write the tables only from stored cells.")
     ] = False,
     device: Device = "auto",
     results: Results = RESULTS,
@@ -62,7 +62,7 @@ def paper(
             for number, (run, of_run) in enumerate(zip(file.runs, of_file, strict=True), 1):
                 try:
                     list_cells(run, of_run, workspace, as_json=False)
-                except BenchError as error:  # the other runs may be at hand
+                except BenchError as error:  # the other runs may be available
                     complain(f"{path.name}, run {number}: {error}")
                     whole = False
         if not whole:

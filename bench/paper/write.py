@@ -106,7 +106,7 @@ def _audits(store: Store, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def _measured(store: Store, keys: Sequence[str]) -> dict[str, Any]:
-    """Say when, by which source, with which versions and on what the cells were measured."""
+    """Return when, by which source, with which versions and on what the cells were measured."""
     about = [
         read_json(store.cell(key) / "provenance.json")
         for key in keys
@@ -140,7 +140,7 @@ def _provenance(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _made(frame: pd.DataFrame, content: Mapping[str, Any]) -> str:
-    """Say in one line how the table came about."""
+    """Return in one line how the table came about."""
     days = sorted({date[:10] for date in content["date"]})
     digests = {
         f"{row['defense']} {digest[:8]}"

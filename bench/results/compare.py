@@ -1,12 +1,12 @@
 """Two cells, or two defenses, compared on the same images. Imports no torch.
 
 Defenses are compared by their worst case per image over the attacks that both have, since
-whoever met one attack more would lose for that alone.
+whoever met one attack more would lose only for that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -47,13 +47,15 @@ def compare(
     if all(by_name):
         chosen = _filtered(cells, dataset=dataset, norm=norm, eps=eps, attack=attack, n=n)
         return _defenses(store, chosen, first, second)
+    unknown = f"No defense with results has that name. Defenses: {', '.join(names)}."
     one, two = (
-        side if named else _key(cells, side, names)
+        side if named else complete_key(cells, side, otherwise=unknown)
         for side, named in zip((first, second), by_name, strict=True)
     )
     if any(by_name):
         raise UsageError(
-            f"'{first}' and '{second}' are a defense and a cell: name two of one sort."
+            f"'{first}' and '{second}' are a defense and a cell: give two cells or two "
+            "defenses."
         )
     if any((dataset, norm, eps, attack, n)):
         raise UsageError(
@@ -63,20 +65,20 @@ def compare(
     return compare_cells(store, cells, one, two)
 
 
-def _key(cells: Mapping[str, Any], text: str, names: list[str]) -> str:
-    found = [key for key in cells if key.startswith(text)]
-    if len(text) < _PREFIX or not found:
-        short = f" (a key is named by {_PREFIX} or more of its characters)"
-        raise UsageError(
-            f"no cell's key starts with '{text}'{short if len(text) < _PREFIX else ''}, and no "
-            f"defense with results is called so. Defenses: {', '.join(names)}. Keys are in the "
-            "last columns of `bench table --format csv`."
-        )
-    if len(found) > 1:
-        raise UsageError(
-            f"'{text}' is ambiguous: {', '.join(found)}. Write more characters of the key."
-        )
-    return found[0]
+def complete_key(keys: Iterable[str], text: str, *, otherwise: str = "") -> str:
+    """Complete 4 or more characters of a cell's key; raises UsageError, with ``otherwise``."""
+    found = [key for key in keys if key.startswith(text)]
+    if len(text) >= _PREFIX and len(found) == 1:
+        return found[0]
+    if len(text) < _PREFIX:
+        what = f"'{text}' is too short for a key: give {_PREFIX} or more of its characters."
+    elif found:
+        what = f"'{text}' is ambiguous: {', '.join(found)}. Give more characters of the key."
+        otherwise = ""
+    else:
+        what = f"no cell's key starts with '{text}'."
+    more = f" {otherwise}" if otherwise else ""
+    raise UsageError(f"{what}{more} `bench table --format csv` lists all keys.")
 
 
 def compare_cells(store: Store, cells: Mapping[str, Any], one: str, two: str) -> Comparison:
@@ -108,7 +110,7 @@ def _filtered(
     attack: str | None,
     n: int | None,
 ) -> dict[str, Any]:
-    # The radius alone: a radius above 1 is only wrong in Linf, where no cell has it.
+    # Only the radius: a radius above 1 is only wrong in Linf, where no cell has it.
     radius = None if eps is None else format_eps(parse_eps(eps, Norm.L2))
     wanted = {
         "dataset": dataset,
@@ -173,8 +175,8 @@ def _defenses(store: Store, cells: Mapping[str, Any], first: str, second: str) -
             "Choose with --dataset, --norm, --eps or -n, or compare cells by their keys."
         )
     for side in sound:
-        alone = [key for asked, key in side.items() if asked not in common]
-        left_out += [f"{_label(cells[key], key)} has no match" for key in alone]
+        unmatched = [key for asked, key in side.items() if asked not in common]
+        left_out += [f"{_label(cells[key], key)} has no match" for key in unmatched]
     return paired(
         [f"{name}, worst case per image" for name in (first, second)],
         [
@@ -187,7 +189,7 @@ def _defenses(store: Store, cells: Mapping[str, Any], first: str, second: str) -
 
 
 def _as_it_ships(cells: dict[str, Any]) -> dict[str, Any]:
-    """Keep the cells of a defense with no parameter set, as its name alone says; else all."""
+    """Keep the cells of a defense with no parameter set, as its name says; else all."""
 
     def digest(cell: Mapping[str, Any]) -> str:
         return digest_of(cell["defense"])
@@ -277,13 +279,13 @@ def _listed(cells: Mapping[str, Any]) -> str:
 
 
 def _verdicts(store: Store, keys: list[str], n: int) -> pd.Series[bool]:
-    """Join cells image by image; raises UsageError where they attacked survivors alone."""
+    """Join cells image by image; raises UsageError where they attacked only survivors."""
     frames = [read_rows(store.outcomes(key)) for key in keys]
     seen = len({index for frame in frames for index in frame["index"]})
     if seen < n:
         raise UsageError(
             f"{', '.join(keys)} attacked {seen} of {n} images, those that cheaper "
-            "attacks left: alone they say nothing of all. Compare the two defenses by name, "
+            "attacks left: they say nothing of the others. Compare the two defenses by name, "
             "with all their attacks."
         )
     return join([frame for frame in frames if len(frame)])["robust"].astype(bool)

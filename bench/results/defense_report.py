@@ -1,6 +1,6 @@
 """A page for a reviewer: what was tried on a defense, with which budget, what broke, what it cost.
 
-Made from stored outcomes alone. Imports no torch.
+Made only from stored outcomes. Imports no torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bench.results.stats import wilson
 from bench.results.store import Store, read_json, read_rows
 from bench.results.table import judging
 
-# The ladder of access (T0 to T9) and what each rung asks.
+# The levels of access (T0 to T9) and what each means.
 RUNGS = {
     "T0": "clean images",
     "T1": "random noise in the ball",
@@ -52,7 +52,7 @@ class Rung:
 
 
 def rung_of(cell: Mapping[str, Any]) -> str:
-    """Say on which rung of the ladder a cell stands."""
+    """Return the level of access (T0 to T9) of a cell."""
     attack, access = cell["attack"], cell["access"]
     if access == "transfer":
         return "T2"
@@ -121,8 +121,8 @@ def _budget(cell: Mapping[str, Any]) -> dict[str, Any]:
     return {**cell["attack"]["params"], **low}
 
 
-def climb(store: Store, cells: list[dict[str, Any]]) -> tuple[list[Rung], int]:
-    """Follow the images through all attacks; return the rungs and the clean ones right."""
+def follow(store: Store, cells: list[dict[str, Any]]) -> tuple[list[Rung], int]:
+    """Follow the images through all attacks; return the attacks and how many clean images are right."""
     robust: dict[int, bool] = {}
     rungs = []
     for cell, budget in zip(cells, _budgets(cells), strict=True):
@@ -160,7 +160,7 @@ def page(store: Store, cells: list[dict[str, Any]]) -> str:
     first = cells[0]
     if first.get("after"):
         raise UsageError("the cell that attacked all images is missing: run the plan again.")
-    rungs, right = climb(store, cells)
+    rungs, right = follow(store, cells)
     audit = store.audit(subject_of(first))
     report = read_json(audit) if audit.is_file() else None
     n, left = first["n"], rungs[-1].left

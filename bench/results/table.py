@@ -2,7 +2,7 @@
 
 Imports no torch. Accuracies are in percent. ``clean`` and ``robust`` go by the vote of all
 draws, and ``robust`` asks that the clean vote is right too; ``vote`` is the vote on the
-attacked images alone; ``single`` is the expected accuracy of one draw.
+attacked images only; ``single`` is the expected accuracy of one draw.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def judging(content: Mapping[str, Any]) -> str:
 
 
 def _audited(report: Mapping[str, Any] | None, robust: float) -> str:
-    """Say what an audit makes of a row's robust accuracy in percent.
+    """Return what an audit makes of a row's robust accuracy in percent.
 
     A row above all that the audit's own attacks left is an upper bound, whatever checks say.
     """
@@ -166,7 +166,7 @@ def _audited(report: Mapping[str, Any] | None, robust: float) -> str:
 
 
 def survival(outcomes: pd.DataFrame, n: int) -> dict[str, float]:
-    """Say how many of all n images are robust after an attack on the survivors of others."""
+    """Return the share of all n images that survive an attack on others' survivors."""
     left = int(outcomes["robust"].sum())
     low, high = wilson(left, n)
     return {
@@ -252,7 +252,7 @@ def with_worst_case(
         except UsageError:
             continue  # its rows say why the rule cannot be used
         if len({index for frame in frames for index in frame["index"]}) < first["n"]:
-            continue  # the attack on all images is void or missing: these are survivors alone
+            continue  # the attack on all images is void or missing: these are only survivors
         joined = join([frame for frame in frames if len(frame)])
         # One attack in low precision is enough to be said: another search may break more.
         found = [chosen[key] for key in group["key"]]
