@@ -9,8 +9,8 @@ from torch import Tensor
 
 from bench.audit.findings import Finding, State, Weight
 from bench.audit.gradients import gradient_exists
-from bench.audit.planted import NoGradient, Quantizer
 from bench.audit.subject import LEVEL, Run, Subject
+from bench.audit.toys import NoGradient, Quantizer
 from bench.core.protocols import NoisyPurifier, Purifier, fits
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel

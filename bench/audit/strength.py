@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from bench.audit.efforts import (
+from bench.audit.attacks import (
     NO_GRADIENT,
     QUERIES,
     TRIES,

@@ -21,8 +21,8 @@ from bench.audit.controls import (
     purifier_adds_to_its_noise,
 )
 from bench.audit.findings import State
-from bench.audit.planted import Quantizer, RandomNoise, RandomShift, Saturated
 from bench.audit.subject import Subject, Untouched
+from bench.audit.toys import Quantizer, RandomNoise, RandomShift, Saturated
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel
 from bench_defenses.gaussian import Gaussian

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bench.audit.planted import (
+from bench.audit.toys import (
     LeakyEnergy,
     NoGradient,
     Quantizer,
