@@ -8,8 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from bench.audit.attacks import NO_GRADIENT, attackable, clean, square, worst
 from bench.audit.checks import ATTACKS, CHECKS, RECORDS, REVISION, Check
-from bench.audit.efforts import NO_GRADIENT, attackable, clean, square, worst
 from bench.audit.findings import Finding, State, Verdict, Weight, in_words, verdict
 from bench.audit.recheck import read_finding
 from bench.audit.report import markdown

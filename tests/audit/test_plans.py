@@ -140,8 +140,8 @@ def test_an_audit_of_a_plan_is_that_of_the_command(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bench.audit.run.SETTINGS", {"steps": 1, "eot": 1})
-    monkeypatch.setattr("bench.audit.efforts.QUERIES", 5)
-    monkeypatch.setattr("bench.audit.efforts.TRIES", 5)
+    monkeypatch.setattr("bench.audit.attacks.QUERIES", 5)
+    monkeypatch.setattr("bench.audit.attacks.TRIES", 5)
     write(audit=6)
     said = bench("matrix", "plan.yaml")
     assert said.code == 0, said
@@ -181,8 +181,8 @@ def test_a_defense_that_does_not_run_is_void_and_the_others_are_audited(
     bench: Bench, install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bench.audit.run.SETTINGS", {"steps": 1, "eot": 1})
-    monkeypatch.setattr("bench.audit.efforts.QUERIES", 5)
-    monkeypatch.setattr("bench.audit.efforts.TRIES", 5)
+    monkeypatch.setattr("bench.audit.attacks.QUERIES", 5)
+    monkeypatch.setattr("bench.audit.attacks.TRIES", 5)
     install("pairs", "pairs", PAIR, "[bench.defenses]\npair = pairs:Pair\n")
     write(audit=6, defenses=["pair", "gaussian"])
     said = bench("matrix", "plan.yaml")
