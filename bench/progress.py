@@ -73,12 +73,12 @@ def watch(work: Work[Result]) -> Result:
     if not console.is_terminal:
         return _log(work)
     with Bars(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[figures]}", markup=False),
         console=console,
     ) as bars:
         tasks: dict[str, TaskID] = {}

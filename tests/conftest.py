@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from bench import cli
 
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 # The benchmarks belong to the checkout and not to the package that is installed.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile(
+    "no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("no clock")
 
 # Real data where it is at hand: BENCH_DATA, or a folder shared/data beside the checkout.
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -24,6 +24,9 @@ class Memory:
     holds: int
     tried: list[int] = field(default_factory=list)
 
+    def __deepcopy__(self, _: object) -> Memory:
+        return self  # the copy that an attack sees runs on the same device
+
     def take(self, rows: int) -> None:
         self.tried.append(rows)
         if rows > self.holds:

@@ -9,6 +9,7 @@ import hashlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from bench.api import Access, Calls, Norm, Rng, Task, ThreatModel, Training, View
 from bench_defenses.classifiers.small_cnn import SmallCnn
+
+HANG_S = 900  # ends what hangs, and nothing that is slow
 
 
 def note(what: str, x: Tensor | None = None) -> None:
@@ -32,9 +35,26 @@ def processes() -> int:
     return len({line.split()[0] for line in lines if " attack " in line})
 
 
+def attacks() -> int:
+    """Count the attacks of this process."""
+    lines = Path(os.environ["LOGGED"]).read_text().splitlines()
+    return sum(line.startswith(f"{os.getpid()} attack ") for line in lines)
+
+
+def wait_while(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + HANG_S
+    while true():
+        assert time.monotonic() < until, "what this process waits for never came"
+        time.sleep(0.05)
+
+
 @dataclass(frozen=True)
 class Logged:
-    """Uniform noise; the first calls wait until as many processes attack as LOGGED_BY says."""
+    """Uniform noise; the first calls wait until as many processes attack as LOGGED_BY says.
+
+    Where there is a file beside the log with the ending .gate, a process halts at its second
+    call until the file is gone: it has finished a block then, and is at another.
+    """
 
     fail: bool = False
     die: str = ""  # the process that creates this file is killed
@@ -48,10 +68,11 @@ class Logged:
         self, view: View, x: Tensor, y: Tensor, *, threat: ThreatModel, rng: Rng
     ) -> Tensor:
         note("attack", x)
-        until = time.monotonic() + 60
-        while processes() < int(os.environ.get("LOGGED_BY", "1")):
-            assert time.monotonic() < until, "the other process never came"
-            time.sleep(0.05)
+        wait_while(lambda: processes() < int(os.environ.get("LOGGED_BY", "1")))
+        gate = Path(os.environ["LOGGED"] + ".gate")
+        if gate.exists() and attacks() > 1:
+            note("halt")
+            wait_while(gate.exists)
         if self.fail:
             raise ValueError("this attack fails")
         if self.die and processes() > 1:
@@ -61,7 +82,6 @@ class Logged:
                 pass
             else:
                 os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(float(os.environ.get("LOGGED_S", "0")))
         return (x + threat.radius * (2 * rng.uniform_like(x) - 1)).clamp(0, 1)
 
     def calls(self, *, stochastic: bool, classes: int) -> Calls:

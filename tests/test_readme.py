@@ -65,7 +65,6 @@ def a_key(results: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # it trains, attacks and audits: minutes where cores are shared
 def test_every_command_works_and_the_second_run_is_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,7 +166,7 @@ def parse(words: list[str]) -> None:
     command.make_context(name, list(words), parent=context)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
 def test_every_block_is_understood(page: Path) -> None:
     languages = set(re.findall(r"^```(\w*)$", page.read_text(), flags=re.M)) - {""}
     assert languages <= {"console", "sh", "python", "toml", "yaml"}
@@ -183,7 +182,7 @@ def test_every_block_is_understood(page: Path) -> None:
         compile(text, page.name, "exec")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
 def test_every_command_and_option_in_the_text_exists(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.M)
     for said in re.findall(r"`bench ([^`]+)`", text):

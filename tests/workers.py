@@ -50,12 +50,10 @@ def write_plan(path: Path, **more: object) -> Path:
     return path
 
 
-def bench(
-    *words: str | Path, site: Path, log: Path, by: int = 1, slow_s: float = 0.0
-) -> subprocess.Popen[str]:
-    """Start the command line in a process of its own; see `logged.py` for by and slow_s."""
+def bench(*words: str | Path, site: Path, log: Path, by: int = 1) -> subprocess.Popen[str]:
+    """Start the command line in a process of its own, attacking once ``by`` processes do."""
     log.touch()
-    env = {**os.environ, "LOGGED": str(log), "LOGGED_BY": str(by), "LOGGED_S": str(slow_s)}
+    env = {**os.environ, "LOGGED": str(log), "LOGGED_BY": str(by)}
     env["PYTHONPATH"] = os.pathsep.join([*sys.path, str(site / SITE)])
     return subprocess.Popen(
         [sys.executable, "-c", MAIN, *map(str, words)],
@@ -65,7 +63,7 @@ def bench(
 
 def ended(process: subprocess.Popen[str], code: int = 0) -> str:
     """Wait for a command and return what it wrote to stderr."""
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate()
     assert process.returncode == code, f"{process.returncode}\n{out}\n{err}"
     assert "Traceback" not in err
     return err
@@ -73,7 +71,17 @@ def ended(process: subprocess.Popen[str], code: int = 0) -> str:
 
 def calls(log: Path) -> Counter[str]:
     """Count what was asked of the plugins, whichever process asked."""
-    return Counter(line.partition(" ")[2] for line in log.read_text().splitlines())
+    return Counter(
+        line.partition(" ")[2]
+        for line in log.read_text().splitlines()
+        if not line.endswith(" halt ")
+    )
+
+
+def halted(log: Path) -> set[int]:
+    """Name the processes that stand at a gate, or stood."""
+    lines = log.read_text().splitlines()
+    return {int(line.split()[0]) for line in lines if line.endswith(" halt ")}
 
 
 def pids(log: Path) -> set[int]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bench.audit import (
+    best_iterate,
     controls,
     energies,
-    fitted,
     gradients,
+    loss_surface,
     records,
-    silent,
     strength,
-    surface,
     sweeps,
-    verdicts,
+    unseen_attacks,
+    votes,
 )
 from bench.audit.findings import Finding
 from bench.audit.subject import Subject
@@ -36,10 +36,10 @@ CHECKS: tuple[Check, ...] = (
     gradients.gradient_exists,  # C2
     gradients.bpda_is_not_full,  # C3
     gradients.gradient_is_right,  # C4
-    surface.loss_is_not_saturated,  # C21
-    surface.eot_is_stable,  # C5
+    loss_surface.loss_is_not_saturated,  # C21
+    loss_surface.eot_is_stable,  # C5
     sweeps.converged,  # C6
-    silent.no_silent_success,  # C7
+    best_iterate.no_silent_success,  # C7
     sweeps.monotone_in_eps,  # C8
     sweeps.unbounded_breaks,  # C9
     strength.iterative_beats_one_step,  # C10
@@ -51,11 +51,11 @@ CHECKS: tuple[Check, ...] = (
     controls.planted_controls,  # C16
     controls.purifier_adds_to_its_noise,  # C17
     controls.better_than_bare,  # C18
-    verdicts.resubmission,  # C19
-    surface.surface_is_smooth,  # C20
-    verdicts.verdicts_repeat,  # C22
-    verdicts.eight_bits_suffice,  # C23
-    fitted.not_fitted_to_one_attack,  # C24
+    votes.resubmission,  # C19
+    loss_surface.surface_is_smooth,  # C20
+    votes.verdicts_repeat,  # C22
+    votes.eight_bits_suffice,  # C23
+    unseen_attacks.not_fitted_to_one_attack,  # C24
     energies.energy_tells_attacks,  # C25
     *RECORDS,
 )

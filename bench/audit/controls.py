@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from bench.audit.findings import Finding, State, Weight
 from bench.audit.gradients import gradient_exists
-from bench.audit.planted import NoGradient, Quantizer
 from bench.audit.subject import LEVEL, Run, Subject
+from bench.audit.toys import NoGradient, Quantizer
 from bench.core.protocols import NoisyPurifier, Purifier, fits
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel
@@ -196,7 +195,7 @@ def better_than_bare(subject: Subject) -> Finding:
     about = ("C18", "better than bare", Weight.REMARK)
     threshold = f"not below the bare classifier (paired, {LEVEL:.0%})"
     main = subject.strong()
-    if _changes_nothing(subject, main.x_adv):
+    if subject.changes_nothing(main.x_adv):
         return Finding(
             *about,
             State.NOT_APPLICABLE,
@@ -231,11 +230,3 @@ def better_than_bare(subject: Subject) -> Finding:
 def significantly_below(run: Run, other: Run) -> bool:
     """Say whether a run leaves fewer images robust than another one, in a paired test."""
     return worsens(other.robust, run.robust) <= LEVEL
-
-
-def _changes_nothing(subject: Subject, x_adv: Tensor) -> bool:
-    """Try clean, attacked and random images: a purifier may act on some of them alone."""
-    rng = subject.rng.fork("identity")
-    tried = (subject.images.x, x_adv, rng.fork("images").uniform_like(x_adv))
-    with torch.no_grad():
-        return all(torch.equal(subject.defense.purify(x, rng=rng), x) for x in tried)

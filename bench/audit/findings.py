@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from bench.errors import BenchError
+
 
 class State(StrEnum):
     """How a check ended."""
@@ -63,7 +65,11 @@ def verdict(findings: Iterable[Finding]) -> Verdict:
         (Weight.VOID, "void", "is void"),
         (Weight.BOUND, "upper bound", "is an upper bound"),
     ):
-        reasons = [f"{f.reason} ({f.check})" for f in failed if f.weight is weight]
+        checks: dict[str, list[str]] = {}
+        for finding in failed:
+            if finding.weight is weight:
+                checks.setdefault(finding.reason, []).append(finding.check)
+        reasons = [f"{reason} ({', '.join(names)})" for reason, names in checks.items()]
         if reasons:
             return Verdict(state, f"The robust accuracy {words} because {'; '.join(reasons)}.")
     noted = [f.check for f in findings if f.state in (State.WARN, State.FAIL)]
@@ -71,3 +77,10 @@ def verdict(findings: Iterable[Finding]) -> Verdict:
     applied = sum(f.state is not State.NOT_APPLICABLE for f in findings)
     who = f"none of the {applied} checks that apply objects to it"
     return Verdict("stands", f"The robust accuracy stands: {who}{but}.")
+
+
+def in_words(error: Exception) -> str:
+    """Write an error as part of a reason; bench's own are sentences, others have a type."""
+    if isinstance(error, BenchError):
+        return str(error).rstrip(".")
+    return f"{type(error).__name__}: {error}"

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bench.audit.findings import Finding, State, Weight
+from bench.audit.findings import Finding, State, Weight, in_words
 from bench.audit.subject import Subject
 from bench.core.access import FullView
 from bench.core.defense import Defense
@@ -28,7 +28,7 @@ _STEPS = (1e-6, 1e-5, 1e-4)
 
 
 def gradient_exists(subject: Subject) -> Finding:
-    """C2: some gradient reaches every image, or the part that swallows it is named."""
+    """C2: some gradient reaches every image, or the part that loses it is named."""
     about = ("C2", "gradient exists", Weight.BOUND)
     threshold = "missing, NaN or 0 for at most 1 % of the images"
     if not subject.defense.purifier.differentiable:
@@ -39,21 +39,24 @@ def gradient_exists(subject: Subject) -> Finding:
             reason="the purifier says that it has no true gradient: attacks use BPDA",
         )
     if not subject.has_gradient(Access.FULL):
+        purifier = subject.has_gradient(Access.BPDA)
         return Finding(
             *about,
             State.FAIL,
             figure="100 % without",
             threshold=threshold,
             reason="no gradient leaves the purifier though it claims to be differentiable: "
-            "full-gradient attacks cannot be run",
-            values={"missing": 1.0, "component": "purifier"},
+            "full-gradient attacks cannot be run"
+            if purifier
+            else "no gradient leaves the classifier: attacks that use gradients cannot be run",
+            values={"missing": 1.0, "component": "purifier" if purifier else "classifier"},
         )
     dead = _dead(margin_gradient(subject, subject.view(Access.FULL)))
     share = float(dead.float().mean())
     part = ""
     if share > 0.01:
-        behind = _dead(margin_gradient(subject, subject.view(Access.BPDA)))
-        part = "classifier" if float(behind.float().mean()) > 0.01 else "purifier"
+        behind = dead & _dead(margin_gradient(subject, subject.view(Access.BPDA)))
+        part = "classifier" if 2 * int(behind.sum()) > int(dead.sum()) else "purifier"
     return Finding(
         *about,
         State.FAIL if part else State.PASS,
@@ -148,27 +151,27 @@ def gradient_is_right(subject: Subject) -> Finding:
     except Exception as error:  # whatever a stranger's code raises for a type it did not expect
         return found(
             State.NOT_APPLICABLE,
-            reason=f"the defense does not run in float64 ({type(error).__name__}: {error}); "
+            reason=f"the defense does not run in float64 ({in_words(error)}); "
             "keep its tensors in an nn.Module and follow the type of x",
         )
-    errors: list[float] = []
-    for step in _STEPS:
-        miss = _difference_error(view, images, gradient, step=step, rng=rng)
-        if miss is None:
-            return found(State.NOT_APPLICABLE, reason="the gradient is 0 or not finite: see C2")
-        errors.append(miss)
-        if miss <= _WRONG:
-            break
+    errors = _errors(view, images, gradient, rng=rng)
+    if not errors:
+        return found(State.NOT_APPLICABLE, reason="the gradient is 0 or not finite: see C2")
     least = min(errors)
-    wrong = least > _WRONG
-    return found(
-        State.FAIL if wrong else State.PASS,
+    finding = partial(
+        found,
         figure=f"relative error {least:.1e}",
-        reason="the purifier's gradient is not that of what it computes: correct its backward "
-        "pass, or declare it not differentiable so that attacks use BPDA"
-        if wrong
-        else "",
         values={"error": least, "steps": list(_STEPS[: len(errors)]), "errors": errors},
+    )
+    if least <= _WRONG:
+        return finding(State.PASS)
+    return finding(
+        State.FAIL,
+        reason="the classifier's gradient is not that of what it computes, with or without the "
+        "purifier: correct its backward pass; no gradient attack on it is to be trusted"
+        if _classifier_is_wrong(subject, images, rng=rng)
+        else "the purifier's gradient is not that of what it computes: correct its backward "
+        "pass, or declare it not differentiable so that attacks use BPDA",
     )
 
 
@@ -227,6 +230,30 @@ def _no_full_gradient(subject: Subject) -> str:
     if not subject.has_gradient(Access.FULL):
         return "the claimed gradient does not exist: see C2"
     return ""
+
+
+def _errors(view: View, images: Images, gradient: Tensor, *, rng: Rng) -> list[float]:
+    """Measure a gradient's error by ever longer steps, until one is small; empty for none."""
+    errors: list[float] = []
+    for step in _STEPS:
+        miss = _difference_error(view, images, gradient, step=step, rng=rng)
+        if miss is None:
+            return []
+        errors.append(miss)
+        if miss <= _WRONG:
+            break
+    return errors
+
+
+def _classifier_is_wrong(subject: Subject, images: Images, *, rng: Rng) -> bool:
+    """Whether the bare classifier's gradient at the purified images is wrong as well."""
+    with torch.no_grad():
+        x = in_float64(subject.defense).purify(images.x, rng=rng)
+    purified = Images(images.indices, x, images.y)
+    view = FullView(in_float64(subject.bare.defense))
+    gradient = averaged_gradient(view, x, images.y, loss=margin, draws=1, rng=rng).gradient
+    errors = _errors(view, purified, gradient, rng=rng)
+    return bool(errors) and min(errors) > _WRONG
 
 
 def _difference_error(

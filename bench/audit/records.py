@@ -52,9 +52,10 @@ def cost_is_recorded(subject: Subject) -> Finding:
         asked = int(sum(map(np.sum, rows["votes"]))) + int(
             sum(map(np.sum, rows["clean_votes"]))
         )
-        # The judge cannot have seen its draws with fewer passes than draws.
+        # The judge cannot have seen its draws with fewer passes than draws. An attack may well
+        # be so short that its seconds round to 0, above all one that calls no network.
         seen = cost["judge passes"].get("classifier forward", 0)
-        if seen < asked or cost["attack seconds"] <= 0 or cost["peak memory MiB"] <= 0:
+        if seen < asked or cost["attack seconds"] < 0 or cost["peak memory MiB"] <= 0:
             missing.append(f"{cell['attack']['name']} ({where} {cell['key']})")
     return Finding(
         "C26",
@@ -72,16 +73,18 @@ def cost_is_recorded(subject: Subject) -> Finding:
 
 
 def settings_take_effect(subject: Subject) -> Finding:
-    """C27: no two cells that differ in one parameter alone have identical rows.
+    """C27: no two cells that differ in only one parameter have identical rows.
 
-    A parameter of attack or purifier that does nothing is not connected, and neither is one of
-    training whose checkpoints have equal digests. Draws to average are left out where the
-    defense is deterministic. Attacks let go of an image once it is broken, and another restart
-    often finds nothing better for one that is not: cells that leave fewer than 8 images right
-    tell nothing.
+    An attack that finds the same whatever its budget is no evidence: then the robust accuracy
+    is at most an upper bound. A parameter of attack or purifier that does nothing is not
+    connected, and neither is one of training whose checkpoints have equal digests. Draws to
+    average are left out where the defense is deterministic. Attacks let go of an image once it
+    is broken, and another restart often finds nothing better for one that is not: cells that
+    leave fewer than 8 images right tell nothing.
     """
     cells = list(_siblings(subject))
-    idle = []
+    idle: list[str] = []
+    weight = Weight.REMARK
     for (one, first), (two, second) in combinations(cells, 2):
         name = _only_difference(one, two)
         if name is None or (name == "attack.eot" and not subject.defense.stochastic):
@@ -92,10 +95,12 @@ def settings_take_effect(subject: Subject) -> Finding:
             same = _identical(read_rows(first), read_rows(second))
         if same:
             idle.append(f"{name} ({one['key']} and {two['key']})")
+            if name.startswith("attack."):
+                weight = Weight.BOUND
     return Finding(
         "C27",
         "settings take effect",
-        Weight.REMARK,
+        weight,
         State.FAIL if idle else State.PASS,
         figure=f"{len(idle)} without effect among {len(cells)} cells",
         threshold="none",

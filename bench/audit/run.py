@@ -8,14 +8,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from bench.audit.attacks import NO_GRADIENT, attackable, clean, square, worst
 from bench.audit.checks import ATTACKS, CHECKS, RECORDS, REVISION, Check
-from bench.audit.efforts import NO_GRADIENT, attackable, clean, square, worst
-from bench.audit.findings import Finding, State, Verdict, Weight, verdict
+from bench.audit.findings import Finding, State, Verdict, Weight, in_words, verdict
 from bench.audit.recheck import read_finding
 from bench.audit.report import markdown
 from bench.audit.subject import Subject
 from bench.core.registry import build, parameters, plugin
-from bench.errors import StoreError, UsageError
+from bench.core.threat import Access
+from bench.errors import BenchError, StoreError, UsageError
 from bench.experiments.prepare import Plugins, prepare, resolve
 from bench.progress import Progress, Work
 from bench.results.cell import Request, Search, ladder_of, subject_of
@@ -136,19 +137,37 @@ def _run(check: Check, subject: Subject) -> Finding:
     except Exception as error:
         number = (check.__doc__ or "C0").partition(":")[0]
         title = check.__name__.replace("_", " ")
-        if not attackable(subject):
+        if _known_to_be_blind(subject):
             state = State.NOT_APPLICABLE
             return Finding(number, title, Weight.BOUND, state, reason=NO_GRADIENT)
-        place = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"the check could not be run: {in_words(error)}"
+        if not isinstance(error, BenchError):
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            reason += f" ({Path(place.filename).name}:{place.lineno})"
         return Finding(
             number,
             title,
             Weight.VOID,
             State.FAIL,
             figure=NOT_MEASURED,
-            reason=f"the check could not be run: {type(error).__name__}: {error} "
-            f"({Path(place.filename).name}:{place.lineno})",
+            reason=reason,
         )
+
+
+def _known_to_be_blind(subject: Subject) -> bool:
+    """Whether the defense runs and has no gradient for the main attack."""
+    try:
+        return not attackable(subject)
+    except Exception:  # it does not even run
+        return False
+
+
+def _access(subject: Subject) -> Access:
+    """Return the main attack's access; of a defense that does not run, what it claims."""
+    try:
+        return subject.access
+    except Exception:
+        return Access.FULL if subject.defense.purifier.differentiable else Access.BPDA
 
 
 def _accuracy(subject: Subject, findings: list[Finding]) -> dict[str, float] | None:
@@ -180,7 +199,7 @@ def report_of(subject: Subject, findings: list[Finding], found: Verdict) -> dict
         "subject": cell,
         "accuracy": _accuracy(subject, findings),
         "attack": {"name": "apgd", **parameters(build("attacks", "apgd", subject.settings))},
-        "access": subject.access.value,
+        "access": _access(subject).value,
         "findings": [asdict(finding) for finding in findings],
         "state": found.state,
         "verdict": found.words,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
-from bench.audit.efforts import (
+from bench.audit.attacks import (
     NO_GRADIENT,
     QUERIES,
     TRIES,
@@ -60,7 +58,7 @@ def transfer_is_weaker(subject: Subject) -> Finding:
     if not attackable(subject):
         return blank
     main = subject.strong()
-    if _does_nothing(subject, main.x_adv):
+    if subject.changes_nothing(main.x_adv):
         return replace(
             blank, reason="the purifier changes no image: transfer is the whole defense"
         )
@@ -155,13 +153,3 @@ def told(state: State, what: str, why: str) -> str:
         if state is State.FAIL
         else f"{what}, which may be chance"
     )
-
-
-def _does_nothing(subject: Subject, x_adv: torch.Tensor) -> bool:
-    """Say whether the purifier hands on the images and their attacked versions bit for bit."""
-    rng = subject.rng.fork("untouched")
-    with torch.no_grad():
-        return all(
-            torch.equal(subject.defense.purify(x, rng=rng), x)
-            for x in (subject.images.x, x_adv)
-        )

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from bench.audit.toys import Untouched
 from bench.core.access import view_of
 from bench.core.defense import Defense
 from bench.core.protocols import Attack, Images, Purifier, View
@@ -26,17 +27,6 @@ from bench.results.store import Store, read_json, read_rows
 from bench.results.workspace import Workspace
 
 LEVEL = 0.01  # of the paired tests that raise an alarm
-
-
-class Untouched:
-    """No purifier: the bare classifier as a defense."""
-
-    stochastic = False
-    differentiable = True
-
-    def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
-        """Return the images (N, C, H, W) themselves."""
-        return x
 
 
 def _copied(defense: Defense) -> Defense:
@@ -125,6 +115,16 @@ class Subject:
     def view(self, access: Access, variant: Variant | None = None) -> View:
         """Open the defense, or a variant of it, to an attacker."""
         return view_of(variant.defense if variant else self.defense, access)
+
+    def changes_nothing(self, x_adv: Tensor) -> bool:
+        """Whether clean, attacked and random images all come back from the purifier as is.
+
+        Of all three kinds, since a purifier may act on some of them only.
+        """
+        rng = self.rng.fork("identity")
+        tried = (self.images.x, x_adv, rng.fork("images").uniform_like(x_adv))
+        with torch.no_grad():
+            return all(torch.equal(self.defense.purify(x, rng=rng), x) for x in tried)
 
     def has_gradient(self, access: Access) -> bool:
         """Say whether autograd reaches the images at all; FULL asks the defense first."""

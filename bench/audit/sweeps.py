@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 
-from bench.audit.efforts import NO_GRADIENT, attackable, clean, doubled, radii, right
+from bench.audit.attacks import NO_GRADIENT, attackable, clean, doubled, radii, right
 from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import LEVEL, Subject
 from bench.core.threat import format_eps

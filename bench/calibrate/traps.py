@@ -12,10 +12,17 @@ from torch import nn
 from bench.audit.controls import not_only_randomness
 from bench.audit.findings import Finding, State
 from bench.audit.gradients import bpda_is_not_full, gradient_exists
-from bench.audit.planted import LeakyEnergy, NoGradient, Quantizer, RandomShift, Saturated
+from bench.audit.loss_surface import loss_is_not_saturated
 from bench.audit.run import open_subject
-from bench.audit.subject import Subject, Untouched
-from bench.audit.surface import loss_is_not_saturated
+from bench.audit.subject import Subject
+from bench.audit.toys import (
+    LeakyEnergy,
+    NoGradient,
+    Quantizer,
+    RandomShift,
+    Saturated,
+    Untouched,
+)
 from bench.calibrate.purifiers import Affine, Noisy
 from bench.core.defense import Defense
 from bench.core.protocols import Purifier

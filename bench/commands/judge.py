@@ -24,11 +24,11 @@ from bench.errors import UsageError
 def judge(
     key: Annotated[str, typer.Argument(help="A cell's key, or 4 or more of its characters.")],
     draws: Annotated[
-        int | None, typer.Option(help="Judge with so many draws per image.")
+        int | None, typer.Option(help="Judge with this many draws per image.")
     ] = None,
     bits: Annotated[
         int | None,
-        typer.Option(help="Round the images to so many bits per pixel."),
+        typer.Option(help="Round the images to this many bits per pixel."),
     ] = None,
     defense: Annotated[
         str | None, typer.Option(help="Judge on another defense: see `bench list defenses`.")
@@ -64,7 +64,7 @@ def judge(
         quiet=as_json,
     )  # fmt: skip
     rows = write_runs(store).set_index("key", drop=False).loc[[old, new]]
-    change = work.compare(read_rows(store.outcomes(old)), read_rows(store.outcomes(new)))
+    change = work.count_changes(read_rows(store.outcomes(old)), read_rows(store.outcomes(new)))
     if as_json:
         found = json.loads(rows.to_json(orient="records"))
         typer.echo(json.dumps({"rows": found, **asdict(change)}, indent=2))

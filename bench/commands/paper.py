@@ -9,7 +9,7 @@ import typer
 
 from bench.commands.executor_option import Executor, Jobs, Slurm, check, spread
 from bench.commands.options import DATA, RESULTS, ZOO, Data, Device, DryRun, Results, Zoo
-from bench.commands.shared import complain, open_workspace, say
+from bench.commands.shared import complain, open_workspace, say, tell_trouble
 from bench.errors import BenchError, PlanError, UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def paper(
         typer.Option(help="Folder of the tables.", show_default="paper in the results folder"),
     ] = None,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Write the tables from stored cells alone.")
+        bool, typer.Option("--rebuild", help="Write the tables only from stored cells.")
     ] = False,
     device: Device = "auto",
     results: Results = RESULTS,
@@ -62,7 +62,7 @@ def paper(
             for number, (run, of_run) in enumerate(zip(file.runs, of_file, strict=True), 1):
                 try:
                     list_cells(run, of_run, workspace, as_json=False)
-                except BenchError as error:  # the other runs may be at hand
+                except BenchError as error:  # the other runs may be available
                     complain(f"{path.name}, run {number}: {error}")
                     whole = False
         if not whole:
@@ -204,9 +204,5 @@ def _rebuild(files: list[Path], folder: Path, results: Path) -> None:
 def _tell(frame: Any) -> bool:
     """Name rows without a number on stderr; say whether there is none."""
     rows = frame[frame["state"] != "done"]
-    for _, row in rows.iterrows():
-        complain(
-            f"{row['dataset']}, {row['defense']} under {row['attack']}: {row['state']}: "
-            f"{row['note']}"
-        )
+    tell_trouble(rows)
     return bool(rows.empty)

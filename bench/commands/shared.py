@@ -98,10 +98,18 @@ def print_rows(rows: Any, *, as_json: bool) -> None:
 
 def exit_on_trouble(rows: Any) -> None:
     """Name rows without a result on stderr and exit with 1 where one failed or is void."""
-    for _, row in rows[rows["state"].isin(["failed", "void", "skipped"])].iterrows():
-        complain(f"{row['defense']} under {row['attack']}: {row['state']}: {row['note']}")
+    tell_trouble(rows[rows["state"].isin(["failed", "void", "skipped"])])
     if rows["state"].isin(["failed", "void"]).any():
         raise typer.Exit(1)
+
+
+def tell_trouble(rows: Any) -> None:
+    """Name rows on stderr, each told from the others, with state and reason."""
+    from bench.results.render import columns_of, row_labels
+
+    labels = row_labels(columns_of(rows.drop(columns="state")), ["defense", "attack"])
+    for label, state, note in zip(labels, rows["state"], rows["note"], strict=True):
+        complain(f"{label}: {state}: {note}")
 
 
 def say(text: str) -> None:
@@ -119,7 +127,7 @@ def print_table(frame: pd.DataFrame) -> None:
     from rich.console import Console
     from rich.measure import Measurement
 
-    from bench.results.table import shown
+    from bench.results.render import shown
 
     page = shown(frame)
     shared = [name for name in _TITLE if name in page and page[name].nunique() == 1]
@@ -130,20 +138,28 @@ def print_table(frame: pd.DataFrame) -> None:
     if (page["state"] == "done").all():
         spare.insert(0, "state")
     endless = console.options.update(max_width=1000)
-    while spare and (
-        Measurement.get(console, endless, _table(page, title)).minimum > console.width
-    ):
+
+    def fits() -> bool:
+        wide = Measurement.get(console, endless, _table(page, title)).minimum
+        return wide <= console.width
+
+    while spare and not fits():
         page = page.drop(columns=spare.pop(0))
-    console.print(_table(page, title))
+    # What tells rows apart is never cut off: in a narrow terminal it is broken.
+    console.print(_table(page, title, broken=not fits()))
 
 
-def _table(page: pd.DataFrame, title: str) -> Table:
+def _table(page: pd.DataFrame, title: str, *, broken: bool = False) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
-    from bench.results.table import cells_as_text
+    from bench.results.render import cells_as_text
 
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    # Text, since rich would read a name like "[red]x" as markup.
+    table = Table(
+        title=Text(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for name in page.columns:
         if name == "settings":  # what a user typed may be long: only it is broken
             words = [len(word) for text in page[name] for word in text.split()]
@@ -151,9 +167,12 @@ def _table(page: pd.DataFrame, title: str) -> Table:
                 name, overflow="fold", min_width=min(max(words, default=0), _SETTINGS_WIDTH)
             )
         else:
-            table.add_column(name.replace("_", "\n"), no_wrap=True)
+            head = name.replace("_", "\n")
+            table.add_column(
+                head, no_wrap=not broken, overflow="fold" if broken else "ellipsis"
+            )
     for row in cells_as_text(page):
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
 
 

@@ -30,8 +30,9 @@ def table(
     results: Results = RESULTS,
 ) -> None:
     """Print the table of all results, from the stored outcomes of every image."""
+    from bench.results.render import render
     from bench.results.store import Store, written
-    from bench.results.table import collect, decided, render, with_worst_case
+    from bench.results.table import collect, decided, with_worst_case
     from bench.results.vote_rules import headline, parse_rule
 
     if form not in ("csv", "md", "latex"):

@@ -13,7 +13,7 @@ from bench.commands.shared import open_workspace, say, watch
 from bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from bench.verification.recompute import Report, Verdict
+    from bench.verification.recompute import CheckedCell, Report
 
 
 def verify(
@@ -40,10 +40,10 @@ def verify(
         )
     from bench.audit.recheck import contradictions
     from bench.verification import recompute as work
-    from bench.verification.recompute import Finding
+    from bench.verification.recompute import Problem
 
     report = watch(work.verify(Store(results), data=data), quiet=as_json)
-    found = (Finding(True, text) for text in contradictions(Store(results)))
+    found = (Problem(True, text) for text in contradictions(Store(results)))
     report = replace(report, folder=(*report.folder, *found))
     if votes:
         from bench.verification.revote import revote
@@ -77,7 +77,7 @@ def _print(report: Report, results: Path) -> None:
         )
 
 
-def _line(cell: Verdict) -> str:
+def _line(cell: CheckedCell) -> str:
     said = [f"WRONG {text}" for text in cell.wrong]
     said += [f"NOT CHECKED {text}" for text in cell.unchecked]
     void = f" (void: {cell.void} images outside the ball)" if cell.void else ""

@@ -28,7 +28,7 @@ def logits_of(classifier: nn.Module, x: Tensor) -> Tensor:
     Raises PluginError where it returns anything else.
     """
     name = f"the classifier {type(classifier).__name__}"
-    with _blamed(name):
+    with blamed(name):
         found = _laid_out(classifier, lambda plain: classifier(x.contiguous() if plain else x))
     if not isinstance(found, Tensor):
         raise PluginError(
@@ -60,7 +60,7 @@ def purified(purifier: Purifier, x: Tensor, *, rng: Rng) -> Tensor:
         return purifier.purify(rows, rng=rng)
 
     name = f"the purifier {type(purifier).__name__}"
-    with _blamed(name):
+    with blamed(name):
         found = _laid_out(purifier, call) if isinstance(purifier, nn.Module) else call(False)
     return images_like(found, x, rows=len(rng), whose=name)
 
@@ -134,8 +134,8 @@ def _laid_out(network: nn.Module, call: Callable[[bool], Tensor]) -> Tensor:
 
 
 @contextmanager
-def _blamed(name: str) -> Iterator[None]:
-    """Name the plugin in whatever its code raises; a lack of memory and our errors stay."""
+def blamed(name: str) -> Iterator[None]:
+    """Name the plugin in what its code raises; lack of memory and our own errors stay."""
     try:
         yield
     except (Exception, SystemExit) as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bench.core.border import blamed, plain_images
 from bench.core.device import synchronize
 from bench.core.passes import count_passes
 from bench.core.protocols import Attack, Images, View, WarmAttack
@@ -51,14 +52,19 @@ def propose(
     if start is not None and not isinstance(attack, WarmAttack):
         raise PluginError(
             f"{type(attack).__name__} cannot begin at another attack's images. Give start to "
-            "attacks that have warm alone."
+            "attacks that have `warm` only."
         )
     rng = Rng.seeded(seed, images.indices).fork("attack")
     # What an attack writes into must not be what the judge compares with.
     x, y = images.x.clone(), images.y.clone()
     synchronize(x.device)
     begun = time.perf_counter()
-    with warnings.catch_warnings(record=True) as caught, count_passes(networks) as passes:
+    name = f"the attack {type(attack).__name__}"
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        count_passes(networks) as passes,
+        blamed(name),
+    ):
         warnings.simplefilter("always", AttackWarning)
         if start is not None and isinstance(attack, WarmAttack):
             x_adv = attack(view, x, y, threat=threat, rng=rng, start=start)
@@ -71,16 +77,12 @@ def propose(
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )
-    if not isinstance(x_adv, Tensor) or x_adv.shape != images.x.shape:
-        shape = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
-        raise PluginError(
-            f"the attack returned shape {shape} for images {tuple(images.x.shape)}. An attack "
-            "returns one image for each that it is given."
-        )
+    # Before it is stored: what is refused must not be found again by the next run.
+    x_adv = plain_images(x_adv, images.x, rows=len(images), whose=name)
     flags = tuple(
         dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, AttackWarning))
     )
-    proposal = Proposal(x_adv.detach(), flags, dict(passes), seconds)
+    proposal = Proposal(x_adv, flags, dict(passes), seconds)
     _write(path, proposal)
     return proposal
 

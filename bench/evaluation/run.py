@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -13,11 +14,14 @@ import torch
 from bench.core.access import view_of
 from bench.core.defense import Defense
 from bench.core.geometry import rounded
+from bench.core.isolation import isolated
+from bench.core.networks import digest_of_weights
 from bench.core.passes import count_passes
 from bench.core.precision import lowered
 from bench.core.protocols import Attack, Images, Pixels, WarmAttack
 from bench.core.rng import Rng
 from bench.core.threat import Access
+from bench.errors import PluginError
 from bench.evaluation.judge import Outcomes, judge
 from bench.evaluation.propose import propose
 from bench.evaluation.survivors import best_before, left_over, survivors_of
@@ -69,11 +73,18 @@ def run_cell(
 
 
 def _searched(prepared: Prepared) -> Defense:
-    """Return the defense that the attack sees; the judge's stays as it is."""
+    """Return the defense that the attack sees: a copy, so that it cannot change the judge's."""
     search = prepared.cell.search
-    if search is Search.FLOAT32 or prepared.cell.images:  # nothing is searched for
+    if prepared.cell.images:  # nothing is searched for
         return prepared.defense
-    return lowered(prepared.defense, getattr(torch, search.value))
+    if search is not Search.FLOAT32:
+        return lowered(prepared.defense, getattr(torch, search.value))
+    try:
+        return copy.deepcopy(prepared.defense)
+    except (
+        Exception
+    ):  # a purifier may hold a lock, a file or a server: its weights are compared
+        return prepared.defense
 
 
 def _measured(
@@ -99,21 +110,32 @@ def _measured(
     if view.access is Access.TRANSFER:
         seen = {"classifier": searched.classifier}
     warm = bool(cell.after) and isinstance(attack, WarmAttack) and attack.warm
-    proposal = propose(
-        attack,
-        view,
-        images,
-        threat=cell.threat,
-        seed=cell.seed,
-        networks=seen,
-        path=store.proposal(cell.proposal_key(), *shard),
-        start=best_before(cell, images, *shard, store=store) if warm else None,
-    )
+    chance = Rng.seeded(cell.seed, images.indices)
+    shared = digest_of_weights(defense) if searched is defense else None
+    with isolated(chance.fork("attack", "generators", shard[0]).integer()):
+        proposal = propose(
+            attack,
+            view,
+            images,
+            threat=cell.threat,
+            seed=cell.seed,
+            networks=seen,
+            path=store.proposal(cell.proposal_key(), *shard),
+            start=best_before(cell, images, *shard, store=store) if warm else None,
+        )
+    if searched is defense and shared != digest_of_weights(defense):
+        raise PluginError(
+            f"the attack {cell.attack.name} changed the weights of the defense. An attack only "
+            "looks at it: work on a copy."
+        )
     x_adv = proposal.x_adv
     if cell.bits:
         x_adv = rounded(x_adv, images.x, cell.bits)
     begun = time.perf_counter()
-    with count_passes(defense.networks()) as passes:
+    with (
+        isolated(chance.fork("judge", "generators", shard[0]).integer()),
+        count_passes(defense.networks()) as passes,
+    ):
         outcomes = judge(
             defense,
             images.x,
@@ -122,7 +144,7 @@ def _measured(
             threat=cell.threat,
             draws=cell.draws,
             sequential=cell.sequential,
-            rng=Rng.seeded(cell.seed, images.indices).fork("judge"),
+            rng=chance.fork("judge"),
         )
     return _rows(images, outcomes), {
         "attack passes": dict(proposal.passes),

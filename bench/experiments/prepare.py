@@ -12,7 +12,7 @@ from torch import nn
 
 from bench.core.access import unsupported
 from bench.core.defense import Defense
-from bench.core.networks import frozen
+from bench.core.networks import digest_of_weights, freeze, frozen
 from bench.core.protocols import (
     Attack,
     DefensePlugin,
@@ -184,6 +184,8 @@ def outline(
             )
         if defense is None:
             untrained.append(request.defense)
+    else:
+        defense = digest_of_weights(plugins.defense)
     data = load_test(request.dataset, root=workspace.data).digest
     cell = plugins.cell(data=data, classifier=classifier, defense=defense, after=after)
     return cell, untrained
@@ -211,6 +213,9 @@ def prepare(
         )
         digest = trained.digest
         defense = defense.load(trained.weights, shape=dataset_info(request.dataset).shape)
+    else:
+        digest = digest_of_weights(defense)  # what it brought itself, by whatever way
+    freeze(defense)
     if not fits(defense, Purifier):
         raise PluginError(
             f"the defense '{request.defense}' has no purify(x, *, rng), or lacks `stochastic` "

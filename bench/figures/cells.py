@@ -1,4 +1,4 @@
-"""The points of a curve: finished cells that differ in one number alone. Imports no torch."""
+"""The points of a curve: finished cells that differ in only one number. Imports no torch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Wanted:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def takes(self, cell: Mapping[str, Any]) -> bool:
-        """Say whether a cell (as it was written down) is one of those."""
+        """Whether a cell (as it was written down) is one of those."""
         named = (
             (self.defenses, cell["defense"]["name"]),
             (self.attacks, cell["attack"]["name"]),
@@ -85,7 +85,7 @@ def points(
     number: Callable[[Mapping[str, Any]], float | None],
     fixed: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> pd.DataFrame:
-    """Read a row per cell, ``curve`` naming those that differ in the number ``value`` alone.
+    """Read a row per cell, ``curve`` naming those that differ only in the number ``value``.
 
     ``number`` reads it of a cell, None where the cell has none, and ``fixed`` returns the cell
     without it. Raises UsageError where no cell is left, and StoreError.
@@ -114,7 +114,7 @@ def points(
 
 
 def about(frame: pd.DataFrame) -> dict[str, Any]:
-    """Say of which cells a figure is made: keys, seeds, numbers of images, checkpoints."""
+    """Return of which cells a figure is made: keys, seeds, numbers of images, checkpoints."""
     digests = pd.concat([frame["classifier_checkpoint"], frame["checkpoint"]]).dropna()
     return {
         "seed": sorted({int(seed) for seed in frame["seed"]}),

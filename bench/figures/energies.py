@@ -41,7 +41,7 @@ def collect(
 def rows(made: Attacked) -> pd.DataFrame:
     """Measure the energies of all four kinds of images: columns defense to auroc."""
     prepared, x = made.prepared, made.images.x
-    # The same noise for both that are purified: they differ in the attack alone.
+    # The same noise for both that are purified: they differ only in the attack.
     images = [
         x,
         made.x_adv,

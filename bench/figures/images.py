@@ -116,7 +116,7 @@ def path(prepared: Prepared, x: Tensor, *, rng: Rng) -> Iterator[Tensor]:
 
 
 def about(*prepared: Prepared) -> dict[str, Any]:
-    """Say what a figure's numbers depend on: checkpoints, cells and the seed."""
+    """Return what a figure's numbers depend on: checkpoints, cells and the seed."""
     cells = [one.cell for one in prepared]
     parts = [part for cell in cells for part in (cell.classifier, cell.defense)]
     return {

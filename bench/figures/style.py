@@ -49,7 +49,7 @@ def page(height: float, *, width: float = COLUMN) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def look(number: int) -> dict[str, str]:
+def colour_and_mark(number: int) -> dict[str, str]:
     """Choose colour and mark of a curve by its number, another pair for each of 49."""
     lap, place = divmod(number, len(COLOURS))
     return {"color": COLOURS[place], "marker": MARKERS[(place + lap) % len(MARKERS)]}

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from bench.figures.cells import Wanted, points
-from bench.figures.style import legend_below, look, page, percent_axis
+from bench.figures.style import colour_and_mark, legend_below, page, percent_axis
 from bench.results.store import Store
 
 
@@ -65,7 +65,7 @@ def band(
 ) -> None:
     """Draw one curve of accuracies in percent over a column x, with its interval."""
     low, high = rows[f"{share}_low"], rows[f"{share}_high"]
-    chosen = look(number)
+    chosen = colour_and_mark(number)
     colour = chosen["color"]
     filling = "white" if share == "clean" else colour
     axes.plot(

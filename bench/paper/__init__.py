@@ -1,1 +1,1 @@
-"""A paper's tables, from plans to files, and again from the committed outcomes alone."""
+"""A paper's tables, from plans to files, and again from only the committed outcomes."""

@@ -16,6 +16,7 @@ from bench.paper.cells import (
     records,
 )
 from bench.paper.spec import Head
+from bench.results.render import columns_of, told_apart
 
 COLUMNS = (
     "block", "dataset", "classifier", "norm", "eps", "attack", "access", "defense", "settings",
@@ -50,11 +51,7 @@ def table(runs: list[tuple[Cells, dict[str, float]]], head: Head) -> pd.DataFram
 def pivot(frame: pd.DataFrame, head: Head) -> tuple[list[str], list[list[Any]]]:
     """Lay the blocks out below each other: heads, and rows of robust accuracy (clean)."""
     columns = _ordered(frame["column"])
-    labels = ["dataset", "norm", "eps", "attack", "defense", "settings", "seed"]
-    labels = [
-        name for name in labels
-        if name in ("dataset", "defense") or frame[name].nunique() > 1
-    ]  # fmt: skip
+    labels = _labels(frame)
     heads = [*labels, str(head.rows), *(f"{head.columns} {_name(value)}" for value in columns)]
     rows = []
     for _, block in frame.groupby("block", sort=False):
@@ -67,6 +64,20 @@ def pivot(frame: pd.DataFrame, head: Head) -> tuple[list[str], list[list[Any]]]:
                 + [_text(places.get(_name(column))) for column in columns]
             )
     return heads, rows
+
+
+def _labels(frame: pd.DataFrame) -> list[str]:
+    """Choose the columns by which the blocks can be told apart."""
+    first = frame.drop_duplicates("block")
+    columns = columns_of(first)
+    for name in ("checkpoint", "state"):  # a row's own, not the block's
+        del columns[name]
+    columns["key"] = list(map(str, first["block"]))
+    found = told_apart(columns, ["dataset", "defense"])
+    order = ["dataset", "norm", "eps", "classifier", "attack", "access", "defense", "settings"]
+    order += ["n", "seed", "draws", "judging", "classifier_checkpoint"]
+    kept = [name for name in order if name in ("dataset", "defense", *found)]
+    return [*kept, "block"] if "key" in found else kept
 
 
 def _ordered(values: pd.Series[Any]) -> list[Any]:

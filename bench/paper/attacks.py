@@ -2,7 +2,7 @@
 
 Worst cases are taken image by image within one run and one ball: what is unbounded is never
 joined with what is bounded. An attack that occurs with several settings has a row for the worst
-of them, except in a ladder, whose later attacks saw survivors alone.
+of them, except in a ladder, whose later attacks saw only survivors.
 """
 
 from __future__ import annotations

@@ -50,9 +50,9 @@ class Head(pydantic.BaseModel, extra="forbid"):
                 if layout == self.layout and not given:
                     faults.append(f"layout {layout} needs the key '{name}'.")
                 elif layout != self.layout and given:
-                    faults.append(f"'{name}' is a key of the layout {layout} alone.")
+                    faults.append(f"'{name}' is a key of the layout {layout} only.")
         if self.layout != "gain" and "match" in self.model_fields_set:
-            faults.append("'match' is a key of the layout gain alone.")
+            faults.append("'match' is a key of the layout gain only.")
         if self.layout == "ablation" and self.rows is not None and self.rows == self.columns:
             faults.append(f"rows and columns are both '{self.rows}'.")
         return faults
@@ -122,9 +122,9 @@ def _of_the_table(run: Run, head: Head | None) -> list[str]:
     if head.layout == "gain" and head.baseline and head.baseline not in names:
         faults.append(f"the baseline {head.baseline} is not among its defenses.")
     if run.ladder and head.layout == "gain":
-        faults.append("ladder: true leaves survivors alone, which cannot be paired for a gain.")
+        faults.append("ladder: true leaves only survivors, which cannot be paired for a gain.")
     if run.paper and head.layout != "gain":
-        faults.append("'paper' is a key of the layout gain alone.")
+        faults.append("'paper' is a key of the layout gain only.")
     if head.baseline in run.paper:
         faults.append(f"paper claims a gain of the baseline {head.baseline} over itself.")
     return faults

@@ -13,6 +13,7 @@ import pandas as pd
 from bench.paper import ablation, attacks, gain
 from bench.paper.cells import Cells, Row, records
 from bench.paper.spec import Head
+from bench.results.render import columns_of, needed
 from bench.results.settings import Settings, common_to
 
 # Told once under the table where all rows agree and the page has no column of it.
@@ -39,6 +40,9 @@ def page(frame: pd.DataFrame, head: Head) -> tuple[list[str], list[list[str]]]:
         {**row, "settings": said(row["settings"].minus(common))} for row in records(frame)
     ]
     text = {name: [write(row) for row in rows_of_text] for name, write in shown.items()}
+    labels = [name for name in text if name in _TELLS_APART]
+    columns = {**columns_of(frame), **text}
+    text |= {name: columns[name] for name in needed(columns, labels)}
     for name in ("classifier", "attack", "access", "seed", "audit"):
         if name in text and len(set(text[name])) == 1 and (name, head.layout) not in _KEPT:
             del text[name]  # `constants` tells it
@@ -103,6 +107,9 @@ def _p_value(row: Row) -> str:
     return "" if pd.isna(row["gain_p"]) else f"{row['gain_p']:.2g}"
 
 
+# Of a page: what identifies a row. `needed` adds what is missing.
+_TELLS_APART = ("dataset", "norm", "eps", "classifier", "attack", "access", "defense",
+                "settings", "training seed", "K", "n", "seed", "state")  # fmt: skip
 _KEPT = {("attack", "attacks"), ("access", "attacks")}
 _GAIN: dict[str, Callable[[Row], str]] = {
     **{name: _column(name) for name in ("dataset", "norm", "eps", "classifier", "attack")},

@@ -17,6 +17,7 @@ from bench.paper.latex import latex
 from bench.paper.spec import Head, TableFile
 from bench.paper.tables import constants, page, table
 from bench.results.cell import asked_of, digest_of, subject_of
+from bench.results.render import csv_text, markdown_lines
 from bench.results.store import Store, read_json, write_json, written
 
 _REBUILT = ("csv", "md", "tex")
@@ -66,7 +67,7 @@ def rebuild(path: Path, store: Store) -> pd.DataFrame:
     try:
         frame = _frame(content, store)
         head = _head(content)
-        texts = [frame.to_csv(index=False), _markdown(frame, head, content),
+        texts = [csv_text(frame), _markdown(frame, head, content),
                  latex(page(frame, head), [head.title, _made(frame, content)])]  # fmt: skip
     except KeyError as error:
         raise StoreError(
@@ -105,7 +106,7 @@ def _audits(store: Store, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def _measured(store: Store, keys: Sequence[str]) -> dict[str, Any]:
-    """Say when, by which source, with which versions and on what the cells were measured."""
+    """Return when, by which source, with which versions and on what the cells were measured."""
     about = [
         read_json(store.cell(key) / "provenance.json")
         for key in keys
@@ -139,7 +140,7 @@ def _provenance(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _made(frame: pd.DataFrame, content: Mapping[str, Any]) -> str:
-    """Say in one line how the table came about."""
+    """Return in one line how the table came about."""
     days = sorted({date[:10] for date in content["date"]})
     digests = {
         f"{row['defense']} {digest[:8]}"
@@ -164,11 +165,5 @@ def _markdown(frame: pd.DataFrame, head: Head, content: Mapping[str, Any]) -> st
     heads, rows = page(frame, head)
     text = [f"# {head.title}", ""]
     text += [" ".join(head.text.split()), ""] if head.text else []
-    text += [f"| {' | '.join(map(_cell, line))} |" for line in (heads, ["---"] * len(heads))]
-    text += [f"| {' | '.join(map(_cell, row))} |" for row in rows]
-    return "\n".join([*text, "", _made(frame, content), ""])
-
-
-def _cell(text: str) -> str:
-    """Keep a text from ending a Markdown cell or line."""
-    return " ".join(text.replace("|", r"\|").split())
+    table = markdown_lines(heads, rows)
+    return "\n".join([*text, *table, "", _made(frame, content), ""])

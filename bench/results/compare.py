@@ -1,12 +1,12 @@
 """Two cells, or two defenses, compared on the same images. Imports no torch.
 
 Defenses are compared by their worst case per image over the attacks that both have, since
-whoever met one attack more would lose for that alone.
+whoever met one attack more would lose only for that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -15,9 +15,10 @@ from bench.core.threat import Norm, format_eps, parse_eps, parse_norm
 from bench.errors import UsageError, unknown_name
 from bench.results.cell import EFFORT, SETTING, digest_of
 from bench.results.paired import Comparison, paired
+from bench.results.render import row_label, row_labels, told_apart
 from bench.results.settings import Settings
 from bench.results.store import Store, read_json, read_rows
-from bench.results.table import join
+from bench.results.table import join, judging
 
 _PREFIX = 4  # characters of a key that may stand for it
 _MOST = 5  # defenses of one name that an error lists
@@ -46,13 +47,15 @@ def compare(
     if all(by_name):
         chosen = _filtered(cells, dataset=dataset, norm=norm, eps=eps, attack=attack, n=n)
         return _defenses(store, chosen, first, second)
+    unknown = f"No defense with results has that name. Defenses: {', '.join(names)}."
     one, two = (
-        side if named else _key(cells, side, names)
+        side if named else complete_key(cells, side, otherwise=unknown)
         for side, named in zip((first, second), by_name, strict=True)
     )
     if any(by_name):
         raise UsageError(
-            f"'{first}' and '{second}' are a defense and a cell: name two of one sort."
+            f"'{first}' and '{second}' are a defense and a cell: give two cells or two "
+            "defenses."
         )
     if any((dataset, norm, eps, attack, n)):
         raise UsageError(
@@ -62,20 +65,20 @@ def compare(
     return compare_cells(store, cells, one, two)
 
 
-def _key(cells: Mapping[str, Any], text: str, names: list[str]) -> str:
-    found = [key for key in cells if key.startswith(text)]
-    if len(text) < _PREFIX or not found:
-        short = f" (a key is named by {_PREFIX} or more of its characters)"
-        raise UsageError(
-            f"no cell's key starts with '{text}'{short if len(text) < _PREFIX else ''}, and no "
-            f"defense with results is called so. Defenses: {', '.join(names)}. Keys are in the "
-            "last columns of `bench table --format csv`."
-        )
-    if len(found) > 1:
-        raise UsageError(
-            f"'{text}' is ambiguous: {', '.join(found)}. Write more characters of the key."
-        )
-    return found[0]
+def complete_key(keys: Iterable[str], text: str, *, otherwise: str = "") -> str:
+    """Complete 4 or more characters of a cell's key; raises UsageError, with ``otherwise``."""
+    found = [key for key in keys if key.startswith(text)]
+    if len(text) >= _PREFIX and len(found) == 1:
+        return found[0]
+    if len(text) < _PREFIX:
+        what = f"'{text}' is too short for a key: give {_PREFIX} or more of its characters."
+    elif found:
+        what = f"'{text}' is ambiguous: {', '.join(found)}. Give more characters of the key."
+        otherwise = ""
+    else:
+        what = f"no cell's key starts with '{text}'."
+    more = f" {otherwise}" if otherwise else ""
+    raise UsageError(f"{what}{more} `bench table --format csv` lists all keys.")
 
 
 def compare_cells(store: Store, cells: Mapping[str, Any], one: str, two: str) -> Comparison:
@@ -94,8 +97,7 @@ def compare_cells(store: Store, cells: Mapping[str, Any], one: str, two: str) ->
             "measured on different data: their images cannot be paired. Compare cells of one "
             "data set."
         )
-    labels = [f"{cells[key]['defense']['name']} under {_attack(cells[key])} [{key}]"
-              for key in (one, two)]  # fmt: skip
+    labels = _pair_labels({key: cells[key] for key in (one, two)})
     return paired(labels, [_verdicts(store, [key], cells[key]["n"]) for key in (one, two)])
 
 
@@ -108,7 +110,7 @@ def _filtered(
     attack: str | None,
     n: int | None,
 ) -> dict[str, Any]:
-    # The radius alone: a radius above 1 is only wrong in Linf, where no cell has it.
+    # Only the radius: a radius above 1 is only wrong in Linf, where no cell has it.
     radius = None if eps is None else format_eps(parse_eps(eps, Norm.L2))
     wanted = {
         "dataset": dataset,
@@ -173,21 +175,21 @@ def _defenses(store: Store, cells: Mapping[str, Any], first: str, second: str) -
             "Choose with --dataset, --norm, --eps or -n, or compare cells by their keys."
         )
     for side in sound:
-        alone = [key for asked, key in side.items() if asked not in common]
-        left_out += [f"{_label(cells[key], key)} has no match" for key in alone]
+        unmatched = [key for asked, key in side.items() if asked not in common]
+        left_out += [f"{_label(cells[key], key)} has no match" for key in unmatched]
     return paired(
         [f"{name}, worst case per image" for name in (first, second)],
         [
             _verdicts(store, keys, cells[keys[0]]["n"])
             for keys in ([side[asked] for asked in common] for side in sound)
         ],
-        joined=tuple(sorted(_attack(cells[one[asked]]) for asked in common)),
+        joined=tuple(_attack_labels({one[asked]: cells[one[asked]] for asked in common})),
         left_out=tuple(left_out),
     )
 
 
 def _as_it_ships(cells: dict[str, Any]) -> dict[str, Any]:
-    """Keep the cells of a defense with no parameter set, as its name alone says; else all."""
+    """Keep the cells of a defense with no parameter set, as its name says; else all."""
 
     def digest(cell: Mapping[str, Any]) -> str:
         return digest_of(cell["defense"])
@@ -239,11 +241,36 @@ def _attack(content: Mapping[str, Any]) -> str:
     return " ".join([content["attack"]["name"], content["access"], *chosen.words()])
 
 
+def _columns(cells: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Write what identifies cells beside their keys, as columns of text."""
+    contents = list(cells.values())
+    names = ("dataset", "classifier", "norm", "eps", "n", "seed", "draws", "defense")
+    return {
+        **{name: [_plain(content, name) for content in contents] for name in names},
+        "attack": list(map(_attack, contents)),
+        "judging": list(map(judging, contents)),
+        "settings": [str(Settings.read(c).without("attack", "search")) for c in contents],
+        "checkpoint": [str(content["defense"]["checkpoint"])[:16] for content in contents],
+    }
+
+
+def _pair_labels(cells: Mapping[str, Any]) -> list[str]:
+    """Name two cells by defense, attack, everything in which they differ, and key."""
+    columns, head = _columns(cells), ["defense", "attack"]
+    more = told_apart(columns, head)
+    return [f"{row_label(columns, k, head, more)} [{key}]" for k, key in enumerate(cells)]
+
+
+def _attack_labels(cells: Mapping[str, Any]) -> list[str]:
+    """Name cells of one defense by their attacks and what tells equal ones apart."""
+    return sorted(row_labels({**_columns(cells), "key": list(cells)}, ["attack"]))
+
+
 def _label(content: Mapping[str, Any], key: str) -> str:
     return (
         f"{content['defense']['name']} under {_attack(content)}, {content['dataset']} "
         f"{content['norm']} {content['eps']}, n {content['n']}, draws {content['draws']}, seed "
-        f"{content['seed']} [{key}]"
+        f"{content['seed']}, {content['classifier']['name']} [{key}]"
     )
 
 
@@ -252,13 +279,13 @@ def _listed(cells: Mapping[str, Any]) -> str:
 
 
 def _verdicts(store: Store, keys: list[str], n: int) -> pd.Series[bool]:
-    """Join cells image by image; raises UsageError where they attacked survivors alone."""
+    """Join cells image by image; raises UsageError where they attacked only survivors."""
     frames = [read_rows(store.outcomes(key)) for key in keys]
     seen = len({index for frame in frames for index in frame["index"]})
     if seen < n:
         raise UsageError(
             f"{', '.join(keys)} attacked {seen} of {n} images, those that cheaper "
-            "attacks left: alone they say nothing of all. Compare the two defenses by name, "
+            "attacks left: they say nothing of the others. Compare the two defenses by name, "
             "with all their attacks."
         )
     return join([frame for frame in frames if len(frame)])["robust"].astype(bool)

@@ -1,6 +1,6 @@
 """A page for a reviewer: what was tried on a defense, with which budget, what broke, what it cost.
 
-Made from stored outcomes alone. Imports no torch.
+Made only from stored outcomes. Imports no torch.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import jinja2
 
 from bench.errors import UsageError
 from bench.results.cell import subject_of
+from bench.results.render import markdown_cell, row_label, told_apart
 from bench.results.stats import wilson
 from bench.results.store import Store, read_json, read_rows
+from bench.results.table import judging
 
-# The ladder of access (T0 to T9) and what each rung asks.
+# The levels of access (T0 to T9) and what each means.
 RUNGS = {
     "T0": "clean images",
     "T1": "random noise in the ball",
@@ -50,7 +52,7 @@ class Rung:
 
 
 def rung_of(cell: Mapping[str, Any]) -> str:
-    """Say on which rung of the ladder a cell stands."""
+    """Return the level of access (T0 to T9) of a cell."""
     attack, access = cell["attack"], cell["access"]
     if access == "transfer":
         return "T2"
@@ -101,17 +103,29 @@ def find(
     )
 
 
+def _budgets(cells: list[dict[str, Any]]) -> list[str]:
+    """Write each attack's parameters, a low precision of its search, and what else differs."""
+    columns = {
+        "attack": [cell["attack"]["name"] for cell in cells],
+        "access": [cell["access"] for cell in cells],
+        "budget": [", ".join(f"{k} {v}" for k, v in _budget(cell).items()) for cell in cells],
+        "judging": list(map(judging, cells)),
+        "key": [cell["key"] for cell in cells],
+    }
+    more = told_apart(columns, ["attack", "access", "budget"])
+    return [row_label(columns, k, ["budget"], more) for k in range(len(cells))]
+
+
 def _budget(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the attack's parameters, and the precision of its search where that is low."""
     low = {"search": cell["search"]} if "search" in cell else {}
     return {**cell["attack"]["params"], **low}
 
 
-def climb(store: Store, cells: list[dict[str, Any]]) -> tuple[list[Rung], int]:
-    """Follow the images through all attacks; return the rungs and the clean ones right."""
+def follow(store: Store, cells: list[dict[str, Any]]) -> tuple[list[Rung], int]:
+    """Follow the images through all attacks; return the attacks and how many clean images are right."""
     robust: dict[int, bool] = {}
     rungs = []
-    for cell in cells:
+    for cell, budget in zip(cells, _budgets(cells), strict=True):
         rows = read_rows(store.outcomes(cell["key"]))
         clean = dict(zip(rows["index"], rows["clean"], strict=True))
         if not robust:
@@ -128,7 +142,7 @@ def climb(store: Store, cells: list[dict[str, Any]]) -> tuple[list[Rung], int]:
                 rung=rung_of(cell),
                 attack=cell["attack"]["name"],
                 access=cell["access"],
-                budget=", ".join(f"{k} {v}" for k, v in _budget(cell).items()),
+                budget=budget,
                 attacked=len(rows),
                 broke=len(new),
                 left=sum(robust.values()),
@@ -146,7 +160,7 @@ def page(store: Store, cells: list[dict[str, Any]]) -> str:
     first = cells[0]
     if first.get("after"):
         raise UsageError("the cell that attacked all images is missing: run the plan again.")
-    rungs, right = climb(store, cells)
+    rungs, right = follow(store, cells)
     audit = store.audit(subject_of(first))
     report = read_json(audit) if audit.is_file() else None
     n, left = first["n"], rungs[-1].left
@@ -157,7 +171,7 @@ def page(store: Store, cells: list[dict[str, Any]]) -> str:
         undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True
     )
     pages.filters["digest"] = lambda text: (text or "none")[:16]
-    pages.filters["cell"] = lambda text: " ".join(str(text).replace("|", r"\|").split())
+    pages.filters["cell"] = markdown_cell
     return pages.from_string(_PAGE).render(
         cell=first,
         rungs=rungs,

@@ -26,7 +26,7 @@ _FEW = 10  # discordant pairs below which resampling them says too little; with 
 class Comparison:
     """What the paired outcomes of two sides say; accuracies and intervals are in [0, 1].
 
-    ``b`` images are robust under the first side alone, ``c`` under the second alone.
+    ``b`` images are robust only under the first side, ``c`` only under the second.
     ``images_needed`` is None where the difference is 0, ``unpaired`` counts the images that
     only one side has.
     """
@@ -117,8 +117,8 @@ def lines(found: Comparison) -> list[str]:
     text += [f"left out: {name}" for name in found.left_out]
     text += [
         f"paired images: {found.n}; not in both: {found.unpaired}",
-        f"discordant pairs: {found.b} robust under the first alone, {found.c} under the second "
-        "alone",
+        f"discordant pairs: {found.b} robust only under the first, {found.c} only under the "
+        "second",
         f"difference: {100 * found.difference:+.1f} points ({interval})",
         f"McNemar's exact test, two-sided: p = {found.p:.2g}",
         "images needed to find a difference of this size, paired: "

@@ -1,7 +1,7 @@
 """Statistics of accuracies and of their paired differences. Imports no torch.
 
 Two defenses on the same images are a paired sample. Of ``n`` images, ``b`` are right under
-the first alone and ``c`` under the second alone: these discordant pairs carry everything
+the first only and ``c`` under the second only: these discordant pairs carry everything
 that is known about the difference (b - c) / n.
 """
 

@@ -2,7 +2,7 @@
 
 Imports no torch. Accuracies are in percent. ``clean`` and ``robust`` go by the vote of all
 draws, and ``robust`` asks that the clean vote is right too; ``vote`` is the vote on the
-attacked images alone; ``single`` is the expected accuracy of one draw.
+attacked images only; ``single`` is the expected accuracy of one draw.
 """
 
 from __future__ import annotations
@@ -10,19 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bench.errors import StoreError, UsageError
 from bench.results.cell import defended_of, subject_of
+from bench.results.render import csv_text
 from bench.results.settings import Settings
 from bench.results.stats import wilson
 from bench.results.store import Store, read_json, read_rows, written
 from bench.results.vote_rules import Rule, read_outcomes
-
-Format = Literal["csv", "md", "latex"]
 
 COLUMNS = (
     "defense", "attack", "access", "norm", "eps", "dataset", "classifier", "n", "attacked",
@@ -33,10 +32,6 @@ COLUMNS = (
     "classifier_checkpoint", "checkpoint", "commit", "date",
 )  # fmt: skip
 NOT_AUDITED = "none"
-_SHOWN = (
-    "defense", "attack", "access", "norm", "eps", "dataset", "n", "draws", "clean", "robust",
-    "interval", "robust_single", "attacked", "passes", "state", "audit", "settings",
-)  # fmt: skip
 _COUNTED = ("label", "legal", "clean", "robust", "clean_votes", "votes")
 _SAME_DEFENSE = [
     "dataset", "classifier", "classifier_checkpoint", "defense", "checkpoint", "norm", "eps",
@@ -83,7 +78,7 @@ def write_runs(store: Store) -> pd.DataFrame:
     """Rebuild runs.csv from the cells and return its rows; raises StoreError."""
     frame = collect(store)
     with written(store.runs) as temporary:
-        frame.to_csv(temporary, index=False)
+        temporary.write_text(csv_text(frame))
     return frame
 
 
@@ -109,7 +104,7 @@ def _known_row(store: Store, folder: Path, audits: Mapping[str, Any]) -> dict[st
         "checkpoint": (cell["defense"]["checkpoint"] or "")[:16],
         "note": "",
         "audit": NOT_AUDITED,
-        "judging": "sequential" if cell.get("sequential") else "all draws",
+        "judging": judging(cell),
         **{
             name: cell[name]
             for name in ("access", "norm", "eps", "dataset", "n", "seed", "draws")
@@ -152,8 +147,13 @@ def _known_row(store: Store, folder: Path, audits: Mapping[str, Any]) -> dict[st
     return row
 
 
+def judging(content: Mapping[str, Any]) -> str:
+    """Name how a cell was judged."""
+    return "sequential" if content.get("sequential") else "all draws"
+
+
 def _audited(report: Mapping[str, Any] | None, robust: float) -> str:
-    """Say what an audit makes of a row's robust accuracy in percent.
+    """Return what an audit makes of a row's robust accuracy in percent.
 
     A row above all that the audit's own attacks left is an upper bound, whatever checks say.
     """
@@ -166,7 +166,7 @@ def _audited(report: Mapping[str, Any] | None, robust: float) -> str:
 
 
 def survival(outcomes: pd.DataFrame, n: int) -> dict[str, float]:
-    """Say how many of all n images are robust after an attack on the survivors of others."""
+    """Return the share of all n images that survive an attack on others' survivors."""
     left = int(outcomes["robust"].sum())
     low, high = wilson(left, n)
     return {
@@ -252,7 +252,7 @@ def with_worst_case(
         except UsageError:
             continue  # its rows say why the rule cannot be used
         if len({index for frame in frames for index in frame["index"]}) < first["n"]:
-            continue  # the attack on all images is void or missing: these are survivors alone
+            continue  # the attack on all images is void or missing: these are only survivors
         joined = join([frame for frame in frames if len(frame)])
         # One attack in low precision is enough to be said: another search may break more.
         found = [chosen[key] for key in group["key"]]
@@ -268,6 +268,7 @@ def with_worst_case(
                 "attacked": len(joined),
                 "audit": _worst_audited(group["audit"]),
                 "access": "/".join(sorted(set(group["access"]))),
+                "judging": "/".join(sorted(set(group["judging"]))),
                 "clean": _percent(joined["clean"].mean()),
                 "clean_low": _percent(clean_low),
                 "clean_high": _percent(clean_high),
@@ -282,7 +283,7 @@ def with_worst_case(
                 "settings": str(replace(settings, pairs=(*settings.pairs, *searches))),
                 "rule": str(rule),
                 "date": group["date"].max(),
-                "key": "",
+                "key": " ".join(group["key"]),
             }
         )
     return pd.concat([frame, pd.DataFrame(added, columns=frame.columns)], ignore_index=True)
@@ -313,50 +314,3 @@ def join(outcomes: Iterable[pd.DataFrame]) -> pd.DataFrame:
     joined = pd.concat(parts).groupby(level=0)
     # Attacks on survivors have no rows for the others; a share that is not known stays unknown.
     return joined.min(skipna=False)
-
-
-def shown(frame: pd.DataFrame) -> pd.DataFrame:
-    """Choose the columns that fit a page, the interval in one."""
-    page = frame.copy()
-    page["interval"] = [
-        "" if pd.isna(low) else f"{low:.1f}-{high:.1f}"
-        for low, high in zip(page["robust_low"], page["robust_high"], strict=True)
-    ]
-    page = page[list(_SHOWN)]
-    if not page["settings"].any():
-        page = page.drop(columns="settings")
-    if (page["attacked"].isna() | (page["attacked"] == page["n"])).all():
-        page = page.drop(columns="attacked")  # no ladder among the rows
-    return page
-
-
-def render(frame: pd.DataFrame, form: Format) -> str:
-    """Write a table as CSV (every column), Markdown or LaTeX (those that fit a page)."""
-    if form == "csv":
-        return frame.to_csv(index=False)
-    page = shown(frame)
-    text = cells_as_text(page)
-    heads = [name.replace("_", " ") for name in page.columns]
-    if form == "latex":
-        return str(pd.DataFrame(text, columns=heads).to_latex(index=False, escape=True))
-    lines = [f"| {' | '.join(heads)} |", f"|{'|'.join(' --- ' for _ in heads)}|"]
-    lines += [f"| {' | '.join(map(_one_cell, row))} |" for row in text]
-    return "\n".join(lines) + "\n"
-
-
-def _one_cell(text: str) -> str:
-    """Keep what a user typed from ending a Markdown cell or line."""
-    return " ".join(text.replace("|", r"\|").split())
-
-
-def cells_as_text(page: pd.DataFrame) -> list[list[str]]:
-    """Write the cells of a table for people: one decimal, nothing for what is missing."""
-    return [[_text(value) for value in row] for row in page.itertuples(index=False)]
-
-
-def _text(value: Any) -> str:
-    if pd.isna(value):
-        return ""
-    if isinstance(value, float):
-        return f"{value:.0f}" if value.is_integer() and abs(value) > 100 else f"{value:.1f}"
-    return str(value)

@@ -45,7 +45,7 @@ class Rule:
         return f"{self.kind}{self.draws or ''}"
 
     def describe(self) -> str:
-        """Say in one line what the numbers of a table by this rule are."""
+        """Return in one line what the numbers of a table by this rule are."""
         return f"{self}: {_MEANING[self.kind].format(draws=self.draws)}"
 
 
@@ -119,7 +119,7 @@ def _logits(outcomes: pd.DataFrame, column: str) -> npt.NDArray[Any]:
     if column not in outcomes or outcomes[column].isna().any():
         raise UsageError(
             f"no {column} are stored: the cell was judged by a version of bench that kept "
-            "votes alone. Judge it again in another results folder, or take another rule."
+            "only votes. Judge it again in another results folder, or take another rule."
         )
     return np.stack(list(outcomes[column]))
 
@@ -151,7 +151,7 @@ def read_outcomes(store: Store, key: str, rule: Rule | None = None) -> pd.DataFr
     """Read a cell's outcomes, its columns clean and robust by a rule.
 
     Without a rule, and by ``vote``, they are as the judge stored them. By any other they are
-    probabilities in [0, 1], robust of the attacked image alone. Raises BenchError.
+    probabilities in [0, 1], robust of the attacked image only. Raises BenchError.
     """
     outcomes = read_rows(store.outcomes(key))
     if rule is None or rule.kind == "vote":
@@ -170,7 +170,7 @@ def read_outcomes(store: Store, key: str, rule: Rule | None = None) -> pd.DataFr
 
 
 def _check_draws(outcomes: pd.DataFrame, rule: Rule, cell: dict[str, Any]) -> None:
-    """Refuse what the votes alone do not show: how the judge was asked to draw."""
+    """Refuse what the votes do not show: how the judge was asked to draw."""
     if cell.get("after"):
         raise UsageError(
             f"rule {rule} needs the draws of all images, and this cell attacked only the "

@@ -32,27 +32,27 @@ from bench.results.store import Store, read_json, read_rows
 from bench.results.table import collect
 
 Array = npt.NDArray[Any]
-Data = dict[str, Pixels | None]  # by name; None where a data set is not at hand
+Data = dict[str, Pixels | None]  # by name; None where a data set is not available
 _TOLERANCE = 1e-6  # by which a float32 image may lie outside its ball
 _ULP = 2.0**-23  # by which float32 may miss the level that a pixel stands for
 _SHOWN = 5  # images named in a message
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A contradiction (``wrong``), or something that could not be looked at."""
+class Problem:
+    """A contradiction (``wrong``), or something that could not be checked."""
 
     wrong: bool
     text: str
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckedCell:
     """What was found out about one cell; ``images`` says whether all of them were there."""
 
     key: str
     title: str
-    findings: tuple[Finding, ...]
+    findings: tuple[Problem, ...]
     images: bool
     void: int = 0  # images outside the ball: the cell says so itself
 
@@ -63,7 +63,7 @@ class Verdict:
 
     @property
     def unchecked(self) -> list[str]:
-        """What could not be looked at."""
+        """What could not be checked."""
         return [finding.text for finding in self.findings if not finding.wrong]
 
 
@@ -71,8 +71,8 @@ class Verdict:
 class Report:
     """All finished cells of a folder, and what concerns the folder as a whole."""
 
-    cells: tuple[Verdict, ...]
-    folder: tuple[Finding, ...]
+    cells: tuple[CheckedCell, ...]
+    folder: tuple[Problem, ...]
 
     @property
     def contradicted(self) -> bool:
@@ -82,7 +82,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Weights:
-    """Checkpoints by SHA-256: those at hand, and damaged files by what their card says."""
+    """Checkpoints by SHA-256: those available, and damaged files by what their card says."""
 
     present: frozenset[str]
     damaged: Mapping[str, str]
@@ -96,14 +96,14 @@ def verify(store: Store, *, data: Path) -> Work[Report]:
     cells = []
     for done, key in enumerate(keys):
         yield Progress("verify", done, len(keys))
-        cells.append(_verdict(store, key, weights, pixels))
+        cells.append(_checked(store, key, weights, pixels))
     yield Progress("verify", len(keys), len(keys))
-    damaged = (Finding(True, f"{name} is not what its card says") for name in
+    damaged = (Problem(True, f"{name} is not what its card says") for name in
                weights.damaged.values())  # fmt: skip
     return Report(tuple(cells), (*missing, *damaged, *_runs(store)))
 
 
-def _load(store: Store, keys: Sequence[str], root: Path) -> tuple[Data, list[Finding]]:
+def _load(store: Store, keys: Sequence[str], root: Path) -> tuple[Data, list[Problem]]:
     """Load every data set of the cells once; one that is not there is told once."""
     found: Data = {}
     missing = []
@@ -117,11 +117,11 @@ def _load(store: Store, keys: Sequence[str], root: Path) -> tuple[Data, list[Fin
                 found[name] = load_test(name, root=root)
             except BenchError as error:
                 found[name] = None
-                missing.append(Finding(False, f"labels and images of {name}: {error}"))
+                missing.append(Problem(False, f"labels and images of {name}: {error}"))
     return found, missing
 
 
-def _verdict(store: Store, key: str, weights: Weights, data: Data) -> Verdict:
+def _checked(store: Store, key: str, weights: Weights, data: Data) -> CheckedCell:
     title, void = "?", 0
     images: list[bool] = []  # filled by the checks: whether each block's images are there
     findings = []
@@ -133,12 +133,12 @@ def _verdict(store: Store, key: str, weights: Weights, data: Data) -> Verdict:
         for finding in _findings(store, key, content, rows, weights, data, images):
             findings.append(finding)  # one by one: those before an error count
     except StoreError as error:
-        findings.append(Finding(True, str(error)))
+        findings.append(Problem(True, str(error)))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         # Whoever edits files by hand leaves them in any shape.
         text = f"cell.json or outcomes.parquet is malformed ({type(error).__name__}: {error})"
-        findings.append(Finding(True, text))
-    return Verdict(key, title, tuple(findings), all(images), void)
+        findings.append(Problem(True, text))
+    return CheckedCell(key, title, tuple(findings), all(images), void)
 
 
 def _findings(
@@ -149,34 +149,34 @@ def _findings(
     weights: Weights,
     data: Data,
     images: list[bool],
-) -> Iterator[Finding]:
+) -> Iterator[Problem]:
     asked = measured(content)
     found = digest_of(asked)
     if found != key:
-        yield Finding(True, f"cell.json hashes to {found}, the folder is named {key}")
+        yield Problem(True, f"cell.json hashes to {found}, the folder is named {key}")
     yield from _known_weights(content, weights)
     yield from _provenance(store.cell(key) / "provenance.json")
     yield from _votes(content, rows)
     index = rows["index"].to_numpy(np.int64)
     expected = _expected(store, content)
     if expected is None:
-        yield Finding(False, "rows: a cell named in 'after' is not there")
+        yield Problem(False, "rows: a cell named in 'after' is not there")
     elif not np.array_equal(index, expected):
         what = "the survivors of 'after'" if content.get("after") else "the first n images"
-        yield Finding(True, f"rows are not {what}, once each and in order")
+        yield Problem(True, f"rows are not {what}, once each and in order")
     pixels = data[content["dataset"]]
     if pixels is None:
         images.append(False)
-        yield Finding(False, f"labels and images: {content['dataset']} is not at hand")
+        yield Problem(False, f"labels and images: {content['dataset']} is not at hand")
         return
     if pixels.digest != content["data"]:
-        yield Finding(True, f"the data set {content['dataset']} at hand has another digest")
+        yield Problem(True, f"the data set {content['dataset']} at hand has another digest")
     if len(index) and not (index.min() >= 0 and index.max() < len(pixels)):
-        yield Finding(True, "rows name images that the test set does not have")
+        yield Problem(True, "rows name images that the test set does not have")
         return
     other = rows["label"].to_numpy() != pixels.y.numpy()[index]
     if other.any():
-        yield Finding(True, f"label of {_which(other, index)} is not the test set's")
+        yield Problem(True, f"label of {_which(other, index)} is not the test set's")
     yield from _geometry(store, asked, rows, pixels, images)
 
 
@@ -193,13 +193,13 @@ def _expected(store: Store, content: Mapping[str, Any]) -> Array | None:
 
 def _geometry(
     store: Store, asked: dict[str, Any], rows: pd.DataFrame, pixels: Pixels, there: list[bool]
-) -> Iterator[Finding]:
+) -> Iterator[Problem]:
     """Measure the stored images again, block by block."""
     index, missing = rows["index"].to_numpy(np.int64), 0
     radius = math.inf if asked["eps"] == "inf" else float(Fraction(asked["eps"]))
     said, legal = rows["distance"].to_numpy(float), rows["legal"].to_numpy(bool)
     if (far := legal & ~(said <= radius + _TOLERANCE)).any():
-        yield Finding(True, f"{_which(far, index)} is said to be legal beyond eps")
+        yield Problem(True, f"{_which(far, index)} is said to be legal beyond eps")
     wrong = {"distance": np.zeros(len(rows), bool), "legal": np.zeros(len(rows), bool)}
     key, n, size = _proposal_key(asked), asked["n"], asked["shard"]
     for start in range(0, n, size):
@@ -215,13 +215,13 @@ def _geometry(
         try:
             x_adv = load_file(path)["x_adv"].astype(np.float32)
         except (OSError, SafetensorError, KeyError) as error:
-            yield Finding(True, f"images {path.name} cannot be read ({error})")
+            yield Problem(True, f"images {path.name} cannot be read ({error})")
             continue
         x = pixels.x.numpy()[index[here]].astype(np.float32) / np.float32(pixels.top)
         if len(x_adv) == stop - start:
             x_adv = x_adv[index[here] - start]
         if x_adv.shape != x.shape:
-            yield Finding(True, f"images {path.name} have shape {x_adv.shape}, not {x.shape}")
+            yield Problem(True, f"images {path.name} have shape {x_adv.shape}, not {x.shape}")
             continue
         if bits := asked.get("bits"):
             x_adv = _rounded(x_adv, x, bits)
@@ -234,9 +234,9 @@ def _geometry(
         wrong["legal"][here] = legal[here] != (box & (distance <= radius + _TOLERANCE))
     for name, where in wrong.items():
         if where.any():
-            yield Finding(True, f"'{name}' of {_which(where, index)} is not the stored image's")
+            yield Problem(True, f"'{name}' of {_which(where, index)} is not the stored image's")
     if missing:
-        yield Finding(False, f"distance and legality: images of {missing} of {len(there)} "
+        yield Problem(False, f"distance and legality: images of {missing} of {len(there)} "
                              "blocks are not there")  # fmt: skip
 
 
@@ -272,7 +272,7 @@ def _rounded(x_adv: Array, x: Array, bits: int) -> Array:
     return np.asarray(np.take_along_axis(pixels, best[None], 0)[0])
 
 
-def _votes(content: Mapping[str, Any], rows: pd.DataFrame) -> Iterator[Finding]:
+def _votes(content: Mapping[str, Any], rows: pd.DataFrame) -> Iterator[Problem]:
     """Check that votes are complete and that the verdicts follow from them."""
     index, label = rows["index"].to_numpy(), rows["label"].to_numpy(np.int64)
     if rows.empty:  # nothing survived the cells in 'after'
@@ -285,19 +285,19 @@ def _votes(content: Mapping[str, Any], rows: pd.DataFrame) -> Iterator[Finding]:
         short = (votes < 0).any(1) | (total < least) | (total > most)
         if short.any():
             wanted = str(most) if least == most else f"{least} to {most}"
-            yield Finding(True, f"'{name}' of {_which(short, index)} do not sum to {wanted}")
+            yield Problem(True, f"'{name}' of {_which(short, index)} do not sum to {wanted}")
         others = votes.copy()
         others[np.arange(len(rows)), label] = -1
         won[name] = votes[np.arange(len(rows)), label] > others.max(1)  # a tie is a loss
     clean, robust = rows["clean"].to_numpy(bool), rows["robust"].to_numpy(bool)
     if (odd := clean != won["clean_votes"]).any():
-        yield Finding(True, f"'clean' of {_which(odd, index)} does not follow from the votes")
+        yield Problem(True, f"'clean' of {_which(odd, index)} does not follow from the votes")
     if (odd := robust != (clean & (won["votes"] | ~rows["legal"].to_numpy(bool)))).any():
-        yield Finding(True, f"'robust' of {_which(odd, index)} does not follow from the votes")
+        yield Problem(True, f"'robust' of {_which(odd, index)} does not follow from the votes")
 
 
 def _draws(content: Mapping[str, Any]) -> tuple[int, int]:
-    """Say how few and how many votes an image may have."""
+    """Return how few and how many votes an image may have."""
     draws = content["draws"]
     if content.get("sequential"):
         return 1, draws
@@ -308,13 +308,13 @@ def _draws(content: Mapping[str, Any]) -> tuple[int, int]:
     return (draws, draws) if plugin.stochastic else (1, 1)
 
 
-def _known_weights(content: Mapping[str, Any], weights: Weights) -> Iterator[Finding]:
+def _known_weights(content: Mapping[str, Any], weights: Weights) -> Iterator[Problem]:
     for part in ("classifier", "defense"):
         wanted = content[part]["checkpoint"]
         if wanted in weights.damaged:
-            yield Finding(True, f"checkpoint {weights.damaged[wanted]} was changed")
+            yield Problem(True, f"checkpoint {weights.damaged[wanted]} was changed")
         elif wanted is not None and wanted not in weights.present:
-            yield Finding(False, f"the {part}'s checkpoint {wanted[:16]} is not there")
+            yield Problem(False, f"the {part}'s checkpoint {wanted[:16]} is not there")
 
 
 def _weights(store: Store) -> Weights:
@@ -331,38 +331,38 @@ def _weights(store: Store) -> Weights:
     return Weights(frozenset(present), damaged)
 
 
-def _provenance(path: Path) -> Iterator[Finding]:
+def _provenance(path: Path) -> Iterator[Problem]:
     about = read_json(path)
     lacking = [name for name in ("date", "command", "versions", "attack passes",
                                  "judge passes") if about.get(name) in (None, "")]  # fmt: skip
     if lacking:
-        yield Finding(True, f"provenance.json lacks {', '.join(lacking)}")
+        yield Problem(True, f"provenance.json lacks {', '.join(lacking)}")
 
 
-def _runs(store: Store) -> Iterator[Finding]:
+def _runs(store: Store) -> Iterator[Problem]:
     """Compare runs.csv with the cells."""
     if not store.runs.is_file():
         return
     try:
         said = pd.read_csv(store.runs, dtype={"key": str}).set_index("key")["robust"]
     except (OSError, KeyError, ValueError) as error:
-        yield Finding(True, f"runs.csv cannot be read ({error})")
+        yield Problem(True, f"runs.csv cannot be read ({error})")
         return
     try:
         with np.errstate(all="ignore"):
             found = collect(store).set_index("key")["robust"].astype(float)
     except (BenchError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         # What is wrong with a cell is said there.
-        yield Finding(False, f"runs.csv: the cells give no table ({error})")
+        yield Problem(False, f"runs.csv: the cells give no table ({error})")
         return
     if sorted(said.index) != sorted(found.index):
         odd = sorted(set(said.index) ^ set(found.index))
-        yield Finding(True, f"runs.csv has other cells than the folder: {', '.join(odd)}")
+        yield Problem(True, f"runs.csv has other cells than the folder: {', '.join(odd)}")
         return
     same = np.isclose(said.loc[found.index].astype(float), found, atol=1e-9, equal_nan=True)
     if not same.all():
         odd = list(found.index[~same])
-        yield Finding(True, f"runs.csv has other robust accuracies for {', '.join(odd)}")
+        yield Problem(True, f"runs.csv has other robust accuracies for {', '.join(odd)}")
 
 
 def _which(where: Array, index: Array) -> str:

@@ -18,6 +18,7 @@ from bench.evaluation.run import Prepared, run_cell
 from bench.experiments.prepare import outline, prepare, resolve
 from bench.progress import Work
 from bench.results.cell import Cell, Part, Request
+from bench.results.compare import complete_key
 from bench.results.settings import Settings
 from bench.results.stats import mcnemar, paired_interval
 from bench.results.store import Store, read_json, read_rows
@@ -68,22 +69,13 @@ class StoredImages:
 
 def find_key(store: Store, prefix: str) -> str:
     """Complete the first 4 or more characters of a finished cell's key; raises UsageError."""
-    keys = [folder.name for folder in store.cells()]
-    found = [key for key in keys if key.startswith(prefix)]
-    if len(prefix) < 4 or len(found) != 1:
-        if len(prefix) < 4:
-            what = f"'{prefix}' is too short. Give 4 characters of the key or more"
-        elif found:
-            what = f"'{prefix}' may be {', '.join(found)}. Give more characters"
-        else:
-            what = f"no cell in {store.root} has a key that starts with '{prefix}'"
-        raise UsageError(f"{what}; {store.runs.name} and `bench table --format csv` list them.")
-    if not store.outcomes(found[0]).is_file():
+    key = complete_key((folder.name for folder in store.cells()), prefix)
+    if not store.outcomes(key).is_file():
         raise UsageError(
-            f"cell {found[0]} is not finished: it has nothing to judge again. Run its command "
-            "to its end first."
+            f"cell {key} is not finished: it has nothing to judge again. Run its command to "
+            "its end first."
         )
-    return found[0]
+    return key
 
 
 def read_cell(store: Store, key: str) -> Cell:
@@ -109,8 +101,8 @@ def rebuild(
 ) -> Work[Prepared]:
     """Load what a cell was measured with, or another defense in place of its own.
 
-    Raises CheckpointError where the same classifier and defense are not at hand, and DataError
-    where the data set is not the same.
+    Raises CheckpointError where the same classifier and defense are not available, and
+    DataError where the data set is not the same.
     """
     plugins = resolve(_request(cell, defense, params))
     here, _ = outline(plugins, workspace)
@@ -139,7 +131,7 @@ def _request(cell: Cell, defense: str | None, params: Mapping[str, Any] | None) 
 
 
 def _require(wanted: Part, here: Part) -> None:
-    """Raise CheckpointError unless the part at hand is the one that was measured."""
+    """Raise CheckpointError unless the part found here is the one that was measured."""
     if here == wanted:
         return
     if here.revision != wanted.revision:
@@ -178,7 +170,7 @@ def rejudge(
 ) -> Work[str]:
     """Judge the images of a finished cell again and return the key of the new cell."""
     if draws is None and bits is None and defense is None:
-        raise UsageError("say what to judge otherwise: --draws, --bits or --defense.")
+        raise UsageError("give what to change: --draws, --bits or --defense.")
     if draws is not None and draws < 1:
         raise UsageError(f"draws is {draws}: it has to be 1 or more.")
     if bits is not None and not 1 <= bits <= 16:
@@ -214,7 +206,7 @@ def rejudge(
 
 
 def _complete(store: Store, cell: Cell) -> bool:
-    """Say whether the images of every row are there."""
+    """Whether the images of every row are there."""
     index = read_rows(store.outcomes(cell.key()))["index"]
     return all(
         store.proposal(cell.proposal_key(), start, stop).is_file()
@@ -224,7 +216,7 @@ def _complete(store: Store, cell: Cell) -> bool:
 
 
 def _notes(store: Store, cell: Cell) -> list[str]:
-    """Say in words what is special about a cell judged on another one's images."""
+    """Return in words what is special about a cell judged on another one's images."""
     said = []
     if cell.images and cell.threat.access is not Access.TRANSFER:  # those are nobody's
         made_on = _origin(store, cell.images)
@@ -265,7 +257,7 @@ def repeat(cell: Cell, *, workspace: Workspace) -> Work[pd.DataFrame]:
         return read_rows(again.outcomes(key))
 
 
-def compare(old: pd.DataFrame, new: pd.DataFrame) -> Change:
+def count_changes(old: pd.DataFrame, new: pd.DataFrame) -> Change:
     """Count the verdicts that differ between two cells on the same images."""
     before, after = (frame.set_index("index")["robust"] for frame in (old, new))
     both = pd.DataFrame({"before": before, "after": after.reindex(before.index)}).dropna()

@@ -11,7 +11,7 @@ from bench.errors import BenchError
 from bench.progress import Work
 from bench.results.store import read_rows
 from bench.results.workspace import Workspace
-from bench.verification.recompute import Finding, Report, Verdict
+from bench.verification.recompute import CheckedCell, Problem, Report
 from bench.verification.rejudge import read_cell, repeat
 
 _ALLOWED = 0.005  # the share of verdicts that another machine's rounding may change
@@ -20,34 +20,34 @@ _ALLOWED = 0.005  # the share of verdicts that another machine's rounding may ch
 def revote(report: Report, *, workspace: Workspace) -> Work[Report]:
     """Judge every cell again from its stored images and add what differs to the report."""
     cells = []
-    for verdict in report.cells:
-        cells.append((yield from _revoted(verdict, workspace)))
+    for checked in report.cells:
+        cells.append((yield from _revoted(checked, workspace)))
     return replace(report, cells=tuple(cells))
 
 
-def _revoted(verdict: Verdict, workspace: Workspace) -> Work[Verdict]:
+def _revoted(checked: CheckedCell, workspace: Workspace) -> Work[CheckedCell]:
     try:
-        cell = read_cell(workspace.store, verdict.key)
+        cell = read_cell(workspace.store, checked.key)
         again = yield from repeat(cell, workspace=workspace)
-        found = difference(read_rows(workspace.store.outcomes(verdict.key)), again)
+        found = difference(read_rows(workspace.store.outcomes(checked.key)), again)
     except BenchError as error:
-        found = Finding(False, f"votes: {error}")
+        found = Problem(False, f"votes: {error}")
     if found is None:
-        return verdict
-    return replace(verdict, findings=(*verdict.findings, found))
+        return checked
+    return replace(checked, findings=(*checked.findings, found))
 
 
-def difference(stored: pd.DataFrame, again: pd.DataFrame) -> Finding | None:
-    """Say how the verdicts of two judgements differ; None where every vote is the same."""
+def difference(stored: pd.DataFrame, again: pd.DataFrame) -> Problem | None:
+    """Return how the verdicts of two judgements differ; None where every vote is the same."""
     if not np.array_equal(stored["index"], again["index"]):
-        return Finding(True, "judged again, it has rows of other images")
+        return Problem(True, "judged again, it has rows of other images")
     if stored.empty:  # cheaper attacks left the cell no image
         return None
     votes = verdicts = np.zeros(len(stored), bool)
     for name in ("clean_votes", "votes"):
         one, other = (np.stack(list(frame[name])) for frame in (stored, again))
         if one.shape != other.shape:
-            return Finding(True, f"judged again, '{name}' have other classes")
+            return Problem(True, f"judged again, '{name}' have other classes")
         votes = votes | (one != other).any(1)
     for name in ("clean", "robust"):
         verdicts = verdicts | (stored[name] != again[name]).to_numpy()
@@ -60,4 +60,4 @@ def difference(stored: pd.DataFrame, again: pd.DataFrame) -> Finding | None:
     )
     if not wrong:
         text += " (on the machine that made them it has to be 0)"
-    return Finding(wrong, text)
+    return Problem(wrong, text)

@@ -14,6 +14,7 @@ from torch import nn
 
 from bench.audit.subject import Subject
 from bench.core.defense import Defense
+from bench.core.networks import frozen
 from bench.core.registry import build, parameters
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.data.load import load_test
@@ -42,7 +43,7 @@ def fitted() -> nn.Module:
         loss = nn.functional.cross_entropy(net(images.x), images.y)
         loss.backward()
         optimizer.step()
-    return net.eval().requires_grad_(False)
+    return frozen(net)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.audit import controls, efforts, run
+from bench.audit import attacks, controls, run
 from bench.audit.findings import Finding
 from bench.errors import StoreError
 
@@ -28,8 +28,8 @@ Report = dict[str, Any]
 
 @pytest.fixture(autouse=True)
 def _few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(efforts, "QUERIES", 10)
-    monkeypatch.setattr(efforts, "TRIES", 10)
+    monkeypatch.setattr(attacks, "QUERIES", 10)
+    monkeypatch.setattr(attacks, "TRIES", 10)
 
 
 def report_of(said: Said) -> Report:

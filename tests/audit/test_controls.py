@@ -21,8 +21,8 @@ from bench.audit.controls import (
     purifier_adds_to_its_noise,
 )
 from bench.audit.findings import State
-from bench.audit.planted import Quantizer, RandomNoise, RandomShift, Saturated
-from bench.audit.subject import Subject, Untouched
+from bench.audit.subject import Subject
+from bench.audit.toys import Quantizer, RandomShift, Saturated, Untouched
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel
 from bench_defenses.gaussian import Gaussian
@@ -91,7 +91,7 @@ def test_randomness_that_does_not_gain_is_not_called_robustness(make_subject: Ma
 
 
 def test_a_known_seed_makes_noise_of_the_image_alone() -> None:
-    purifier = KnownSeed(RandomNoise(0.3), seed=5)
+    purifier = KnownSeed(Gaussian(0.3), seed=5)
     x = torch.rand(4, 1, 8, 8)
     rng = Rng.seeded(0, [7, 3, 9, 7])
     purified = purifier.purify(x, rng=rng)
@@ -100,13 +100,13 @@ def test_a_known_seed_makes_noise_of_the_image_alone() -> None:
     assert torch.equal(purifier.purify(x[1:2], rng=rng[1:2].repeat(3)[:1]), purified[1:2])
     torch.testing.assert_close(noise[0], noise[3])  # the same image twice
     assert not torch.allclose(noise[0], noise[1])
-    assert not torch.equal(KnownSeed(RandomNoise(0.3), seed=6).purify(x, rng=rng), purified)
+    assert not torch.equal(KnownSeed(Gaussian(0.3), seed=6).purify(x, rng=rng), purified)
     assert (purifier.stochastic, purifier.differentiable) == (False, True)
     assert not KnownSeed(Memory(), seed=0).differentiable
 
 
 def test_bare_classifier_falls(make_subject: Make, classifier: nn.Module) -> None:
-    passed = bare_classifier_falls(make_subject(RandomNoise(0.1)))
+    passed = bare_classifier_falls(make_subject(Gaussian(0.1)))
     assert (passed.state, passed.values["bare"]) == (State.PASS, 0)
 
     saturated = make_subject(None, Saturated(classifier), name="saturated")
@@ -127,7 +127,7 @@ def test_bare_classifier_falls(make_subject: Make, classifier: nn.Module) -> Non
 def test_planted_controls_are_flagged_and_broken(
     make_subject: Make, norm: Norm, eps: Fraction
 ) -> None:
-    found = planted_controls(make_subject(RandomNoise(0.1), norm=norm, eps=eps, n=40))
+    found = planted_controls(make_subject(Gaussian(0.1), norm=norm, eps=eps, n=40))
     assert (found.state, found.values["faults"]) == (State.PASS, [])
     assert len(found.values["robust"]) == 4
 
@@ -225,7 +225,7 @@ def test_better_than_bare(make_subject: Make, remembering: Make) -> None:
 
 
 def test_a_subject_of_a_variant_shares_its_cells(make_subject: Make) -> None:
-    subject = make_subject(RandomNoise(0.1))
+    subject = make_subject(Gaussian(0.1))
     subject.strong(variant=subject.bare)
     subject.of(subject.bare).strong()
     assert len(subject.workspace.store.cells()) == 1

@@ -58,6 +58,14 @@ def test_several_reasons_are_joined_in_the_order_of_the_findings() -> None:
     assert said.words.endswith("because of C8 (C8); of C3 (C3).")
 
 
+def test_what_several_checks_say_is_said_once() -> None:
+    findings = [found("C2", Weight.VOID, reason="the check could not be run: x"),
+                found("C3", Weight.VOID), found("C4", Weight.VOID,
+                reason="the check could not be run: x")]  # fmt: skip
+    said = verdict(findings).words
+    assert said.endswith("because the check could not be run: x (C2, C4); of C3 (C3).")
+
+
 def test_void_outweighs_a_bound_and_warnings_change_nothing_in_any_order() -> None:
     findings = [
         found("C2", Weight.BOUND),

@@ -18,6 +18,7 @@ from bench.audit.gradients import (
     relative_error,
 )
 from bench.audit.subject import Subject
+from bench.core.networks import frozen
 from bench.core.rng import Rng
 from bench_defenses.gaussian import Gaussian
 from bench_defenses.jpeg import Jpeg
@@ -74,7 +75,7 @@ class Blend(Detached):
     def __init__(self, *, lock: bool = False, single: bool = False) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.network = nn.Conv2d(1, 1, 3, padding=1)
+            self.network = frozen(nn.Conv2d(1, 1, 3, padding=1))  # a copy is not possible
         self.share = torch.full((1, 1, 3, 3), 0.1)
         self.order = torch.arange(8)
         self.single = single
@@ -86,6 +87,33 @@ class Blend(Detached):
             return (y - 0.3 * (y * 3).sin()).to(x.dtype)
         drift = nn.functional.conv2d(self.network(x).tanh(), self.share, padding=1)
         return x + drift[..., self.order]
+
+
+class Sealed(nn.Module):
+    """A classifier that lets no gradient through, or none of some of the images."""
+
+    def __init__(self, network: nn.Module, share: float = 1.0) -> None:
+        super().__init__()
+        self.network, self.share = network, share
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        mean = x.detach().flatten(1).mean(1)
+        sealed = (mean <= mean.quantile(self.share))[:, None]
+        return logits.detach() if self.share == 1 else logits.where(~sealed, logits.detach())
+
+
+class Crooked(nn.Module):
+    """A classifier whose gradient is that of the mirrored image."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        mirrored = self.network(x.flip(3))
+        logits: Tensor = self.network(x).detach() + mirrored - mirrored.detach()
+        return logits
 
 
 class Constant(nn.Module):
@@ -109,6 +137,25 @@ def test_gradient_exists(
 
     constant = gradient_exists(make_subject(None, Constant()))
     assert (constant.state, constant.values["component"]) == (State.FAIL, "classifier")
+
+
+def test_the_purifier_is_not_blamed_for_the_classifier(
+    make_subject: Callable[..., Subject], langevin: Callable[..., Any], classifier: nn.Module
+) -> None:
+    sealed = gradient_exists(make_subject(langevin(), Sealed(classifier)))
+    assert (sealed.state, sealed.values["component"]) == (State.FAIL, "classifier")
+    assert sealed.reason.startswith("no gradient leaves the classifier:")
+
+    # A few images have none in the classifier, and none has one through the purifier.
+    both = gradient_exists(make_subject(Steps(), Sealed(classifier, 0.1)))
+    assert (both.state, both.values["component"]) == (State.FAIL, "purifier")
+
+    for purifier in (None, langevin(), Gaussian()):
+        crooked = gradient_is_right(make_subject(purifier, Crooked(classifier)))
+        assert crooked.state is State.FAIL
+        assert crooked.reason.startswith("the classifier's gradient is not that")
+    straight = gradient_is_right(make_subject(Straight()))
+    assert straight.reason.startswith("the purifier's gradient is not that")
 
 
 def energy(bend: nn.Module) -> nn.Module:
@@ -176,7 +223,7 @@ def test_gradient_of_plain_objects(make_subject: Callable[..., Subject]) -> None
 
     locked = gradient_is_right(make_subject(Blend(lock=True)))
     assert locked.state is State.NOT_APPLICABLE
-    assert "does not run in float64 (RuntimeError" in locked.reason
+    assert "does not run in float64 (the purifier Blend failed: RuntimeErr" in locked.reason
     assert gradient_is_right(make_subject(Blend(lock=True, single=True))).state is State.PASS
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -139,8 +140,8 @@ def test_an_audit_of_a_plan_is_that_of_the_command(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bench.audit.run.SETTINGS", {"steps": 1, "eot": 1})
-    monkeypatch.setattr("bench.audit.efforts.QUERIES", 5)
-    monkeypatch.setattr("bench.audit.efforts.TRIES", 5)
+    monkeypatch.setattr("bench.audit.attacks.QUERIES", 5)
+    monkeypatch.setattr("bench.audit.attacks.TRIES", 5)
     write(audit=6)
     said = bench("matrix", "plan.yaml")
     assert said.code == 0, said
@@ -159,6 +160,41 @@ def test_an_audit_of_a_plan_is_that_of_the_command(
         "--set=classifier.training.epochs=1",
     )  # fmt: skip
     assert json.loads(told.out) == report
+
+
+PAIR = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+@dataclass(frozen=True)
+class Pair:
+    revision: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = False
+    differentiable: ClassVar[bool] = True
+
+    def purify(self, x, *, rng):
+        return x, None
+"""
+
+
+def test_a_defense_that_does_not_run_is_void_and_the_others_are_audited(
+    bench: Bench, install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.audit.run.SETTINGS", {"steps": 1, "eot": 1})
+    monkeypatch.setattr("bench.audit.attacks.QUERIES", 5)
+    monkeypatch.setattr("bench.audit.attacks.TRIES", 5)
+    install("pairs", "pairs", PAIR, "[bench.defenses]\npair = pairs:Pair\n")
+    write(audit=6, defenses=["pair", "gaussian"])
+    said = bench("matrix", "plan.yaml")
+    assert "Traceback" not in said.err
+    assert (
+        "audit of pair: The robust accuracy is void because the check could not be" in said.err
+    )
+    assert "audit of gaussian: The robust accuracy" in said.err
+    reports = [json.loads(path.read_text()) for path in Path("results").glob("audits/*/*.json")]
+    states = {report["subject"]["defense"]["name"]: report["state"] for report in reports}
+    assert states["pair"] == "void"
+    assert states.keys() == {"pair", "gaussian"}
 
 
 def test_the_ladders_are_audited() -> None:

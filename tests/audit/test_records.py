@@ -8,11 +8,12 @@ from fractions import Fraction
 from typing import Any, ClassVar
 
 import pandas as pd
+import pytest
 import torch
 from torch import Tensor, nn
 
 from bench.audit.energies import energy_tells_attacks
-from bench.audit.findings import State
+from bench.audit.findings import State, verdict
 from bench.audit.records import cost_is_recorded, images_are_legal, settings_take_effect
 from bench.audit.subject import Subject
 from bench.core.protocols import View
@@ -115,6 +116,16 @@ def test_cost(make_subject: MakeSubject, classifier: nn.Module) -> None:
     assert "not counted" in hidden.reason
 
 
+def test_an_attack_that_calls_no_network_is_counted_too(
+    make_subject: MakeSubject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = make_subject(None)
+    monkeypatch.setattr("bench.evaluation.propose.time.perf_counter", lambda: 0.0)
+    run = subject.run_with(Idle(), "idle", Access.FULL)
+    assert (run.cost["attack passes"], run.cost["attack seconds"]) == ({}, 0)
+    assert cost_is_recorded(subject).state is State.PASS
+
+
 def test_settings(make_subject: MakeSubject) -> None:
     subject = make_subject(None)
     subject.run_with(Idle(patience=1), "idle", Access.FULL)
@@ -126,6 +137,8 @@ def test_settings(make_subject: MakeSubject) -> None:
     found = settings_take_effect(subject)
     assert found.state is State.FAIL
     assert "attack.patience" in found.reason
+    # An attack whose budget makes no difference is no evidence.
+    assert verdict([found]).state == "upper bound"
 
 
 def test_nothing_is_told_where_nothing_is_left(make_subject: MakeSubject) -> None:

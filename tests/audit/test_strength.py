@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bench.audit import efforts
+from bench.audit import attacks
+from bench.audit.best_iterate import Watched, no_silent_success
 from bench.audit.findings import Finding, State, Weight
-from bench.audit.silent import Watched, no_silent_success
 from bench.audit.strength import (
     iterative_beats_one_step,
     noise_is_weaker,
@@ -155,9 +155,9 @@ def test_monotone_in_eps(make_subject: Make) -> None:
 
 def test_the_radii_end_at_the_pixel_range(make_subject: Make) -> None:
     half, fifth = Fraction(1, 2), Fraction(2, 5)
-    assert efforts.radii(make_subject(eps=half)) == [Fraction(1, 8), Fraction(1, 4), half, 1]
+    assert attacks.radii(make_subject(eps=half)) == [Fraction(1, 8), Fraction(1, 4), half, 1]
     l2 = make_subject(eps=fifth, norm=Norm.L2)
-    assert efforts.radii(l2) == [fifth / 4, fifth / 2, fifth, 2 * fifth, 4 * fifth]
+    assert attacks.radii(l2) == [fifth / 4, fifth / 2, fifth, 2 * fifth, 4 * fifth]
 
 
 def test_unbounded_breaks(make_subject: Make) -> None:
@@ -189,12 +189,12 @@ def test_no_silent_success(
         found = attack(self, view, x, y, **rest)
         return torch.cat((x[:lost], found[lost:]))
 
-    honest = efforts.right(make_subject().strong())
+    honest = attacks.right(make_subject().strong())
     monkeypatch.setattr(Apgd, "__call__", forgetful)
     lost = 32
     silent = no_silent_success(make_subject(name="all forgotten"))
     assert state(silent) is State.FAIL
-    was_clean = efforts.clean(make_subject(name="all forgotten").strong())
+    was_clean = attacks.clean(make_subject(name="all forgotten").strong())
     assert silent.values["indices"] == (was_clean & ~honest).nonzero()[0].tolist()
     lost = 1
     assert was_clean[0]
@@ -265,7 +265,7 @@ def test_square_is_weaker(make_subject: Make) -> None:
     misled = make_subject(Misleading(), name="misled")
     finding = square_is_weaker(misled)
     assert state(finding) is State.FAIL
-    kept = efforts.right(misled.strong())[finding.values["indices"]]
+    kept = attacks.right(misled.strong())[finding.values["indices"]]
     assert kept.all(), "what the main attack breaks as well is not Square's alone"
 
 
@@ -285,29 +285,29 @@ def test_noise_is_weaker(make_subject: Make) -> None:
 def test_the_worst_is_the_minimum_per_image(
     make_subject: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(efforts, "TRIES", 20)
+    monkeypatch.setattr(attacks, "TRIES", 20)
     misled = make_subject(Misleading(), name="misled")
-    worst = efforts.worst(misled)
+    worst = attacks.worst(misled)
     parts = [
-        efforts.right(run)
+        attacks.right(run)
         for run in (
             misled.strong(),
-            *efforts.doubled(misled).values(),
-            efforts.one_step(misled),
-            efforts.bpda(misled),
-            efforts.transfer(misled),
-            efforts.square(misled),
-            efforts.noise(misled),
+            *attacks.doubled(misled).values(),
+            attacks.one_step(misled),
+            attacks.bpda(misled),
+            attacks.transfer(misled),
+            attacks.square(misled),
+            attacks.noise(misled),
         )
     ]
     assert not (worst & ~np.min(parts, axis=0)).any()
     assert worst.mean() < misled.strong().accuracy - 0.5
 
     detector = make_subject(Memory(0.08), name="detector")
-    missed = efforts.right(detector.strong()) & ~efforts.worst(detector)
-    near = efforts.right(detector.strong(eps=detector.threat.eps / 2))
+    missed = attacks.right(detector.strong()) & ~attacks.worst(detector)
+    near = attacks.right(detector.strong(eps=detector.threat.eps / 2))
     assert (missed & ~near).any(), "what a smaller ball breaks, this one breaks"
-    assert (efforts.worst(detector) <= near).all()
+    assert (attacks.worst(detector) <= near).all()
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -322,10 +322,10 @@ def test_no_check_applies_without_any_gradient(
 def test_the_worst_without_any_gradient_is_that_of_queries(
     make_subject: Make, classifier: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(efforts, "TRIES", 20)
+    monkeypatch.setattr(attacks, "TRIES", 20)
     blind = make_subject(Dimmed(), Through(classifier, Tensor.detach))
-    square, noise = efforts.right(efforts.square(blind)), efforts.right(efforts.noise(blind))
-    assert (efforts.worst(blind) == (square & noise)).all()
+    square, noise = attacks.right(attacks.square(blind)), attacks.right(attacks.noise(blind))
+    assert (attacks.worst(blind) == (square & noise)).all()
 
 
 def test_catalogue_numbers(make_subject: Make, classifier: nn.Module) -> None:

@@ -163,7 +163,7 @@ def test_in_a_shell_of_its_own(tmp_path: Path) -> None:
             [sys.executable, "-m", "bench.cli", *words]
             if importlib.util.find_spec("bench.__main__")
             else [sys.executable, "-c", "from bench.cli import main; main()", *words],
-            cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+            cwd=tmp_path, capture_output=True, text=True, check=False,
         )  # fmt: skip
 
     plain, debug = shell("show", "nones"), shell("--debug", "show", "nones")

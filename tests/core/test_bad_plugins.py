@@ -114,8 +114,10 @@ PLUGINS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "returns NaN": (("--defense=nan",), ("the purifier Nan returned NaN", "step size")),
     "changes the shape": (("--defense=flat",),
         ("the purifier Flat returned shape (4, 64)", "one image of the same shape for each")),
-    "loses images": (("--attack=short",), ("attack returned shape", "one image for each")),
-    "returns text": (("--attack=text",), ("attack returned shape str", "one image for each")),
+    "loses images": (("--attack=short",),
+        ("the attack Short returned shape", "one image of the same shape")),
+    "returns text": (("--attack=text",),
+        ("the attack Text returned a str, not images", "Return one tensor")),
 }  # fmt: skip
 
 

@@ -36,6 +36,8 @@ class Handing:
         self.inner = inner
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "inner":  # a copy asks before it has an inner one
+            raise AttributeError(name)
         return getattr(self.inner, name)
 
 

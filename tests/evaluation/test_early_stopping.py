@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.defense import Defense
+from bench.core.networks import frozen
 from bench.core.rng import Rng
 from bench.evaluation.early_stopping import LEVEL, looks, needed
 from bench.evaluation.judge import elected, vote
@@ -101,8 +102,9 @@ def test_the_judge_saves_draws_and_keeps_verdicts_and_streams() -> None:
     x = torch.special.ndtri(torch.linspace(0.02, 0.98, n)).reshape(n, 1, 1, 1)
     y, rng = torch.zeros(n, dtype=torch.int64), Rng.seeded(3, torch.arange(n))
     all_draws, some = Shaky(), Shaky()
-    whole = vote(Defense(all_draws, Sign()), x, y, draws=draws, rng=rng)
-    quick = vote(Defense(some, Sign()), x, y, draws=draws, rng=rng, sequential=True)
+    sign = frozen(Sign())  # so that nothing has to be copied
+    whole = vote(Defense(all_draws, sign), x, y, draws=draws, rng=rng)
+    quick = vote(Defense(some, sign), x, y, draws=draws, rng=rng, sequential=True)
 
     other = elected(whole.votes, y) != elected(quick.votes, y)
     assert other.float().mean() <= LEVEL

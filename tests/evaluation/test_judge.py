@@ -159,7 +159,7 @@ def test_another_shape_is_the_attacks_error(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize(
     ("returned", "said"),
-    [(gray(float("nan")), "NaN"), (torch.zeros(1, 1, 4, 5), "the purifier returned shape")],
+    [(gray(float("nan")), "NaN"), (torch.zeros(1, 1, 4, 5), "purifier Returns returned shape")],
 )
 def test_a_defense_that_breaks_its_contract_is_named(returned: Tensor, said: str) -> None:
     x = gray(0.4)

@@ -90,7 +90,9 @@ def test_more_draws_of_the_judge_attack_nothing_anew(
     monkeypatch.setattr(Pgd, "__call__", None)
     found = rows(prepared(draws=9), workspace)
     assert all(votes.sum() == 9 for votes in found["votes"])
-    with pytest.raises(TypeError):  # another seed is another attack
+    with pytest.raises(
+        PluginError, match="the attack Pgd failed"
+    ):  # another seed is another attack
         finish(run_cell(prepared(seed=1), workspace=workspace))
 
 
@@ -265,7 +267,7 @@ class Returns(Counting):
 @pytest.mark.parametrize("what", ["fewer", "none", "integers"])
 def test_an_attack_that_returns_no_images_is_an_error(what: str, workspace: Workspace) -> None:
     made = prepared(Identity(), Returns(what=what), name="none", access=Access.TRANSFER)
-    with pytest.raises(PluginError, match="the attack returned"):
+    with pytest.raises(PluginError, match="the attack Returns returned"):
         finish(run_cell(made, workspace=workspace))
     assert collect(workspace.store)["state"].tolist() == ["unfinished"]
 

@@ -22,6 +22,7 @@ from bench.errors import PluginError
 from bench.evaluation.judge import Outcomes, judge
 from bench.evaluation.run import run_cell
 from bench.progress import Progress, finish
+from bench.results.settings import Settings
 from bench.results.table import collect, write_runs
 from bench.results.workspace import Workspace
 from bench_attacks.noise import Noise
@@ -161,7 +162,7 @@ def test_provenance_says_how_and_nothing_of_whom(
         sys, "argv", [f"{secret}/bin/bench", "run", "--results", f"{secret}/results", "-n", "4"]
     )
     made = prepared(n=4)
-    finish(run_cell(made, workspace=workspace, settings="attack.steps=3"))
+    finish(run_cell(made, workspace=workspace, settings=Settings.of({"attack": {"steps": 3}})))
     write_runs(workspace.store)
     found = about(made, workspace)
     assert found["command"] == "bench run --results results -n 4"

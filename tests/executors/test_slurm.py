@@ -17,7 +17,7 @@ from bench.results.store import Store
 
 from ..command import Bench, is_one_clear_message
 from ..trials import Trial, trial, wait_until
-from ..workers import assert_same_rows, bench, ended, install_logged, write_plan
+from ..workers import assert_same_rows, bench, ended, halted, install_logged, write_plan
 
 PLAN = "{defenses: none, attacks: noise, threats: {eps: 1}}"
 
@@ -28,7 +28,7 @@ def why_not() -> str:
         return "submitit is not installed"
     if shutil.which("sinfo") is None:
         return "Slurm is not installed: see scripts/slurm_here.sh"
-    done = subprocess.run(["sinfo"], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(["sinfo"], capture_output=True, text=True, check=False)
     return f"no Slurm cluster answers: {done.stderr.strip()}" if done.returncode else ""
 
 
@@ -50,10 +50,10 @@ def queue(job: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def submitted(made: Trial, *, by: int, slow_s: float = 0.0) -> str:
+def submitted(made: Trial, *, by: int) -> str:
     """Submit two workers and return the number of their job."""
     words = ("--executor", "slurm", "--jobs", "2", "--slurm", "time=10", "--device", "cpu")
-    ended(made.start(*words, by=by, slow_s=slow_s))
+    ended(made.start(*words, by=by))
     (note,) = Store(made.ours).jobs.glob("[0-9]*.json")
     return str(json.loads(note.read_text())["job"])
 
@@ -62,7 +62,7 @@ def told(command: str, made: Trial) -> str:
     """Ask about the plan, in a process of its own, and return what was said."""
     given = (command, made.plan, "--results", made.ours)
     process = bench(*given, site=made.site, log=made.log)
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate()
     assert process.returncode == 0, err
     return out
 
@@ -94,8 +94,9 @@ def test_a_preempted_job_is_queued_again_and_goes_on(
 ) -> None:
     plan = write_plan(tmp_path / "plan.yaml", attacks=["logged"], n=48)
     made = trial(plan, site, tmp_path / "ours")
-    job = submitted(made, by=2, slow_s=1.5)
-    wait_until(lambda: len(list(made.ours.glob("cells/*/shards/*.parquet"))) > 1)
+    made.gate.touch()
+    job = submitted(made, by=2)
+    wait_until(lambda: len(halted(made.log)) == 2)
     # What Slurm sends before it takes a node away, and before the time limit.
     subprocess.run(["scancel", "--signal=USR2", f"{job}_0"], check=True)
     said = told("status", made)
@@ -103,6 +104,7 @@ def test_a_preempted_job_is_queued_again_and_goes_on(
     assert "at work" in said
     log = made.ours / "jobs" / f"{job}_0_0_log.out"
     wait_until(lambda: f"Requeued job {job}_0" in log.read_text())
+    made.gate.unlink()
     wait_until(lambda: not queue(job))
     shown = subprocess.run(
         ["scontrol", "show", "job", f"{job}_0"], capture_output=True, text=True, check=True

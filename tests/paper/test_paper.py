@@ -161,7 +161,7 @@ def test_every_fault_of_every_file_is_told_at_once(bench: Bench, tmp_path: Path)
     for fault in (
         "one.yaml: color: ", "one.yaml, run 1: no defense is called 'nonne'",
         "one.yaml, run 2: there is no key 'nn'",
-        "two.yaml: 'rows' is a key of the layout ablation alone",
+        "two.yaml: 'rows' is a key of the layout ablation only",
         "two.yaml, run 1: paper names adv_ebm", "the baseline ebm is not among", "ladder: true",
     ):  # fmt: skip
         assert fault in said.err, said.err

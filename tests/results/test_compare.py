@@ -36,11 +36,12 @@ def cell(
     defense: str = "ebm", attack: str = "pgd", *, n: int = 4, steps: int = 10, seed: int = 0,
     eps: str = "1/10", norm: Norm = Norm.LINF, access: Access = Access.FULL, draws: int = 1,
     data: str = "d", dataset: str = "digits", eot: int = 1, after: tuple[str, ...] = (),
+    classifier: str = "small_cnn", sequential: bool = False,
 ) -> Cell:  # fmt: skip
     return Cell(
-        dataset, data, n, 1000, Part("small_cnn", {}, 1), Part(defense, {"steps": steps}, 1),
+        dataset, data, n, 1000, Part(classifier, {}, 1), Part(defense, {"steps": steps}, 1),
         Part(attack, {"eot": eot}, 1), ThreatModel(norm, Fraction(eps), access), seed, draws,
-        after=after,
+        after=after, sequential=sequential,
     )  # fmt: skip
 
 
@@ -128,6 +129,31 @@ def test_the_same_defense_under_two_attacks(store: Store, keep: Keep) -> None:
     assert "ebm under noise full" in found.second
 
 
+def test_two_cells_are_named_with_all_in_which_they_differ(store: Store, keep: Keep) -> None:
+    one = keep("1111", seed=1, settings="defense.steps=10")
+    two = keep("1000", "adv_ebm", draws=5, classifier="other")
+    found = compare(store, one, two)
+    assert found.first == (
+        "ebm under pgd full, classifier small_cnn, seed 1, draws 1, settings defense.steps=10 "
+        f"[{one}]"
+    )
+    assert found.second == (
+        f"adv_ebm under pgd full, classifier other, seed 0, draws 5 [{two}]"
+    )
+
+
+def test_joined_attacks_of_one_name_are_told_apart(store: Store, keep: Keep) -> None:
+    for defense in ("ebm", "adv_ebm"):
+        keep("1100", defense)
+        keep("1100", defense, sequential=True)
+        keep("1100", defense, "noise", eot=1)
+        keep("1100", defense, "noise", eot=2)  # a changed default: the words are the same
+    joined = compare(store, "ebm", "adv_ebm").joined
+    assert len(set(joined)) == 4
+    assert {"pgd full, judging all draws", "pgd full, judging sequential"} < {*joined}
+    assert sum(name.startswith("noise full, key ") for name in joined) == 2
+
+
 def test_a_prefix_names_a_cell(store: Store, keep: Keep) -> None:
     one, two = keep("1111"), keep("1000", "adv_ebm")
     assert compare(store, one[:6], two[:6]) == compare(store, one, two)
@@ -148,7 +174,7 @@ def test_what_names_no_cell(store: Store, keep: Keep) -> None:
         compare(store, "abcd", "ef01")
     key = keep("1111")
     with pytest.raises(
-        UsageError, match=r"no cell's key starts with 'zzzz', and no defense.*ebm"
+        UsageError, match=r"no cell's key starts with 'zzzz'\. No defense with results.*ebm"
     ):
         compare(store, key, "zzzz")
     with pytest.raises(UsageError, match=r"4 or more of its characters"):
@@ -336,7 +362,7 @@ def test_the_command_says_everything_and_no_difference_alone(keep: Keep, said: S
     )
     assert "joined: pgd full" in out
     assert re.search("left out: adv_ebm under square", out)
-    assert "discordant pairs: 30 robust under the first alone, 0 under the second" in out
+    assert "discordant pairs: 30 robust only under the first, 0 only under the second" in out
     assert re.search(r"p = 1\.9e-09", out)
     assert re.search(r"images needed .* paired: \d+ ", out)
     assert out.endswith("The difference is significant at 5 %.\n")

@@ -79,6 +79,17 @@ def test_an_audit_is_quoted(bench: Bench) -> None:
     assert all(",void," in row for row in rows[1:])
 
 
+def test_two_cells_with_one_budget_are_told_apart(bench: Bench) -> None:
+    plan = (PLAN % "false").replace("  - {name: autoattack, access: transfer}\n", "")
+    for rest in ("", "sequential: true\n"):
+        Path("plan.yaml").write_text(plan + rest)
+        assert bench("matrix", "plan.yaml").code == 0
+    page = bench(*ASK).out
+    apgd = [line for line in page.splitlines() if line.startswith("| apgd, ")]
+    assert sorted("judging sequential" in line for line in apgd) == [False, True]
+    assert sorted("judging all draws" in line for line in apgd) == [False, True]
+
+
 def test_what_is_not_there_is_said(bench: Bench) -> None:
     is_one_clear_message(bench(*ASK), "no finished cell of gaussian", "bench matrix", code=2)
     Path("plan.yaml").write_text(PLAN % "true")

@@ -7,8 +7,6 @@ import fcntl
 import os
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -16,21 +14,21 @@ import pytest
 from bench.errors import StoreError
 from bench.evaluation.run import run_cell
 from bench.progress import finish, unless_waiting
-from bench.results.locks import alone, claimed, is_held, works_in
+from bench.results.locks import alone, claimed, is_held, share, works_in
 from bench.results.workspace import Workspace
 
 from ..cells import assert_equal, at, prepared, rows
 
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from bench.results.locks import claimed
 with claimed(Path(sys.argv[1])) as ours:
     print(ours, flush=True)
-    time.sleep(60)
+    sys.stdin.read()  # until the test ends
 """
 COUNT = """
-import sys, time
+import sys
 from pathlib import Path
 from bench.results.locks import claimed
 claim, counter, wins = Path(sys.argv[1]), Path(sys.argv[2]), 0
@@ -44,8 +42,9 @@ while wins < 200:
 
 def child(script: str, *words: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, words)], stdout=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-c", script, *map(str, words)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
 
 
 def test_a_claim_is_for_one_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -81,15 +80,25 @@ def test_a_claim_ends_with_its_process_even_by_sigkill(tmp_path: Path) -> None:
         assert ours
 
 
-def test_who_has_to_be_alone_waits_for_the_others(tmp_path: Path) -> None:
-    path = tmp_path / "a"
+def test_who_has_to_be_alone_waits_for_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, waits = tmp_path / "a", 0
     with child(HOLD, path) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
-        threading.Timer(0.7, holder.kill).start()
-        begun = time.monotonic()
+
+        def sleep(seconds: float) -> None:
+            nonlocal waits
+            waits += 1
+            assert seconds > 0
+            if waits == 3:
+                holder.kill()
+                holder.wait()
+
+        monkeypatch.setattr("bench.results.locks.time.sleep", sleep)
         with alone(path):
-            assert time.monotonic() - begun > 0.6
+            assert waits == 3
             assert is_held(path)
     assert not path.exists()
 
@@ -99,10 +108,9 @@ def test_claims_exclude_each_other_however_often_they_change_hands(tmp_path: Pat
     counter = tmp_path / "counter"
     counter.write_text("0")
     children = [child(COUNT, tmp_path / "claim", counter) for _ in range(3)]
-    assert [one.wait(60) for one in children] == [0, 0, 0]
     for one in children:
-        assert one.stdout is not None
-        one.stdout.close()
+        one.communicate()
+        assert one.returncode == 0
     assert counter.read_text() == "600"
 
 
@@ -157,3 +165,22 @@ def test_images_that_cells_share_are_claimed_once(workspace: Workspace) -> None:
     with claimed(workspace.store.claim_on_shard(key, 0, 4)):
         assert finish(unless_waiting(run_cell(made, workspace=workspace))) is None
         assert workspace.store.missing(made.cell) == [(0, 4)]
+
+
+def test_a_shard_that_another_process_did_before_it_was_claimed_is_not_done_again(
+    tmp_path: Path,
+) -> None:
+    left, done = [(0, 2), (2, 4), (4, 5)], []
+
+    def claim(shard: tuple[int, int]) -> Path:
+        if shard == (2, 4) and shard in left:
+            left.remove(shard)  # as another process does that held the claim until now
+        return tmp_path / str(shard)
+
+    def work(shard: tuple[int, int]) -> None:
+        done.append(shard)
+        left.remove(shard)
+
+    told = list(share("x", 5, left=lambda: [*left], claim=claim, work=work))
+    assert done == [(0, 2), (4, 5)]
+    assert [now.done for now in told] == [0, 2, 4, 5]

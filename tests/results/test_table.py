@@ -15,6 +15,7 @@ from scipy.stats import binomtest
 
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.results.cell import Cell, Part, parse_settings
+from bench.results.render import render, shown
 from bench.results.settings import NOTHING_SET, Settings
 from bench.results.store import Store, read_json
 from bench.results.table import (
@@ -22,8 +23,6 @@ from bench.results.table import (
     accuracies,
     collect,
     join,
-    render,
-    shown,
     with_worst_case,
     write_runs,
 )
@@ -298,6 +297,20 @@ def test_what_was_not_measured_alike_is_not_joined(
     rows = worst(store)
     assert len(rows) == 2
     assert 25.0 not in list(rows["robust"])
+
+
+def test_worst_cases_of_two_classifiers_and_seeds_are_told_apart(
+    store: Store, keep: Keep
+) -> None:
+    for classifier in ("b", "c"):
+        for seed in (0, 1):
+            for attack in ("pgd", "noise"):
+                keep(cell(attack, seed=seed, classifier=classifier * 64), HALF)
+    rows = worst(store)
+    assert set(rows["judging"]) == {"all draws"}
+    assert all(len(keys.split()) == 2 for keys in rows["key"])
+    text = render(rows, "md").splitlines()[2:]
+    assert len(set(text)) == 4
 
 
 def test_a_void_cell_joins_nothing_and_counts_for_nothing(store: Store, keep: Keep) -> None:

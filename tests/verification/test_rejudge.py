@@ -20,7 +20,7 @@ from bench.core.threat import Norm
 from bench.data.load import load_test
 from bench.results.store import Store
 from bench.verification.recompute import _rounded as rounded_again
-from bench.verification.rejudge import compare
+from bench.verification.rejudge import count_changes
 
 from ..command import Bench
 
@@ -208,7 +208,7 @@ def test_images_of_one_defense_are_judged_on_another(
     new = rows_of(found["rows"][1]["key"])
     assert new["distance"].tolist() == rows_of(key)["distance"].tolist()
     assert (new["votes"].map(sum) == 1).all(), "none is deterministic"
-    change = compare(rows_of(key), new)
+    change = count_changes(rows_of(key), new)
     assert (change.images, change.lost, change.gained) == (6, found["lost"], found["gained"])
     # From there to 8 bits, and back to the first defense: it is the cell's own images again.
     cell, _ = rejudged(bench, found["rows"][1]["key"], "--bits=8")
@@ -246,17 +246,17 @@ def test_both_rows_and_the_change_are_printed(bench: Bench, key: str) -> None:
 def test_changes_are_counted_by_image() -> None:
     old = pd.DataFrame({"index": range(12), "robust": [True] * 6 + [False] * 6})
     new = pd.DataFrame({"index": range(12), "robust": [False] * 5 + [True] + [False] * 6})
-    change = compare(old, new.sample(frac=1, random_state=0))
+    change = count_changes(old, new.sample(frac=1, random_state=0))
     assert (change.images, change.lost, change.gained) == (12, 5, 0)
     assert change.p == pytest.approx(2 * 0.5**5)
-    assert compare(new, old).gained == 5
-    assert compare(old, new.iloc[6:]).images == 6
+    assert count_changes(new, old).gained == 5
+    assert count_changes(old, new.iloc[6:]).images == 6
 
 
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ((), 2, "say what to judge otherwise: --draws, --bits or --defense"),
+        ((), 2, "give what to change: --draws, --bits or --defense"),
         (("--draws=3",), 2, "is judged in that way already"),
         (("--defense=gaussian",), 2, "is judged in that way already"),
         (("--draws=0",), 2, "draws is 0: it has to be 1 or more"),

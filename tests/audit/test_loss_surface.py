@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from bench.audit.findings import State
 from bench.audit.gradients import nudged
+from bench.audit.loss_surface import eot_is_stable, loss_is_not_saturated, surface_is_smooth
 from bench.audit.subject import Subject
-from bench.audit.surface import eot_is_stable, loss_is_not_saturated, surface_is_smooth
 from bench.core.geometry import size
 from bench.core.rng import Rng
 from bench.core.threat import Norm

@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.audit import fitted
+from bench.audit import unseen_attacks
 from bench.audit.findings import State
-from bench.audit.fitted import (
+from bench.audit.subject import Subject
+from bench.audit.unseen_attacks import (
     Transfer,
     matching_radius,
     not_fitted_to_one_attack,
     others,
     trained_against,
 )
-from bench.audit.subject import Subject
 from bench.core.registry import build, parameters
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm
@@ -98,13 +98,13 @@ def test_what_the_bare_classifier_withstands_says_nothing_of_the_purifier(
 ) -> None:
     subject = trained(make_subject, Hole(math.inf))
     weak = Transfer(Norm.LINF, Fraction(1, 25), "pgd", {"steps": 5})
-    monkeypatch.setattr(fitted, "others", lambda trained, numbers: [weak])
+    monkeypatch.setattr(unseen_attacks, "others", lambda trained, numbers: [weak])
     one = not_fitted_to_one_attack(subject)
     assert one.state is State.PASS
     assert one.values[str(weak)] < one.values["trained"] - 0.5
     assert "(not compared: the bare classifier keeps" in one.figure
 
-    monkeypatch.setattr(fitted, "trained_against", lambda params: weak)
+    monkeypatch.setattr(unseen_attacks, "trained_against", lambda params: weak)
     none = not_fitted_to_one_attack(subject)
     assert none.state is State.NOT_APPLICABLE
     assert f"keeps {one.values[f'{weak}, bare']:.1%} under the trained attack" in none.reason

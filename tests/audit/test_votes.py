@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bench.audit.findings import State
 from bench.audit.subject import Subject
-from bench.audit.verdicts import eight_bits_suffice, resubmission, verdicts_repeat
+from bench.audit.votes import eight_bits_suffice, resubmission, verdicts_repeat
 from bench.core.rng import Rng
 
 MakeSubject = Callable[..., Subject]

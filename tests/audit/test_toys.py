@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bench.audit.planted import (
+from bench.audit.toys import (
     LeakyEnergy,
     NoGradient,
     Quantizer,
-    RandomNoise,
     RandomShift,
     Saturated,
+    Untouched,
 )
 from bench.core.access import view_of
 from bench.core.defense import Defense
@@ -50,10 +50,9 @@ def test_a_saturated_classifier_agrees_and_has_no_cross_entropy(classifier: nn.M
     assert (gradient.flatten(1) == 0).all(1).float().mean() > 0.9
 
 
-def test_random_noise_has_its_size() -> None:
-    x, rng = images(200)
-    noise = RandomNoise(0.3).purify(x, rng=rng) - x
-    assert abs(float(noise.std()) - 0.3) < 0.01
+def test_an_untouched_image_is_the_image() -> None:
+    x, rng = images()
+    assert Untouched().purify(x, rng=rng) is x
 
 
 def test_random_shifts_move_whole_images_and_all_shifts_come() -> None:

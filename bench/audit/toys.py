@@ -1,4 +1,4 @@
-"""Traps: purifiers and classifiers that look robust and are not. An audit has to see them."""
+"""Toy defenses whose answer is known: no purifier, and those that only look robust."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.rng import Rng
+
+
+class Untouched:
+    """No purifier: the bare classifier as a defense."""
+
+    stochastic = False
+    differentiable = True
+
+    def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Return the images (N, C, H, W) themselves."""
+        return x
 
 
 class NoGradient:
@@ -46,20 +57,6 @@ class Saturated(nn.Module):
         """Return the classifier's logits (N, K), many times larger."""
         logits: Tensor = self.factor * self.classifier(x)
         return logits
-
-
-class RandomNoise:
-    """Randomness as a defense: strong noise and no purification."""
-
-    stochastic = True
-    differentiable = True
-
-    def __init__(self, sigma: float) -> None:
-        self.sigma = sigma  # in units of the pixel range [0, 1]
-
-    def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
-        """Return noisy images (N, C, H, W)."""
-        return x + self.sigma * rng.normal_like(x)
 
 
 class RandomShift:

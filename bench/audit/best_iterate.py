@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from bench.audit.efforts import NO_GRADIENT, attackable, indices_of, right, settings_of
+from bench.audit.attacks import NO_GRADIENT, attackable, indices_of, right, settings_of
 from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import LEVEL, Subject
 from bench.core.losses import LOSSES, Loss

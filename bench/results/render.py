@@ -1,0 +1,154 @@
+"""From rows to text: what is shown, by what rows are told apart, and escapes. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import pandas as pd
+
+Format = Literal["csv", "md", "latex"]
+Columns = Mapping[str, Sequence[str]]  # of a table: text by the column's name
+
+# What identifies a row besides defense and attack: shown where rows differ in it.
+_VARYING = (
+    "dataset", "classifier", "norm", "eps", "access", "n", "seed", "draws", "judging", "rule",
+    "settings",
+)  # fmt: skip
+# Shown only where two different rows would look alike without it.
+_LAST = ("checkpoint", "classifier_checkpoint", "key", "keys")
+_LABELS = ("defense", "attack", "state", *_VARYING, *_LAST)
+_BEFORE = ("defense", "attack", "access", "norm", "eps", "dataset", "n", "draws")
+_AFTER = (
+    "clean", "robust", "interval", "robust_single", "attacked", "passes", "state", "audit",
+    "settings",
+)  # fmt: skip
+
+
+def told_apart(columns: Columns, shown: Sequence[str]) -> list[str]:
+    """Choose what to show beside ``shown``: columns in which rows differ, and needed ones."""
+    chosen = [
+        name
+        for name in _VARYING
+        if name in columns and name not in shown and len(set(map(_line, columns[name]))) > 1
+    ]
+    return chosen + needed(columns, [*shown, *chosen])
+
+
+def needed(columns: Columns, shown: Sequence[str]) -> list[str]:
+    """Choose the columns without which two different rows look alike."""
+    chosen: list[str] = []
+    for name in (*_VARYING, *_LAST):
+        if name not in columns or name in shown:
+            continue
+        seen: dict[tuple[str, ...], str] = {}
+        labels = _rows(columns, [*shown, *chosen])
+        for label, value in zip(labels, map(_line, columns[name]), strict=True):
+            if seen.setdefault(label, value) != value:
+                chosen.append(name)
+                break
+    return chosen
+
+
+def row_labels(columns: Columns, head: Sequence[str]) -> list[str]:
+    """Name rows by ``head``, joined by "under", and by what tells those of one head apart."""
+    heads = _rows(columns, head)
+    found = []
+    for number, own in enumerate(heads):
+        alike = [place for place, other in enumerate(heads) if other == own]
+        group = {name: [column[place] for place in alike] for name, column in columns.items()}
+        found.append(row_label(columns, number, head, told_apart(group, head)))
+    return found
+
+
+def row_label(columns: Columns, number: int, head: Sequence[str], more: Sequence[str]) -> str:
+    """Name a row by ``head``, joined by "under", and by the name and value of other columns."""
+    values = {name: _line(columns[name][number]) for name in (*head, *more)}
+    named = [f"{name.replace('_', ' ')} {values[name]}" for name in more if values[name]]
+    return ", ".join([" under ".join(values[name] for name in head), *named])
+
+
+def columns_of(frame: pd.DataFrame) -> dict[str, list[str]]:
+    """Write the columns of a frame by which rows can be told apart."""
+    return {name: list(map(text_of, frame[name])) for name in _LABELS if name in frame}
+
+
+def _rows(columns: Columns, names: Sequence[str]) -> list[tuple[str, ...]]:
+    return list(zip(*(map(_line, columns[name]) for name in names), strict=True))
+
+
+def shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """Choose the columns that fit a page, the interval in one, and those that differ."""
+    page = frame.copy()
+    page["interval"] = [
+        "" if pd.isna(low) else f"{low:.1f}-{high:.1f}"
+        for low, high in zip(page["robust_low"], page["robust_high"], strict=True)
+    ]
+    left_out = []
+    if not page["settings"].any():
+        left_out.append("settings")
+    if (page["attacked"].isna() | (page["attacked"] == page["n"])).all():
+        left_out.append("attacked")  # no row attacked only what others left
+    columns = columns_of(frame)
+    labels = [name for name in (*_BEFORE, "state", "settings") if name in columns]
+    more = told_apart(columns, labels)
+    inside = [name for name in more if name in _VARYING]
+    last = [name for name in more if name in _LAST]
+    names = [*_BEFORE, *inside, *_AFTER, *last]
+    return page[[name for name in names if name not in left_out]]
+
+
+def render(frame: pd.DataFrame, form: Format) -> str:
+    """Write a table as CSV (every column), Markdown or LaTeX (those that fit a page)."""
+    if form == "csv":
+        return csv_text(frame)
+    page = shown(frame)
+    text = cells_as_text(page)
+    heads = [name.replace("_", " ") for name in page.columns]
+    if form == "latex":
+        return str(pd.DataFrame(text, columns=heads).to_latex(index=False, escape=True))
+    return "\n".join(markdown_lines(heads, text)) + "\n"
+
+
+def markdown_lines(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Write a Markdown table, line by line."""
+    lines = [f"| {' | '.join(map(markdown_cell, heads))} |"]
+    lines.append(f"|{'|'.join(' --- ' for _ in heads)}|")
+    return [*lines, *(f"| {' | '.join(map(markdown_cell, row))} |" for row in rows)]
+
+
+def markdown_cell(text: str) -> str:
+    """Keep a text from ending a Markdown cell or line, and from being read as HTML."""
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", r"\|")
+    return _line(escaped)
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """Write a frame as CSV whose texts no spreadsheet takes for a formula."""
+    safe = frame.copy()
+    for name in frame.columns:
+        if any(map(_is_formula, frame[name])):  # other columns keep their types
+            safe[name] = [f"'{v}" if _is_formula(v) else v for v in frame[name]]
+    return str(safe.to_csv(index=False))
+
+
+def _is_formula(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+def cells_as_text(page: pd.DataFrame) -> list[list[str]]:
+    """Write the cells of a table for people: one decimal, nothing for what is missing."""
+    return [[text_of(value) for value in row] for row in page.itertuples(index=False)]
+
+
+def text_of(value: Any) -> str:
+    """Write one value for people: one decimal, nothing for what is missing."""
+    if value is None or pd.isna(value):
+        return ""
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() and abs(value) > 100 else f"{value:.1f}"
+    return str(value)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
