@@ -24,7 +24,7 @@ def settings_of(subject: Subject) -> dict[str, Any]:
 
 
 def attackable(subject: Subject) -> bool:
-    """Say whether the main attack can run: its last resort is the classifier's gradient."""
+    """Whether the main attack can run: its last resort is the classifier's gradient."""
     return subject.has_gradient(Access.BPDA)
 
 

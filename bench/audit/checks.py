@@ -30,7 +30,7 @@ RECORDS: tuple[Check, ...] = (
     records.cost_is_recorded,  # C26
     records.settings_take_effect,  # C27
 )
-# First what the attacks climb, since C21 and C5 choose the main attack's loss and draws; last
+# First loss and gradient, since C21 and C5 choose the main attack's loss and draws; last
 # what looks at all cells that the others made.
 CHECKS: tuple[Check, ...] = (
     gradients.gradient_exists,  # C2

@@ -20,7 +20,7 @@ _FEW = 32  # images of the planted controls: each is attacked three times
 
 
 class KnownSeed:
-    """A purifier whose noise depends on the image's index alone, so that an attacker knows it.
+    """A purifier whose noise depends only on the image's index, so that an attacker knows it.
 
     Streams that an attacker or the judge gives are not listened to.
     """
@@ -151,7 +151,7 @@ def bits_for(threat: ThreatModel, numbers: int) -> int:
     """Choose the bits of a quantizer that a ball can cross: 3, more for a small ball.
 
     Levels lie no farther apart than the radius, for L2 that of the matching Linf ball of images
-    of so many ``numbers``. A coarser quantizer really does undo small perturbations.
+    of this many ``numbers``. A coarser quantizer really does undo small perturbations.
     """
     reach = threat.radius
     if threat.norm is Norm.L2:
@@ -169,7 +169,7 @@ def purifier_adds_to_its_noise(subject: Subject) -> Finding:
         missing = "the defense is deterministic: it has no noise"
     elif not fits(purifier, NoisyPurifier):
         missing = (
-            f"{type(purifier).__name__} cannot add its noise alone: give it noise_alone(self), "
+            f"{type(purifier).__name__} cannot add only its noise: give it noise_alone(self), "
             "the purifier of the same noise that does nothing else"
         )
     if missing or not fits(purifier, NoisyPurifier):
@@ -228,5 +228,5 @@ def better_than_bare(subject: Subject) -> Finding:
 
 
 def significantly_below(run: Run, other: Run) -> bool:
-    """Say whether a run leaves fewer images robust than another one, in a paired test."""
+    """Whether a run leaves fewer images robust than another one, in a paired test."""
     return worsens(other.robust, run.robust) <= LEVEL

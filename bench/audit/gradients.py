@@ -1,4 +1,4 @@
-"""Checks of the gradients that attacks climb: C2 to C4."""
+"""Checks of the gradients that attacks follow: C2 to C4."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def gradient_is_right(subject: Subject) -> Finding:
         gradient = averaged_gradient(
             view, images.x, images.y, loss=margin, draws=1, rng=rng
         ).gradient
-    except Exception as error:  # whatever a stranger's code raises for a type it did not expect
+    except Exception as error:  # whatever third-party code raises for a type it did not expect
         return found(
             State.NOT_APPLICABLE,
             reason=f"the defense does not run in float64 ({in_words(error)}); "
@@ -224,7 +224,7 @@ def in_float64(defense: Defense) -> Defense:
 
 
 def _no_full_gradient(subject: Subject) -> str:
-    """Say why there is no full gradient to check; empty where there is one."""
+    """Return why there is no full gradient to check; empty where there is one."""
     if not subject.defense.purifier.differentiable:
         return "the purifier says that it has no true gradient: attacks use BPDA"
     if not subject.has_gradient(Access.FULL):

@@ -1,4 +1,4 @@
-"""Checks of the loss that attacks climb: its noise, its surface, its zeros. C5, C20, C21."""
+"""Checks of the loss that attacks maximise: its noise, its surface, its zeros. C5, C20, C21."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def eot_is_stable(subject: Subject) -> Finding:
     if not stable:
         return finding(
             State.FAIL,
-            reason=f"two averages of {draws} gradients still point elsewhere: attacks climb "
-            "noise; give them more draws (attack.eot) or lean on attacks without gradients",
+            reason=f"two averages of {draws} gradients still point elsewhere: the gradient "
+            "is mostly noise; use more draws (attack.eot) or gradient-free attacks (square)",
         )
     if draws == asked:
         return finding(State.PASS)
@@ -123,7 +123,7 @@ def loss_is_not_saturated(subject: Subject) -> Finding:
     """C21: the cross-entropy of clean images is not rounded to 0, and its gradient with it.
 
     This check changes the subject, so that it is a remark: where it fails, ``settings["loss"]``
-    becomes ``margin`` and later attacks climb that.
+    becomes ``margin`` and later attacks maximise that.
     """
     found = partial(
         Finding,
@@ -136,7 +136,7 @@ def loss_is_not_saturated(subject: Subject) -> Finding:
     if loss != "ce":
         return found(
             State.NOT_APPLICABLE,
-            reason=f"attacks climb the loss '{loss}', which no sure classifier rounds to 0",
+            reason=f"attacks maximise the loss '{loss}', which is never rounded to 0",
         )
     seen = averaged_loss(
         subject.view(Access.QUERY),
@@ -154,7 +154,7 @@ def loss_is_not_saturated(subject: Subject) -> Finding:
     return finding(
         State.FAIL,
         reason=f"the cross-entropy is exactly 0 in float32 for {share:.0%} of the images and "
-        "attacks that climb it stand still: this audit attacks with the margin, and cells "
+        "attacks on it do not move: this audit attacks with the margin, and cells "
         "attacked with attack.loss=ce are upper bounds",
     )
 

@@ -153,7 +153,7 @@ def _flat(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _identical(first: pd.DataFrame, second: pd.DataFrame) -> bool:
-    """Say whether all images have the same distance and mean logits, to the bit."""
+    """Whether all images have the same distance and mean logits, to the bit."""
     if not {"logits"} <= {*first} & {*second} or not first["index"].equals(second["index"]):
         return False
     if first["robust"].sum() < _FEW or not first["distance"].any():

@@ -129,7 +129,7 @@ def asked_of(subject: Subject) -> dict[str, Any]:
 
 
 def _run(check: Check, subject: Subject) -> Finding:
-    """Run a check; what a strange defense breaks in it is a finding, and the others go on."""
+    """Run a check; an error of the defense in it is a finding, and the others go on."""
     try:
         return check(subject)
     except StoreError:  # nothing can be kept: that is no fault of the defense

@@ -43,14 +43,14 @@ def iterative_beats_one_step(subject: Subject) -> Finding:
         state=state,
         figure=f"{single.accuracy:.1%} after one step, {main.accuracy:.1%} after all",
         reason=told(
-            state, f"one step (FGSM) breaks {more} images more", "the steps lose their way"
+            state, f"one step (FGSM) breaks {more} images more", "the attack fails to converge"
         ),
         values={"one step": single.accuracy, "main": main.accuracy, "p": p},
     )
 
 
 def transfer_is_weaker(subject: Subject) -> Finding:
-    """C11: who sees the purifier breaks what can be broken without seeing it."""
+    """C11: an attack on the whole defense breaks what one on the bare classifier breaks."""
     blank = Finding(
         "C11", "transfer is weaker", Weight.BOUND, State.NOT_APPLICABLE,
         threshold="breaks at most 1 % that BPDA and the main attack do not", reason=NO_GRADIENT,
@@ -72,7 +72,7 @@ def transfer_is_weaker(subject: Subject) -> Finding:
         figure=f"{count} of {len(extra)} images broken by transfer AutoAttack alone",
         reason=told(
             state,
-            f"AutoAttack on the bare classifier alone breaks {count} images",
+            f"only AutoAttack on the bare classifier breaks {count} images",
             "the purifier masks gradients",
         ),
         values={"extra": count, "indices": indices_of(subject, extra), "p": p},
@@ -80,7 +80,7 @@ def transfer_is_weaker(subject: Subject) -> Finding:
 
 
 def square_is_weaker(subject: Subject) -> Finding:
-    """C12: who has gradients breaks what a random search on the outputs breaks."""
+    """C12: a gradient attack breaks what a random search on the outputs breaks."""
     blank = Finding(
         "C12", "Square is weaker", Weight.BOUND, State.NOT_APPLICABLE,
         threshold="breaks at most 0.2 % that the main attack does not", reason=NO_GRADIENT,
@@ -107,7 +107,7 @@ def square_is_weaker(subject: Subject) -> Finding:
 
 
 def noise_is_weaker(subject: Subject) -> Finding:
-    """C13: who climbs breaks far more than the best of many random noises."""
+    """C13: a gradient attack breaks far more than the best of many random noises."""
     blank = Finding(
         "C13", "random noise is weaker", Weight.BOUND, State.NOT_APPLICABLE,
         threshold="breaks at most 10 % of what the main attack breaks", reason=NO_GRADIENT,
@@ -131,7 +131,7 @@ def noise_is_weaker(subject: Subject) -> Finding:
         reason=told(
             state,
             f"random noise breaks {by_noise} images where the main attack breaks {broken}",
-            "the attack hardly climbs, or the ball is so large that anything breaks",
+            "the attack hardly raises the loss, or the ball is so large that anything breaks",
         ),
         values={"noise": by_noise, "main": broken, "p": p},
     )

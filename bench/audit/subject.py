@@ -32,7 +32,7 @@ LEVEL = 0.01  # of the paired tests that raise an alarm
 def _copied(defense: Defense) -> Defense:
     try:
         return copy.deepcopy(defense)
-    except Exception:  # a stranger's purifier may hold a lock, a file or a server
+    except Exception:  # a third-party purifier may hold a lock, a file or a server
         return defense
 
 
@@ -127,7 +127,7 @@ class Subject:
             return all(torch.equal(self.defense.purify(x, rng=rng), x) for x in tried)
 
     def has_gradient(self, access: Access) -> bool:
-        """Say whether autograd reaches the images at all; FULL asks the defense first."""
+        """Whether autograd reaches the images at all; FULL asks the defense first."""
         if access is Access.FULL and not self.defense.purifier.differentiable:
             return False
         x = self.images.x[:2].detach().requires_grad_()

@@ -73,7 +73,7 @@ def monotone_in_eps(subject: Subject) -> Finding:
             + ("" if surely else ", which may be chance")
         )
     if state is State.FAIL:
-        reasons.append("the attack loses its way in a larger ball: see C2 to C5")
+        reasons.append("the attack fails to converge in a larger ball: see C2 to C5")
     return replace(
         blank,
         state=state,

@@ -101,7 +101,7 @@ def trained_against(params: Mapping[str, Any]) -> Transfer | None:
 
 
 def others(trained: Transfer, *, numbers: int) -> list[Transfer]:
-    """List the attacks to compare with, for images of so many ``numbers``.
+    """List the attacks to compare with, for images of this many ``numbers``.
 
     A doubled ball in which every image can become plain gray is left out: no defense holds.
     """

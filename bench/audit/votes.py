@@ -49,7 +49,7 @@ def resubmission(subject: Subject) -> Finding:
         f"the worst of {_AGAIN}; attacked {found['attacked vote']:.1f} and "
         f"{found['attacked worst']:.1f}",
         threshold=threshold,
-        reason="whoever may submit an image more than once breaks more than the vote shows"
+        reason="submitting an image more than once breaks more than the vote shows"
         if gains
         else "",
         values=found,
@@ -57,7 +57,7 @@ def resubmission(subject: Subject) -> Finding:
 
 
 def verdicts_repeat(subject: Subject) -> Finding:
-    """C22: votes depend on image, seed and draw alone.
+    """C22: votes depend only on image, seed and draw.
 
     The attacked images are judged by a copy of the defense that was never called, by the one
     that was attacked, after reseeding torch's global generator, and in another batch size. A

@@ -32,7 +32,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "square": {"queries": 300, "eot": 2},
 }
 WHAT = "attacks against known answers"
-_DEAR = 3000  # passes an image from which on an attack is measured on few defenses
+_EXPENSIVE = 3000  # passes an image from which on an attack is measured on few defenses
 _SLACK = 1e-3  # of a margin: float32 images and logits, and the judge's tolerance of the ball
 _CPU = torch.device("cpu")
 _UNLIKELY = 4.5  # standard errors between the judge's count and its expectation
@@ -67,11 +67,13 @@ class Case:
         return self.purifier.sigma if isinstance(self.purifier, Noisy) else 0.0
 
 
-DEAR_CASE = Case("identity", 5, Affine())  # where an attack of thousands of passes is measured
+EXPENSIVE_CASE = Case(
+    "identity", 5, Affine()
+)  # where an attack of thousands of passes is measured
 NOISE_CASE = Case("noise 0.1", 2, Noisy(0.1))
 CASES = (
     Case("identity", 2, Affine()),
-    DEAR_CASE,
+    EXPENSIVE_CASE,
     Case("identity, rivals alike", 5, Affine(), clear=False),
     Case("0.1 + 0.8 x", 5, Affine(0.8, 0.1)),
     Case("1 - x", 5, Affine(-1.0, 1.0)),
@@ -149,13 +151,13 @@ def applies(attack: Attack, case: Case, access: Access) -> bool:
     else:
         allowed = True
     calls = attack.calls(stochastic=False, classes=case.classes)
-    if calls.forward + calls.backward > _DEAR:
-        allowed &= case == DEAR_CASE or (case == NOISE_CASE and access is Access.FULL)
+    if calls.forward + calls.backward > _EXPENSIVE:
+        allowed &= case == EXPENSIVE_CASE or (case == NOISE_CASE and access is Access.FULL)
     return allowed
 
 
 def ungated(name: str, attack: Attack, case: Case, access: Access) -> str:
-    """Say why an attack need not reach the optimum of a case; nothing where it has to."""
+    """Return why an attack need not reach the optimum of a case; nothing where it has to."""
     calls = attack.calls(stochastic=bool(case.sigma), classes=case.classes)
     if attack.accesses[0] is Access.QUERY:
         return "random search"
@@ -189,7 +191,7 @@ def measure(
     for eps in radii:
         try:
             part = _at(attack, problem, case, defense, ThreatModel(norm, eps, access), device)
-        except Exception as error:  # whatever a stranger's attack raises is its result
+        except Exception as error:  # whatever a third-party attack raises is its result
             faults.append(f"failed: {type(error).__name__}: {error}")
             break
         parts.append(part)
@@ -256,7 +258,7 @@ def compare(
     """Hold what the judge counted against what is possible and what the margins imply."""
     y, legal = problem.y, outcomes.legal
     weight = problem.weight.double()
-    # Two classes alone have noise, so the other class is the only rival.
+    # Only two classes have noise, so the other class is the only rival.
     length = (weight[y] - weight[1 - y.clamp_max(1)]).norm(dim=1)
     shown = torch.where(legal.reshape(-1, 1, 1, 1), x_adv.to(problem.x), problem.x)
     clean = problem.margins(problem.x).amin(1)

@@ -56,7 +56,7 @@ class Problem:
         return smallest_radius(v, x, norm, self.margins(self.x)).amin(1)
 
     def clear(self) -> Tensor:
-        """Say which images (N,) have a runner-up by some logits, also the nearest class."""
+        """Return which images (N,) have a runner-up by some logits, also the nearest class."""
         v, x = self._directions()
         margins = self.margins(self.x)
         two = margins.topk(2, dim=1, largest=False)

@@ -103,6 +103,6 @@ def _shares(values: Sequence[float]) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    """Join cells; what a stranger's error says must not end a cell or a line."""
+    """Join cells; what a third-party error says must not end a cell or a line."""
     safe = [" ".join(cell.replace("|", r"\|").split()) for cell in cells]
     return f"| {' | '.join(safe)} |"

@@ -1,4 +1,4 @@
-"""Whether the audit names what is wrong: planted traps, each beside an honest twin."""
+"""Whether the audit sees deliberately broken defenses, each beside an honest twin."""
 
 from __future__ import annotations
 
