@@ -6,9 +6,11 @@ checked by the judge, which waits for its votes anyway.
 
 from __future__ import annotations
 
+import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -141,6 +143,8 @@ def blamed(name: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if isinstance(error, BenchError) or lacks_memory(error) or lost(error):
             raise
+        where = traceback.extract_tb(error.__traceback__)[-1]
         raise PluginError(
-            f"{name} failed: {type(error).__name__}: {error}. Run with --debug to see where."
+            f"{name} failed: {type(error).__name__}: {error} "
+            f"({Path(where.filename).name}:{where.lineno}). Run with --debug to see more."
         ) from error

@@ -75,7 +75,10 @@ def test_a_matrix_goes_on_after_failing_cells_and_later_does_what_is_left(
     assert "shaky_bench.py:" in notes["failed"]
     assert "--debug" in notes["failed"]
     assert "--access bpda" in notes["skipped"]
-    assert first.err.count("shaky under noise: failed: RuntimeError") == 1
+    assert (
+        first.err.count("shaky under noise: failed: the purifier Shaky failed: RuntimeError")
+        == 1
+    )
     assert first.err.count("jpeg under pgd: skipped: ") == 1
     assert "[6/6]" in first.out
 
