@@ -1,4 +1,4 @@
-"""Networks of a plugin: found wherever it keeps them, frozen in copies, told by their weights."""
+"""Networks of a plugin: found wherever it keeps them, frozen in copies, told by weights."""
 
 from __future__ import annotations
 
