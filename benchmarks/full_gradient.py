@@ -68,7 +68,7 @@ def _memory(settings: Settings, found: Subject, device: str) -> Iterator[Row]:
             repeats=1,
             at_most=1.5 if exact else None,
             checked=f"a state is {n} images, {1024 * state:.1f} KiB",
-            reason="the states alone, no activations" if exact else "",
+            reason="only the states, no activations" if exact else "",
         )
 
 

@@ -1,4 +1,4 @@
-"""Cheap attacks first and dear ones on survivors, against every attack on every image."""
+"""Cheap attacks first and expensive ones on survivors, against every attack on every image."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def _row(
     with count_passes(networks) as counts:
         replay()
     same = "the same" if counts == seen.counts() else f"NOT the same: {in_words(counts)}"
-    # Some hundredths are at stake: many short rounds, for a shared machine changes its pace.
+    # The target is a few hundredths: many short rounds, as a shared machine varies in speed.
     times = interleaved(
         {"harness": run, "bare": replay, "noise": noise},
         repeats=settings.size(15, quick=1),

@@ -140,12 +140,12 @@ def _of_bare(
 
 
 def missing(what: str, library: str) -> Row:
-    """Say how to get what is not installed."""
+    """Return a row that says how to install a missing library."""
     return Row(
         ITEM,
         what,
         reason=f"not installed: {library} is in benchmarks/peers_requirements.txt; install it "
-        "in an environment of its own and name that by --peer-python",
+        "in an environment of its own and give that by --peer-python",
     )
 
 

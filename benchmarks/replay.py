@@ -87,7 +87,7 @@ def recorded(networks: Mapping[str, nn.Module]) -> Iterator[Recording]:
 def bare(
     passes: Sequence[Pass], networks: Mapping[str, nn.Module], x: Tensor
 ) -> Callable[[], None]:
-    """Build the passes alone, in the same order and sizes, on rows like x (N, C, H, W)."""
+    """Build only the passes, in the same order and sizes, on rows like x (N, C, H, W)."""
     rows = {n: x[torch.arange(n, device=x.device) % len(x)] for n in {p.rows for p in passes}}
 
     def run() -> None:
@@ -107,7 +107,7 @@ def bare(
 
 
 def noise_alone(shapes: Sequence[tuple[int, ...]]) -> Callable[[], None]:
-    """Build the draws of the noise alone."""
+    """Build only the draws of the noise."""
     streams = {rows: Rng.seeded(0, range(rows)) for rows in {shape[0] for shape in shapes}}
 
     def run() -> None:

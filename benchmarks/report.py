@@ -62,12 +62,12 @@ def as_markdown(rows: Sequence[Row], *, devices: Sequence[str], quick: bool) -> 
         f"- versions: {', '.join(versions)}",
         f"- command: `{about['command'].replace('__main__.py', 'python -m benchmarks')}`",
         "",
-        "What stands left of a stroke is divided by what stands right of it. Values are",
+        "A / B is the value of A divided by the value of B. Values are",
         "medians of rounds in which the compared things take turns, by the wall clock; CPU",
         "time is the same by the clock of the process.",
     ]
     if quick:
-        lines += ["", "**A smoke run: the times say nothing.**"]
+        lines += ["", "**A smoke run: the times mean nothing.**"]
     for item in dict.fromkeys(row.item for row in rows):
         lines += ["", f"## {item}", "", f"| {' | '.join(_HEADS)} |", "| --- " * 8 + "|"]
         lines += [_line(row) for row in rows if row.item == item]

@@ -1,4 +1,4 @@
-"""What a benchmark says: rows of numbers with their targets. Imports no torch."""
+"""What a benchmark reports: rows of numbers with their targets. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure: ``quick`` is a smoke run of seconds whose times say nothing.
+    """How to measure: ``quick`` is a smoke run of seconds whose times mean nothing.
 
     ``data`` is the folder of the data sets, ``scratch`` one for results that are thrown away,
     ``devices`` names torch devices, ``peer_python`` an interpreter that has the peers.
@@ -36,7 +36,7 @@ class Row:
 
     ``value`` goes by the wall clock, ``cpu`` is the same in process CPU time, which a busy
     machine disturbs less. ``checked`` says that the compared things did the same work,
-    ``reason`` why a number is what it is. Without a value the row says why there is none.
+    ``reason`` why a number is what it is. Without a value it says why there is none.
     """
 
     item: str
@@ -61,7 +61,7 @@ class Row:
 
     @property
     def holds(self) -> str:
-        """Say yes or no where there are a target and a value."""
+        """Whether the target is met: yes or NO, empty without a target or a value."""
         if not self.target or self.value is None:
             return ""
         if self.at_most is not None:

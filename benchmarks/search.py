@@ -21,7 +21,7 @@ ITEM = "search"
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """Measure BPDA+EOT in both precisions, and compare what the float32 judge says of both."""
+    """Measure BPDA+EOT in both precisions, and compare the float32 judge's verdicts on both."""
     found = subject(settings)
     attack = BpdaEot(steps=settings.size(5, quick=2), eot=settings.size(3, quick=2))
     threat = ThreatModel(Norm.LINF, found.eps, Access.BPDA)

@@ -100,7 +100,7 @@ def _steps(settings: Settings, found: Subject, device: str) -> Iterator[Row]:
         try:
             one = make()
             apart = float((one(x) - step(x)).abs().max())
-        except Exception as error:  # whatever a compiler that is not there raises
+        except Exception as error:  # a missing compiler may raise anything
             reason = f"{type(error).__name__}: {error}"[:200]
             yield Row(ITEM, f"a Langevin step {name} on {device}", reason=reason)
             continue

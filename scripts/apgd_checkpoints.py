@@ -1,4 +1,4 @@
-"""Measure which checkpoints serve Auto-PGD better: its paper's or its authors' code's.
+"""Measure which checkpoints suit Auto-PGD better: its paper's or its authors' code's.
 
 python scripts/apgd_checkpoints.py [--device cuda] [-n 500] [--jobs 6] [--output DIR]
 
@@ -106,7 +106,7 @@ def measured(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
             view_of(defense, Access.FULL), images.x.clone(), images.y,
             threat=threat, rng=rng.fork("attack"),
         )  # fmt: skip
-    x_adv = x_adv.cpu().to(device)  # the clock stops once the device has done its part
+    x_adv = x_adv.cpu().to(device)  # the clock stops when the device is done
     seconds = time.perf_counter() - begun
     verdict = judge(
         defense, images.x, images.y, x_adv, threat=threat, draws=DRAWS, rng=rng.fork("judge")
@@ -128,7 +128,7 @@ def measured(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(found: dict[Cell, dict[str, Any]], n: int) -> str:
-    """Set schedule beside schedule, on the same images."""
+    """Compare the two schedules on the same images."""
     head = (
         "energy", "steps", "robust: code", "robust: paper", "broken: code only", "paper only",
         "p", "wrong draws: code", "paper", "passes per image: code", "paper",
@@ -152,7 +152,7 @@ def table(found: dict[Cell, dict[str, Any]], n: int) -> str:
 
 
 def share(right: list[bool]) -> str:
-    """Word an accuracy with its 95 % interval."""
+    """Write an accuracy with its 95 % interval."""
     low, high = wilson(sum(right), len(right))
     return f"{100 * sum(right) / len(right):.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=500, help="validation images, the first ones")
     parser.add_argument("--steps", type=int, nargs="+", default=[50, 20])
     parser.add_argument("--eot", type=int, default=10)
-    parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
+    parser.add_argument("--jobs", type=int, default=1, help="parallel processes")
     parser.add_argument("--data", type=Path, default=os.environ.get("BENCH_DATA", "data"))
     parser.add_argument("--output", type=Path, default=os.environ.get("OUT", "."))
     args = parser.parse_args()

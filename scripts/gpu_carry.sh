@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# On the machine without a GPU, in the repository's root: what gpu_check.sh wants to be carried, .whl and .gpu-data.
+# On the machine without a GPU, in the repository's root: collect what gpu_check.sh needs, .whl and .gpu-data.
 set -eu
 
 for p in 2_28 2_27 2_17; do tags="${tags:-} --platform manylinux_${p}_x86_64"; done
 python3 -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp $tags \
     --platform manylinux2014_x86_64 -d .whl pydantic==2.14.4 pydantic-core==2.50.5 annotated-types typing-inspection typing-extensions pyautoattack==0.2.0
 python3 - <<'P'
-# Of pyautoattack's 42 MB all but 0.1 are an example's weights; the working tree may have 64 MiB in all.
+# All but 0.1 of pyautoattack's 42 MB are an example's weights; the working tree may have 64 MiB in all.
 import pathlib, zipfile
 (path,) = pathlib.Path(".whl").glob("pyautoattack-*.whl")
 with zipfile.ZipFile(path) as old, zipfile.ZipFile(path.with_suffix(".slim"), "w", zipfile.ZIP_DEFLATED) as new:

@@ -273,7 +273,7 @@ def test_the_table_has_every_row_and_the_machine() -> None:
     assert "| a / b | 1.23 | 1 to 2 (5) | 1.2 | at most 1 | NO |" in page
     assert "| c | none |" in page
     assert machine(("cpu",)) in page
-    assert "the times say nothing" in page
+    assert "the times mean nothing" in page
     for name in ("date: 20", "commit: ", "torch "):
         assert name in page
     first, second = csv.DictReader(as_csv(rows).splitlines())
@@ -302,7 +302,7 @@ def test_an_unknown_item_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["sequentail"])
     assert stop.value.code == 2
-    assert "no item is called sequentail. Known: overhead, eot" in capsys.readouterr().err
+    assert "no item has the name sequentail. Known: overhead, eot" in capsys.readouterr().err
 
 
 def test_every_item_is_a_file_of_its_own() -> None:

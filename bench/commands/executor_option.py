@@ -24,7 +24,7 @@ Executor = Annotated[
     str | None,
     typer.Option(
         help="local: processes on this machine; slurm: an array of jobs. Rows are the same.",
-        show_default="this process alone",
+        show_default="only this process",
     ),
 ]
 Jobs = Annotated[
@@ -42,14 +42,14 @@ Slurm = Annotated[
 
 
 def check(executor: str | None, jobs: int | None, slurm: list[str]) -> None:
-    """Refuse options that do not go together; raises UsageError."""
+    """Refuse options that cannot be combined; raises UsageError."""
     if executor is None:
         if jobs is not None:
-            raise UsageError("--jobs is for an --executor: add --executor local or slurm.")
+            raise UsageError("--jobs needs an executor: add --executor local or slurm.")
     elif executor not in EXECUTORS:
         raise unknown_name("executor", executor, EXECUTORS)
     if slurm and executor != "slurm":
-        raise UsageError("--slurm is for --executor slurm alone.")
+        raise UsageError("--slurm works only with --executor slurm.")
     if executor == "slurm":
         if jobs is None:
             raise UsageError("--executor slurm needs --jobs, the number of workers.")
@@ -69,10 +69,10 @@ def spread(
     device: str,
     quiet: bool,
 ) -> bool:
-    """Let workers measure plans; say whether they are through (not so where jobs were sent).
+    """Let workers measure plans; return whether they are finished (False for submitted jobs).
 
     No worker is started for cells that are done. Raises BenchError where the folder cannot be
-    shared or no worker lives.
+    shared or all workers die.
     """
     from bench.executors.task import WorkerTask
     from bench.experiments.status import PlanStatus
@@ -83,9 +83,9 @@ def spread(
         return True
     if not works_in(workspace.store.root):
         raise StoreError(
-            f"the file system of {workspace.store.root} has no locks (flock), by which workers "
-            "share their work. Name another folder with --results, mount it with locks, or run "
-            "without --executor."
+            f"the file system of {workspace.store.root} has no locks (flock), which workers "
+            "need to share work. Choose another folder with --results, mount it with locks, or "
+            "run without --executor."
         )
     folders = [workspace.store.root, workspace.data, workspace.zoo]
     results, data, zoo = (str(folder.resolve()) for folder in folders)
@@ -94,7 +94,7 @@ def spread(
     if executor == "slurm":
         from bench.executors.slurm import parse_options, submit
 
-        assert jobs is not None  # `check` saw to it
+        assert jobs is not None  # `check` refuses it
         job = submit(task, jobs=jobs, options=parse_options(slurm), store=workspace.store)
         say(f"submitted: job {job}, {jobs} workers. See `bench status`, then `bench collect`.")
         return False
@@ -117,9 +117,9 @@ def _as_json(plan: Plan) -> dict[str, object]:
 
 
 def _is_left(plans: Sequence[tuple[Plan, list[Plugins]]], status: Sequence[PlanStatus]) -> bool:
-    """Say whether workers may find anything to do; an audit is work of its own.
+    """Whether workers may find anything to do; an audit counts as work.
 
-    To look fetches what is missing of the data: nodes of a cluster may be offline.
+    This downloads missing data: nodes of a cluster may be offline.
     """
     from bench.experiments.status import CellState
 

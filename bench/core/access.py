@@ -37,14 +37,14 @@ class TransferView:
         """Refuse: a transfer attack does not know the purifier."""
         raise PluginError(
             "the attack asked for a purification step under transfer access, which hides the "
-            "purifier. Leave 'transfer' out of the attack's accesses."
+            "purifier. Remove 'transfer' from the attack's accesses."
         )
 
     def surrogate(self, factor: int) -> View:
         """Refuse: a transfer attack does not know the purifier."""
         raise PluginError(
-            "transfer access hides the purifier, so there is no cheaper process of it. Leave "
-            "attack.surrogate away, or use --access bpda or full."
+            "transfer access hides the purifier, so there is no cheaper process of it. Do "
+            "not set attack.surrogate, or use --access bpda or full."
         )
 
 
@@ -66,12 +66,12 @@ class _WholeView:
             return self.defense.purification_step(x.clone(), rng=rng)
 
     def surrogate(self, factor: int) -> Self:
-        """Open the same access on a coarser purifier; raises PluginError where none is."""
+        """Open the same access on a coarser purifier; raises PluginError without one."""
         purifier = self.defense.purifier
         if not fits(purifier, CoarsePurifier):
             raise PluginError(
                 f"this defense has no cheaper process: {type(purifier).__name__} has no "
-                "'coarser'. Leave attack.surrogate away."
+                "'coarser'. Do not set attack.surrogate."
             )
         coarse = Defense(
             purifier.coarser(factor), self.defense.classifier, seed=self.defense.seed
@@ -84,13 +84,13 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, purified: Tensor) -> Tensor:
-        """Return what the classifier is to see."""
+        """Return a copy of the purified images."""
         ctx.images = len(x)
-        return purified.clone()  # no view: a classifier may write into what it is shown
+        return purified.clone()  # a classifier may write into its input
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
-        """Hand the gradient on, that of all draws of an image added up."""
+        """Pass the gradient through, summed over all draws of an image."""
         (gradient,) = outer
         if len(gradient) > ctx.images:
             gradient = gradient.reshape(ctx.images, -1, *gradient.shape[1:]).sum(1)
@@ -99,7 +99,10 @@ class _StraightThrough(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class BpdaView(_WholeView):
-    """The purifier forwards, the identity backwards (Athalye et al. 2018, BPDA)."""
+    """BPDA: the purifier forwards, the identity backwards (Athalye et al. 2018).
+
+    "Obfuscated Gradients Give a False Sense of Security", arXiv 1802.00420.
+    """
 
     access: ClassVar[Access] = Access.BPDA
 
@@ -144,7 +147,7 @@ def view_of(defense: Defense, access: Access) -> View:
 
 
 def unsupported(*, differentiable: bool, access: Access) -> str | None:
-    """Say why a defense cannot be opened at an access; None where it can."""
+    """Return why a defense cannot be opened at an access; None where it can."""
     if access is Access.FULL and not differentiable:
         return "its purifier has no true gradient: use --access bpda"
     return None

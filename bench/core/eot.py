@@ -1,4 +1,7 @@
-"""Loss and gradient averaged over a defense's draws (EOT, Athalye et al. 2018), per image."""
+"""Loss and gradient averaged over a defense's draws, per image: EOT.
+
+Athalye et al. 2018, "Synthesizing Robust Adversarial Examples", arXiv 1707.07397.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +43,9 @@ def averaged_gradient(
         logits = view(leaf, rng=rng[block].repeat(draws))
         if not logits.requires_grad:
             raise PluginError(
-                f"no gradient comes through the defense under {view.access} access: a purifier "
-                "or classifier detaches its images, or runs under no_grad. Let gradients pass, "
-                "or say `differentiable = False` and attack with --access bpda."
+                f"no gradient passes the defense under {view.access} access: a purifier or "
+                "classifier detaches its images, or runs under no_grad. Let gradients pass, or "
+                "set `differentiable = False` and attack with --access bpda."
             )
         values = loss(logits, labels).reshape(-1, draws)
         (gradient,) = torch.autograd.grad(values.sum() / draws, leaf)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from bench.core.threat import Norm
 
-_CLIPPINGS = 3  # ten bring nothing that an attack would notice
-_ROUNDING = 2.0**-23  # by which float32 may miss the level that a pixel stands for
+_CLIPPINGS = 3  # with ten no attack is stronger
+_ROUNDING = 2.0**-23  # how far float32 may be from the level that a pixel stands for
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class Ball:
 
         The nearest point for L2 is clip(x + s (x_adv - x)) with the largest s <= 1 that keeps
         it in the ball. Clipping shortens a perturbation, so s grows by what was lost, a few
-        times: as clipping only loses more, that comes near to the sphere and never past it.
+        times. Each clipping loses more, so the result approaches the sphere from inside.
         """
         if self.norm is Norm.LINF or not math.isfinite(self.radius):
             return x_adv.clamp(self.low, self.high)
@@ -80,7 +80,7 @@ def project(x_adv: Tensor, x: Tensor, norm: Norm, radius: float) -> Tensor:
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:
     """Return the unit step that raises a linear loss most: sign (Linf), g / |g| (L2).
 
-    Pixels whose gradient is NaN stay where they are; for L2 infinite ones do, too.
+    Pixels whose gradient is NaN stay where they are; for L2 also infinite ones.
     """
     if norm is Norm.LINF:
         return gradient.sign()
@@ -89,7 +89,7 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
 
 
 def rounded(x_adv: Tensor, x: Tensor, bits: int) -> Tensor:
-    """Round x_adv to multiples of 1/(2**bits - 1), towards x (N, C, H, W): legal stays legal.
+    """Round x_adv to multiples of 1/(2**bits - 1), towards x (N, C, H, W), so it stays legal.
 
     Per pixel it is the level nearest to x_adv among those not farther from x than x_adv; where
     there is none (both lie within one level) it is the level nearest to x_adv.

@@ -1,4 +1,4 @@
-"""Losses that an attack raises: logits (N, K) and labels (N,) to one value per image (N,)."""
+"""Losses that attacks maximize: logits (N, K) and labels (N,) to one value per image (N,)."""
 
 from __future__ import annotations
 
@@ -28,13 +28,15 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """Margin over the gap of the first and third logit (Croce and Hein 2020); see ``margin``.
+    """Margin over the gap of the first and third logit; see ``margin``.
 
-    It does not change when the logits are scaled or shifted. Raises UsageError below 3 classes.
+    Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of
+    diverse parameter-free attacks", arXiv 2003.01690. Scaling or shifting the logits does not
+    change it. Raises UsageError below 3 classes.
     """
     if logits.shape[1] < 3:
         raise UsageError(
-            f"the loss 'dlr' ranks three classes and there are {logits.shape[1]}. Set "
+            f"the loss 'dlr' needs three classes and there are {logits.shape[1]}. Set "
             "attack.loss to 'ce' or 'margin'."
         )
     top = logits.topk(3, dim=1).values

@@ -22,8 +22,8 @@ Contract = TypeVar("Contract")
 def fits(plugin: object, contract: type[Contract]) -> TypeGuard[Contract]:
     """Whether a plugin has every attribute that a contract names, found as a caller finds it.
 
-    ``isinstance`` does not do from Python 3.12 on: it looks for attributes without
-    ``__getattr__``, and submodules of an nn.Module, such as an energy, are found by that only.
+    ``isinstance`` is not enough from Python 3.12 on: it ignores ``__getattr__``, the only way
+    to the submodules of an nn.Module, such as an energy.
     """
     names = {
         name
@@ -36,7 +36,7 @@ def fits(plugin: object, contract: type[Contract]) -> TypeGuard[Contract]:
 
 
 class DefensePlugin(Protocol):
-    """What a defense plugin says of itself before it is loaded."""
+    """What a defense plugin declares before it is loaded."""
 
     revision: ClassVar[int]
 
@@ -73,7 +73,7 @@ class SharingPurifier(Purifier, Protocol):
     def purify_draws(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Clean each of x (N, C, H, W) once per stream of rng (N * draws), side by side.
 
-        What comes out is what ``purify`` makes of the repeated images, up to rounding.
+        The result is that of ``purify`` on the repeated images, up to rounding.
         """
         ...
 
@@ -89,7 +89,7 @@ class SteppedPurifier(Purifier, Protocol):
 
 @runtime_checkable
 class EnergyPurifier(Purifier, Protocol):
-    """A purifier that goes down an energy: ``energy`` maps (N, C, H, W) to (N,)."""
+    """A purifier that descends an energy: ``energy`` maps (N, C, H, W) to (N,)."""
 
     @property
     def energy(self) -> nn.Module: ...
@@ -106,7 +106,7 @@ class CoarsePurifier(Purifier, Protocol):
 
 @runtime_checkable
 class NoisyPurifier(Purifier, Protocol):
-    """A purifier that can add its noise and do nothing else, as a control of what it adds."""
+    """A purifier that can add only its noise, as a control for everything else that it does."""
 
     def noise_alone(self) -> Purifier:
         """Build the purifier of the same noise with the identity in place of the rest."""
@@ -139,7 +139,7 @@ class View(Protocol):
         ...
 
     def surrogate(self, factor: int) -> View:
-        """Open the same access on a coarser purifier; raises PluginError where none is."""
+        """Open the same access on a coarser purifier; raises PluginError without one."""
         ...
 
 
@@ -178,7 +178,7 @@ class Attack(Protocol):
 
 @runtime_checkable
 class WarmAttack(Attack, Protocol):
-    """An attack that can go on from the images of cheaper ones, and does where ``warm``."""
+    """An attack that can start from the images of cheaper ones, and does where ``warm``."""
 
     @property
     def warm(self) -> bool: ...
@@ -273,7 +273,7 @@ class Training(Protocol):
     total: int
 
     def advance(self) -> None:
-        """Do one iteration, drawing on nothing but ``state`` and the step number."""
+        """Do one iteration, which depends only on ``state`` and the step number."""
         ...
 
     def metrics(self) -> dict[str, float]:
@@ -281,11 +281,11 @@ class Training(Protocol):
         ...
 
     def state(self) -> dict[str, object]:
-        """Return all that ``restore`` needs: tensors, numbers, lists and dicts alone."""
+        """Return all that ``restore`` needs: only tensors, numbers, lists and dicts."""
         ...
 
     def restore(self, state: dict[str, object]) -> None:
-        """Go on exactly where ``state`` was taken."""
+        """Continue exactly where ``state`` was taken."""
         ...
 
     def weights(self) -> dict[str, Tensor]:
@@ -320,7 +320,7 @@ class Trainable(Protocol):
 
 @runtime_checkable
 class TrainablePurifier(Trainable, DefensePlugin, Protocol):
-    """A defense plugin with weights: it becomes a purifier once they are there."""
+    """A defense plugin with weights: it becomes a purifier once they are loaded."""
 
     def load(self, weights: Mapping[str, Tensor], *, shape: tuple[int, ...]) -> Purifier:
         """Build the purifier for images of shape (C, H, W); raises CheckpointError."""

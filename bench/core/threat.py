@@ -21,7 +21,7 @@ class Access(StrEnum):
     """What the attacker may see and differentiate.
 
     ``transfer``: the bare classifier. ``bpda``: the purifier forwards, the identity
-    backwards. ``full``: the exact gradient through the purifier. ``query``: logits alone.
+    backwards. ``full``: the exact gradient through the purifier. ``query``: only logits.
     """
 
     TRANSFER = "transfer"

@@ -49,10 +49,10 @@ DATASETS: dict[str, DatasetInfo] = {
 
 
 def dataset_info(name: str) -> DatasetInfo:
-    """Look a data set up by name; raises UsageError.
+    """Find a data set by its name; raises UsageError.
 
-    ``mnist:validation`` has what no network of MNIST was trained on, the last tenth of its
-    training images, in place of the test set: recipes are chosen there.
+    ``mnist:validation`` has the last tenth of MNIST's training images, on which no network is
+    trained, in place of the test set: recipes are chosen there.
     """
     base = trained_on(name)
     if base not in DATASETS:

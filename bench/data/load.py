@@ -42,7 +42,7 @@ _DIGITS_TEST = 500  # scikit-learn's set is not split: its last 500 images are t
 
 
 def load_test(name: str, *, root: Path) -> Pixels:
-    """Load what a data set is tested on; raises DataError where it is missing or damaged."""
+    """Load the images to test on; raises DataError where they are missing or damaged."""
     if trained_on(name) == name:
         return _load(name, train=False, root=root)
     return _held_out(trained_on(name), root=root)
@@ -70,7 +70,7 @@ def _load(name: str, *, train: bool, root: Path) -> Pixels:
 
 @functools.lru_cache(maxsize=4)
 def _held_out(name: str, *, root: Path) -> Pixels:
-    """Cut off what nothing is trained on; its images are counted from 0 again."""
+    """Return the held-out training images, counted from 0 again."""
     pixels, last = _load(name, train=True, root=root), dataset_info(name).held_out
     x, y = pixels.x[-last:], pixels.y[-last:]
     return Pixels(x, y, pixels.top, _digest(x.numpy(), y.numpy()))
@@ -119,7 +119,7 @@ def _read_cifar(folder: str, train: bool, root: Path) -> tuple[np.ndarray, np.nd
     kind = getattr(torchvision.datasets, folder)
     try:
         data = kind(str(root), train=train, download=False)
-    except RuntimeError:  # torchvision's word for files that are missing or damaged
+    except RuntimeError:  # torchvision's error for missing or damaged files
         _download(folder, root)
         data = kind(str(root), train=train, download=False)
     pixels = data.data.transpose(0, 3, 1, 2)

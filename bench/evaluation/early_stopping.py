@@ -1,11 +1,11 @@
 """When the judge may stop drawing: exact tests on the draws that it has not taken yet.
 
 All R draws of an image are fixed by its streams, and the first m are a random subset of them.
-So whatever the R votes are, a count among the first m is hypergeometric. Were the verdict of
-all R draws "wrong", at most R // 2 of them would be right: where even that makes the count seen
-too unlikely, the verdict is "right", and the other way round. Over all looks together the
-verdict differs from that of all draws with probability LEVEL at most, for every image and
-without any assumption on the defense. Imports no torch.
+So whatever the R votes are, a count among the first m is hypergeometric. If the verdict of all
+R draws were "wrong", at most R // 2 of them would be right: where the observed count is too
+unlikely even then, the verdict is "right", and the other way round. Over all checks together
+the verdict differs from that of all draws with probability LEVEL at most, for every image and
+without any assumption about the defense. Imports no torch.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ LEVEL = 0.01  # of an image's verdict: half for its clean votes, half for the at
 
 @functools.cache
 def looks(draws: int) -> tuple[int, ...]:
-    """Say after how many of the draws (R) the judge looks: the last look is at all of them.
+    """Return the numbers of draws at which the judge checks; the last is all of them (R).
 
-    The first look is the earliest at which unanimity can decide, and each later one doubles.
+    The first check is the earliest at which unanimity can decide; each later one doubles it.
     """
     for first in range(1, draws):
         found = [first]
@@ -35,7 +35,7 @@ def looks(draws: int) -> tuple[int, ...]:
 def needed(taken: int, *, draws: int) -> tuple[int, int]:
     """Return the counts that decide after ``taken`` draws: for the true class, for a rival.
 
-    A count that is out of reach, taken + 1, never decides. A tie of all draws is a loss, so
+    The count taken + 1 cannot be reached and never decides. A tie of all draws is a loss, so
     "wrong" leaves the true class draws // 2 votes, "right" leaves a rival (draws - 1) // 2.
     """
     level = _level(len(looks(draws)) - 1)

@@ -1,1 +1,1 @@
-"""Ways to start several processes on one plan; they share its work by claims, as equals."""
+"""Ways to start several processes on one plan; each claims its share of the work."""

@@ -1,7 +1,7 @@
 """Workers on this machine: one process a slot, each with a GPU. Imports no torch by itself.
 
-Processes of the standard library rather than its pool, which gives up all of its workers as
-soon as one of them is killed.
+It uses the standard library's processes and not its pool: the pool stops all workers as soon
+as one of them is killed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bench.executors.task import WorkerTask, work
 from bench.progress import Progress, Work
 
 _LOOK_EVERY_S = 1.0
-_LIVES = 4  # of a slot: what kills a worker may kill the next one too
+_LIVES = 4  # starts of a slot: what kills a worker may kill the next one too
 _GRACE_S = 10.0
 
 
@@ -38,7 +38,7 @@ class Slot:
 
 
 def slots(device: str, jobs: int | None, *, gpus: int) -> list[Slot]:
-    """Deal the GPUs out to workers, in turn where there are more workers; raises UsageError.
+    """Assign the GPUs to workers, in turn where there are more workers; raises UsageError.
 
     ``gpus`` is the number that torch sees. Without ``jobs`` there is one worker per GPU, or one
     per CPU core.
@@ -52,7 +52,7 @@ def slots(device: str, jobs: int | None, *, gpus: int) -> list[Slot]:
     if device.startswith("cuda:"):
         visible = [visible[int(device.removeprefix("cuda:"))]]
     if not visible:
-        raise UsageError("there is no GPU to give to workers. Use --device cpu.")
+        raise UsageError("there is no GPU for the workers. Use --device cpu.")
     return [Slot(k, visible[k % len(visible)], "cuda") for k in range(jobs or len(visible))]
 
 
@@ -65,8 +65,8 @@ def run_local(
 ) -> Work[None]:
     """Let workers do a task, replacing those that die; raises BenchError where all do.
 
-    ``look`` says from the results folder how far all of them are. Whoever stops this generator
-    ends the workers; what they finished is kept.
+    ``look`` reads from the results folder how far all of them are. Closing this generator ends
+    the workers; what they finished is kept.
     """
     workers: dict[Connection, tuple[Slot, SpawnProcess]] = {}
     started: Counter[int] = Counter()
@@ -78,11 +78,11 @@ def run_local(
         workers[said] = (slot, process)
 
     try:
-        yield look()  # which fetches what is missing of the data, before all workers do
+        yield look()  # downloads missing data once, before every worker would
         for slot in where:
             start(slot)
         while workers:
-            if time.monotonic() - seen > 10 * looking:  # looking is not to be the main work
+            if time.monotonic() - seen > 10 * looking:  # checking must not be the main work
                 begun = time.monotonic()
                 yield look()
                 seen = time.monotonic()
@@ -109,8 +109,8 @@ def run_local(
                 complain(message["said"])
         if not done:
             raise BenchError(
-                "all workers died again and again. Use fewer --jobs where memory is short, or "
-                "run without --executor to see the error. What is finished is kept."
+                "all workers died repeatedly. Use fewer --jobs if memory is short, or run "
+                "without --executor to see the error. What is finished is kept."
             )
         yield look()
     finally:
@@ -122,8 +122,8 @@ def _obituary(slot: Slot, code: int | None, again: bool) -> str:
     if code is not None and code < 0:
         how = signal.Signals(-code).name
         if -code == signal.SIGKILL:
-            how += ", as when memory runs out"
-    then = "another one takes its place" if again else "the others take its work"
+            how += ", usually because memory ran out"
+    then = "it is started again" if again else "the other workers take over its work"
     return f"worker {slot.number} died ({how}): {then}."
 
 
@@ -149,9 +149,9 @@ def _end(processes: list[SpawnProcess]) -> None:
 
 
 def _work(text: str, visible: str, said: Connection) -> None:
-    """Be a worker: the first thing that a new process does, before torch is imported."""
+    """Run a worker: the first thing that a new process does, before torch is imported."""
     os.environ["CUDA_VISIBLE_DEVICES"] = visible
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

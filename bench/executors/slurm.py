@@ -14,13 +14,13 @@ from bench.errors import BenchError, UsageError
 from bench.executors.task import WorkerTask, work
 from bench.results.store import Store, read_json, write_json
 
-_MINUTES = 60  # of a job, where --slurm time= says nothing; it is requeued after that
-_REQUEUES = 100  # after a time limit; after preemption there is no end to it
+_MINUTES = 60  # of a job without --slurm time=; it is requeued after that
+_REQUEUES = 100  # after a time limit; there is no limit after preemption
 _WARNING_S = 30  # between Slurm's signal and the end
 
 
 class _Worker:
-    """A worker of an array; when Slurm takes its node away, the same worker is queued again."""
+    """A worker of an array; when Slurm takes its node away, it is queued again."""
 
     def __call__(self, text: str) -> None:
         """Work, reporting to the job's log; raises BenchError."""
@@ -28,7 +28,7 @@ class _Worker:
         work(task, report=True, complain=_log)
 
     def checkpoint(self, text: str) -> Any:
-        """Go on from what the results folder has."""
+        """Continue from what the results folder has."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, text)
@@ -46,8 +46,8 @@ def parse_options(pairs: Sequence[str]) -> dict[str, str | int]:
         name = name.strip().lstrip("-").replace("-", "_")
         if not equals or not name.isidentifier() or not value:
             raise UsageError(
-                f"--slurm {pair} is not understood. Write NAME=VALUE as sbatch names it, for "
-                "instance --slurm partition=gpu --slurm gpus_per_node=1 --slurm time=240."
+                f"--slurm {pair} is not NAME=VALUE. Use the names of sbatch's options, for "
+                "example --slurm partition=gpu --slurm gpus_per_node=1 --slurm time=240."
             )
         found[name] = int(value) if value.isdecimal() else value
     if not isinstance(found.get("time", 0), int):
@@ -56,7 +56,7 @@ def parse_options(pairs: Sequence[str]) -> dict[str, str | int]:
 
 
 def check_ready() -> None:
-    """Find out whether jobs can be sent from here, before any work; raises BenchError."""
+    """Check that jobs can be submitted from here, before any work; raises BenchError."""
     if find_spec("submitit") is None:
         raise BenchError(
             "--executor slurm needs submitit. Install it: pip install 'purifybench[slurm]'."
@@ -71,7 +71,7 @@ def check_ready() -> None:
 def submit(
     task: WorkerTask, *, jobs: int, options: Mapping[str, str | int], store: Store
 ) -> str:
-    """Send workers to the queue and return the number of the array; raises BenchError."""
+    """Submit workers to the queue and return the array's job number; raises BenchError."""
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 

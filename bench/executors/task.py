@@ -1,4 +1,4 @@
-"""What a worker is told, as JSON, and what it does. Imports no torch by itself."""
+"""The task of a worker, as JSON, and the work on it. Imports no torch by itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """Plans as JSON values, with the folders, device, run and command that they are of."""
+    """Plans as JSON values, with the folders, device, run and command that belong to them."""
 
     plans: tuple[Mapping[str, Any], ...]
     results: str
@@ -36,7 +36,7 @@ class WorkerTask:
 def work(task: WorkerTask, *, report: bool, complain: Callable[[str], None]) -> None:
     """Work on the plans of a task until every cell is finished, here or elsewhere.
 
-    ``report``: write progress to stderr. Raises BenchError where nothing can go on.
+    ``report``: write progress to stderr. Raises BenchError where the work cannot continue.
     """
     from bench.executors.worker import measure
     from bench.experiments.matrix import ordered
@@ -45,7 +45,7 @@ def work(task: WorkerTask, *, report: bool, complain: Callable[[str], None]) -> 
     from bench.results.store import Store
     from bench.results.workspace import Workspace, open_device
 
-    sys.argv = list(task.command)  # what the provenance of the cells is to say
+    sys.argv = list(task.command)  # recorded in the provenance of the cells
     data, zoo, device = Path(task.data), Path(task.zoo), open_device(task.device)
     workspace = Workspace(Store(Path(task.results)), data, zoo, device, task.run)
     for content in task.plans:

@@ -1,7 +1,7 @@
 """From resolved pairs to finished cells: the loop of every process that works on a plan.
 
-All processes go through the same pairs in the same order and take what is unclaimed. What
-another process has to finish first is left for the next round: no process waits while there is
+All processes go through the same pairs in the same order and take what is unclaimed. A pair
+that needs another process's result is left for the next round: no process waits while there is
 other work.
 """
 
@@ -40,7 +40,7 @@ def measure(
     announce: Callable[[str], None],
     complain: Callable[[str], None],
 ) -> list[str]:
-    """Measure what is missing and return the key of every pair; a failure stops no other."""
+    """Measure what is missing and return the key of every pair; a failure stops no others."""
     cheaper = cheaper_attacks(plan, pairs)
     keys: dict[int, str] = {}
     announced: set[int] = set()
@@ -82,7 +82,7 @@ def _audit(
         name = requests[number].defense
         try:
             report = drive(unless_waiting(audits.audit(requests[number], workspace=workspace)))
-        except StoreError:  # nothing more can be kept
+        except StoreError:  # nothing more can be stored
             raise
         except BenchError as error:
             complain(f"no audit of {name}: {error}")

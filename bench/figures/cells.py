@@ -22,7 +22,7 @@ _NAMES = ("dataset", "classifier", "defense", "attack", "access", "norm", "eps",
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which finished cells a figure is drawn from; None, () and {} leave the choice open.
+    """Which finished cells a figure is drawn from; None, () and {} accept any.
 
     ``settings`` has the parameters that a cell must have, of attack, defense and classifier.
     """
@@ -38,7 +38,7 @@ class Wanted:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def takes(self, cell: Mapping[str, Any]) -> bool:
-        """Whether a cell (as it was written down) is one of those."""
+        """Whether a cell (as it was stored) is one of those."""
         named = (
             (self.defenses, cell["defense"]["name"]),
             (self.attacks, cell["attack"]["name"]),
@@ -49,7 +49,7 @@ class Wanted:
             and all(not names or name in names for names, name in named)
             and all(getattr(self, name) in (None, cell[name]) for name in fields)
             and all(_has(cell[part]["params"], set_) for part, set_ in self.settings.items())
-            # Cells on the survivors of others, and judged again, are no accuracy of one attack.
+            # Cells on survivors of others, or judged again, are not one attack's accuracy.
             and not any(cell.get(name) for name in ("after", "images", "bits"))
         )
 
@@ -65,7 +65,7 @@ def _has(params: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 
 def finished(store: Store, wanted: Wanted) -> Iterator[tuple[str, dict[str, Any]]]:
-    """List key and content of the finished cells that are wanted; void ones are none."""
+    """List key and content of the finished cells that are wanted, without void ones."""
     for folder in store.cells():
         cell = read_json(folder / "cell.json")
         if (
@@ -114,7 +114,7 @@ def points(
 
 
 def about(frame: pd.DataFrame) -> dict[str, Any]:
-    """Return of which cells a figure is made: keys, seeds, numbers of images, checkpoints."""
+    """Return which cells a figure is made from: keys, seeds, numbers of images, checkpoints."""
     digests = pd.concat([frame["classifier_checkpoint"], frame["checkpoint"]]).dropna()
     return {
         "seed": sorted({int(seed) for seed in frame["seed"]}),
@@ -136,12 +136,12 @@ def _nothing(store: Store, wanted: Wanted, figure: str) -> str:
     return (
         f"{store.root} has no finished cell for the figure '{figure}' "
         f"({', '.join(filter(None, asked))}). Make some with `bench run` or a plan and "
-        "`bench matrix`, or name their folder with --results."
+        "`bench matrix`, or choose their folder with --results."
     )
 
 
 def _labels(parts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Name every curve by its defense and attack, and by whatever else tells it from others."""
+    """Name every curve by its defense and attack, and by whatever else differs from others."""
     spelt = [dict(flat(part)) for part in parts]
     alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for one in spelt:
@@ -177,5 +177,5 @@ def _who(cell: Mapping[str, Any]) -> tuple[Any, Any, Any]:
 
 
 def _short(name: str) -> str:
-    """Write 'attack.params.steps' as 'attack.steps', and what is the defense's without it."""
+    """Write 'attack.params.steps' as 'attack.steps', and drop 'defense.' at the start."""
     return name.replace(".params.", ".").removeprefix("defense.")

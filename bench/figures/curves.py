@@ -18,7 +18,7 @@ from bench.results.store import Store
 def collect(store: Store, wanted: Wanted) -> pd.DataFrame:
     """Read a row per cell with curve, radius, robust and its interval in percent.
 
-    Every curve begins at radius 0 with its clean accuracy; cells without a bound have no place.
+    Every curve begins at radius 0 with its clean accuracy; unbounded cells are left out.
     Raises UsageError where there is no cell.
     """
     frame = points(

@@ -1,4 +1,4 @@
-"""The images of a figure: clean ones, and those of the attack of a run, made once for both."""
+"""The images of a figure: clean ones, and attacked ones that it shares with `bench run`."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def purified(prepared: Prepared, x: Tensor, *, rng: Rng) -> Tensor:
 def path(prepared: Prepared, x: Tensor, *, rng: Rng) -> Iterator[Tensor]:
     """Yield images (N, C, H, W) after each purification step; raises UsageError.
 
-    The noise has the law of the defense's own and is drawn from other streams.
+    The noise has the distribution of the defense's own, drawn from other streams.
     """
     purifier, name = prepared.defense.purifier, prepared.cell.defense.name
     steps = prepared.cell.defense.params.get("steps")

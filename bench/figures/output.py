@@ -32,7 +32,7 @@ def keep(
     text = frame.to_csv(index=False)
     with written(paths[0]) as temporary:
         temporary.write_text(text)
-    # What is drawn is what was written, so that the CSV by itself gives the same picture again.
+    # Drawn from what was written, so that the CSV by itself gives the same picture again.
     picture = render(draw, read(io.StringIO(text)))
     with written(paths[1]) as temporary:
         temporary.write_bytes(picture)

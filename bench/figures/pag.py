@@ -66,7 +66,7 @@ def collect(
     """Attack the first n images towards wrong classes and measure; raises BenchError.
 
     The subjects are the bare classifier, a control classifier where one is named, and every
-    defense. A classifier of the same recipe and another training seed says what is seen.
+    defense. A classifier of the same recipe with another training seed judges what is seen.
     """
     request, threat = pairs[0].request, effort.threat
     if not threat.bounded:
@@ -112,10 +112,10 @@ def _other_seed(plugins: Plugins) -> Plugins:
     classifier = plugins.classifier
     if classifier is None:
         raise UsageError(
-            f"{plugins.request.classifier} is not trained here, so that there is no second one "
-            "of another seed to see the targets. Choose small_cnn or resnet18."
+            f"{plugins.request.classifier} is not trained here, so there is no second one with "
+            "another seed to judge the targets. Choose small_cnn or resnet18."
         )
-    # A plugin that is trained is a frozen dataclass, and so is its recipe: no protocol says so.
+    # A plugin that is trained is a frozen dataclass, and so is its recipe: no protocol has it.
     training = classifier.training
     again = dataclasses.replace(training, seed=training.seed + 1)  # type: ignore[type-var, attr-defined]
     return dataclasses.replace(

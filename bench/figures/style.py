@@ -56,12 +56,12 @@ def colour_and_mark(number: int) -> dict[str, str]:
 
 
 def percent_axis(axes: Axes) -> None:
-    """Let the vertical axis be an accuracy in percent."""
+    """Make the vertical axis an accuracy in percent."""
     axes.set_ylim(-2, 102)
     axes.set_ylabel("accuracy (%)")
 
 
 def legend_below(figure: Figure, axes: Axes, *, columns: int) -> None:
-    """Explain the curves below the axes, where they hide nothing."""
+    """Put the legend below the axes, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)

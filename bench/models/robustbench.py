@@ -1,8 +1,8 @@
 """Classifiers of the RobustBench zoo, from files that are checked before they are loaded.
 
 The zoo reads ``{model_dir}/{dataset}/{threat}/{name}.pt`` and never checks it: a page of Google
-Drive saved as ``.pt`` would fail for ever. robustbench costs seconds to import,
-so it is imported at the first call.
+Drive saved as ``.pt`` would fail at every load. robustbench takes seconds to import, so it is
+imported at the first call.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def load_zoo_classifier(name: str, *, dataset: str, threat: str, model_dir: Path
 
     ``threat`` is Linf, L2 or corruptions. A missing file is downloaded; one that is no
     checkpoint is moved aside to ``<file>.bad``. Raises UsageError for unknown names or a
-    missing robustbench, CheckpointError for a file that cannot be had or does not fit.
+    missing robustbench, CheckpointError for a file that is not available or does not fit.
     """
     known = zoo_names(dataset, threat)
     if name not in known:
@@ -84,17 +84,17 @@ def load_zoo_classifier(name: str, *, dataset: str, threat: str, model_dir: Path
             model: nn.Module = import_robustbench().utils.load_model(
                 name, model_dir=model_dir, dataset=dataset, threat_model=threat
             )
-    except Exception as error:  # whatever the code of one of 160 architectures raises
+    except Exception as error:  # the code of one of 160 architectures may raise anything
         raise CheckpointError(
             f"{files[0].path} does not fit the RobustBench classifier '{name}': "
             f"{' '.join(str(error).split())[:300]} It may be another model's file: move it "
-            f"away to have it downloaded again. {files[0].steps}"
+            f"away and it is downloaded again. {files[0].steps}"
         ) from error
     return model.eval()
 
 
 def import_robustbench() -> Any:
-    """Import robustbench with what it needs and does not declare; raises UsageError."""
+    """Import robustbench and packages that it needs but does not declare; raises UsageError."""
     for module, line in (
         ("robustbench", "pip install 'purifybench[robustbench]'"),
         ("pkg_resources", 'pip install "setuptools<82"'),
@@ -135,7 +135,7 @@ def _autoattack_by_its_old_name() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep robustbench's and timm's prints and deprecations from the user."""
+    """Hide the prints and deprecation warnings of robustbench and timm."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
@@ -204,7 +204,7 @@ def _fault(path: Path) -> str | None:
         head = stream.read(512)
     if head.lstrip().startswith(b"<"):
         return (
-            "a web page and no checkpoint (Google Drive sends one when it refuses a download)"
+            "a web page, not a checkpoint (Google Drive sends one when it refuses a download)"
         )
     zipped = head.startswith(b"PK")
     if not zipped and not head.startswith(_LEGACY):
@@ -223,6 +223,6 @@ def _fault(path: Path) -> str | None:
             "weights_only=False)['state_dict'], path), or without ['state_dict'] where it has "
             "none."
         ) from error
-    except Exception as error:  # EOFError, RuntimeError, KeyError: torch's reader has many
+    except Exception as error:  # torch raises EOFError, RuntimeError, KeyError and more
         return f"damaged ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
     return None

@@ -22,7 +22,7 @@ from bench.results.table import judging
 RUNGS = {
     "T0": "clean images",
     "T1": "random noise in the ball",
-    "T2": "transfer: the attack sees the bare classifier alone (gray box)",
+    "T2": "transfer: the attack sees only the bare classifier (gray box)",
     "T3": "queries to the whole defense",
     "T4": "BPDA with EOT",
     "T5": "full gradient through the purifier, with EOT",
@@ -36,7 +36,7 @@ _OF_THE_AUDIT = {"T8": "C14", "T9": "C19"}
 
 @dataclass(frozen=True)
 class Rung:
-    """One attack: ``attacked`` images, those ``broke`` that nothing before broke, ``left``."""
+    """One attack: images ``attacked``, those that it ``broke`` first, those still ``left``."""
 
     rung: str
     attack: str
@@ -70,7 +70,7 @@ def rung_of(cell: Mapping[str, Any]) -> str:
 def find(
     store: Store, *, defense: str, dataset: str, norm: str, eps: str, n: int | None
 ) -> list[dict[str, Any]]:
-    """List the finished cells of a defense under a ball, as they were run; raises UsageError."""
+    """List a defense's finished cells under a ball, in the order of attack; raises UsageError."""
     wanted = {"dataset": dataset, "norm": norm, "eps": eps}
     found = []
     for folder in store.cells():
@@ -94,9 +94,9 @@ def find(
     if len(kinds) > 1:
         sizes = sorted({cell["n"] for cell in found})
         raise UsageError(
-            f"{store.root} has {len(kinds)} kinds of cells of {defense}: other images, seeds, "
-            f"parameters or checkpoints (n {', '.join(map(str, sizes))}). Choose by -n, or keep "
-            "them in folders of their own."
+            f"{store.root} has {len(kinds)} kinds of cells of {defense}, with different images, "
+            f"seeds, parameters or checkpoints (n {', '.join(map(str, sizes))}). Choose by -n, or "
+            "keep them in separate folders."
         )
     return sorted(
         found, key=lambda cell: (len(cell.get("after", ())), rung_of(cell), cell["key"])
@@ -136,7 +136,7 @@ def follow(store: Store, cells: list[dict[str, Any]]) -> tuple[list[Rung], int]:
         about = cell["about"]
         illegal = int((~rows["legal"]).sum())
         void = [f"VOID: {illegal} images outside the ball"] if illegal else []
-        nothing = [] if len(rows) else ["nothing was left to attack"]
+        nothing = [] if len(rows) else ["no image was left to attack"]
         rungs.append(
             Rung(
                 rung=rung_of(cell),
@@ -199,24 +199,24 @@ _PAGE = """\
 # How robust is `{{ cell.defense.name }}` on {{ cell.dataset }} under {{ cell.norm }} {{ cell.eps }}?
 
 **{{ "%.1f"|format(robust) }} % ({{ "%.1f-%.1f"|format(*interval) }}) of the first {{ n }} test images survive everything that was tried;
-{{ "%.1f"|format(clean) }} % ({{ "%.1f-%.1f"|format(*clean_interval) }}) are right when nobody attacks.** The worst case is taken image by image.
+{{ "%.1f"|format(clean) }} % ({{ "%.1f-%.1f"|format(*clean_interval) }}) are right without an attack.** The worst case is taken image by image.
 95 % Wilson intervals.
 
 {% if report -%}
 The audit: **{{ report.verdict }}** ({{ report.subject.n }} images.)
 {%- else -%}
-This defense was not audited: `bench audit` says whether the number stands.
+This defense was not audited: `bench audit` tells whether the number can be trusted.
 {%- endif %}
 
 ## What was tried, in this order, and what broke
 
-| rung | attack | access | images attacked | newly broken | left | left, % | cell |
+| level | attack | access | images attacked | newly broken | surviving | surviving, % | cell |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 | T0 | none | | {{ n }} | {{ n - (clean * n / 100)|round|int }} | {{ (clean * n / 100)|round|int }} | {{ "%.1f"|format(clean) }} | |
 {% for r in rungs -%}
 | {{ r.rung }} | {{ r.attack }} | {{ r.access }} | {{ r.attacked }} | {{ r.broke }} | {{ r.left }} | {{ "%.1f"|format(100 * r.left / n) }} | {{ r.key }} |
 {% endfor %}
-Where fewer than {{ n }} images were attacked, the others had been broken before or were wrong
+Where fewer than {{ n }} images were attacked, the others were already broken or were wrong
 without an attack.
 {% for rung, text in meaning.items() %}
 - {{ rung }}: {{ text }}{% endfor %}
@@ -228,10 +228,10 @@ T8, fixed randomness (audit C14, {{ known_seed.state }}): {{ known_seed.figure o
 T9, resubmission (audit C19, {{ again.state }}): {{ again.figure or again.reason }}.
 {% endif -%}
 {% if untried -%}
-Not tried: {{ untried | join(", ") }}. What was not tried may break more.
+Not tried: {{ untried | join(", ") }}. These attacks may break more images.
 {%- endif %}
 
-## With which budget, and at what cost
+## Budget and cost
 
 | attack | parameters | passes per attacked image | seconds | remarks |
 | --- | --- | --- | --- | --- |

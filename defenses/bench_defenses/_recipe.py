@@ -16,5 +16,5 @@ def _read(dataset: str) -> dict[str, dict[str, Any]]:
 
 
 def recipe(name: str, dataset: str) -> dict[str, Any]:
-    """Look up what a recipe says of a plugin; nothing where there is no recipe."""
+    """Return a plugin's parameters in a recipe; empty where there is no recipe."""
     return _read(dataset).get(name, {})

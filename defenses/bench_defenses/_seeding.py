@@ -1,4 +1,4 @@
-"""Seeds of trainings: torch reads the lower 32 bits of the seed of a generator alone."""
+"""Seeds of trainings: torch reads only the lower 32 bits of a generator's seed."""
 
 from __future__ import annotations
 

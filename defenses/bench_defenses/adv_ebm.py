@@ -29,7 +29,7 @@ class AdvEbm(Ebm):
     """Langevin steps on an energy that also saw AutoAttack's images as negatives.
 
     Hajimohammadi Tabriz, Amini and Kazemi 2026. It purifies as ``ebm`` does, with ``steps`` K,
-    ``step_size`` s and ``noise`` e, and differs in its training alone.
+    ``step_size`` s and ``noise`` e, and differs only in its training.
     """
 
     training: AdversarialRecipe = field(default_factory=AdversarialRecipe)

@@ -13,7 +13,7 @@ from bench_defenses.energies.score_matching import ScoreMatching, ScoreRecipe
 
 @dataclass(frozen=True)
 class AdvEbmPlus(EnergyDefense):
-    """Langevin steps on an energy whose gradient is fitted to the way back from attacks.
+    """Langevin steps on an energy whose gradient is fitted to point from attacks back.
 
     It purifies as ``ebm`` does: ``steps`` K, ``step_size`` s and ``noise`` e. It is trained
     without chains, on AutoAttack's images and, with ``training.online_steps``, on attacks

@@ -29,7 +29,7 @@ class ControlEbm(AdvEbm):
     """Langevin steps on an energy trained as ``adv_ebm`` is, with control negatives.
 
     Random signs of the same size, or AutoAttack's images of another training of the classifier
-    (``classifier_seed``): what they bring too is not owed to attacks on the defended one.
+    (``classifier_seed``): a gain that they have too is not due to attacks on the defended one.
     """
 
     training: ControlRecipe = field(default_factory=ControlRecipe)

@@ -1,7 +1,7 @@
 """Gaussian noise and vote: randomized smoothing (Cohen et al. 2019, section 3.2).
 
-The control of every purifier that adds noise: what it does not beat is owed to the noise. The
-vote is the judge's, over its draws.
+The control for every purifier that adds noise: a gain that this one has too is due to the
+noise. The vote is the judge's, over its draws.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """JPEG compression (Guo et al. 2018, section 3; Dziugaite et al. 2016).
 
 Pillow's codec. torchvision's gives the same pixels and is 2.6 times as fast, but is deprecated
-since 0.29 and will be removed; a differentiable stand-in (kornia) is another function.
+since 0.29 and will be removed; a differentiable approximation (kornia) is another function.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Jpeg:
         """Return decoded images (N, C, H, W), gray or RGB; raises PluginError for other C."""
         if x.shape[1] not in (1, 3):
             raise PluginError(
-                f"JPEG knows gray and RGB images; these have {x.shape[1]} channels. Use "
+                f"JPEG supports gray and RGB images; these have {x.shape[1]} channels. Use "
                 "another defense for this data set."
             )
         pixels = (x.detach() * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1)

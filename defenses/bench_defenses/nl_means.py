@@ -1,7 +1,7 @@
 """Non-local means (Buades et al. 2005), as a defense in Xu et al. 2018, section III-B.
 
-scikit-image: a compiled loop per image on the CPU, the one library at hand that has the method
-for any number of channels (OpenCV's works on 8-bit images alone).
+scikit-image: a compiled loop per image on the CPU, the only library found that has the method
+for any number of channels (OpenCV's works only on 8-bit images).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from bench.api import Rng
 
 @dataclass(frozen=True)
 class Identity:
-    """Hand every image on as it is."""
+    """Return every image unchanged."""
 
     revision: ClassVar[int] = 1
     stochastic: ClassVar[bool] = False

@@ -1,8 +1,8 @@
 """Total-variation minimisation (Rudin, Osher and Fatemi 1992; a defense in Guo et al. 2018).
 
 Chambolle's fixed-point iteration (2004, equation 9) in torch and not scikit-image's: the same
-numbers, for a whole batch on any device, and with a true gradient, so that the full access
-finds no wall. Guo et al. also drop pixels at random; this defense does not.
+numbers, for a whole batch on any device, and with a true gradient, so that full access
+works. Guo et al. also drop pixels at random; this defense does not.
 """
 
 from __future__ import annotations

@@ -30,5 +30,5 @@ def test_dlr_neither_scales_nor_shifts_and_has_the_sign_of_the_margin(classes):
 
 
 def test_dlr_asks_for_three_classes():
-    with pytest.raises(UsageError, match="ranks three classes and there are 2"):
+    with pytest.raises(UsageError, match="needs three classes and there are 2"):
         LOSSES["dlr"](torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64))

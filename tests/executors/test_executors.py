@@ -100,7 +100,7 @@ def test_a_killed_worker_is_replaced_and_its_block_done_again(
     assert not dead.exists(), "one process alone does not die"
     err = ended(made.start(*LOCAL, by=2))
     assert dead.exists()
-    assert "died (SIGKILL, as when memory runs out): another one takes its place." in err
+    assert "died (SIGKILL, usually because memory ran out): it is started again." in err
     assert_same_rows(made.ours, made.alone)
     assert sum(made.done_again().values()) == 1, "the block that it was at, and nothing else"
 
@@ -203,8 +203,8 @@ def test_workers_that_all_die_are_given_up(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=r"all workers died.*What is finished is kept"):
         finish(run_local(broken, [Slot(0, "", "cpu")], look=look, complain=said.append))
     assert said == [
-        *["worker 0 died (exit code 1): another one takes its place."] * 3,
-        "worker 0 died (exit code 1): the others take its work.",
+        *["worker 0 died (exit code 1): it is started again."] * 3,
+        "worker 0 died (exit code 1): the other workers take over its work.",
     ]
 
 
@@ -233,7 +233,7 @@ def test_a_task_survives_being_text() -> None:
     [
         (["--jobs", "2"], "add --executor local or slurm"),
         (["--executor", "locale"], "Did you mean 'local'?"),
-        (["--executor", "local", "--slurm", "partition=x"], "for --executor slurm alone"),
+        (["--executor", "local", "--slurm", "partition=x"], "only with --executor slurm"),
         (["--executor", "slurm"], "needs --jobs"),
         (["--executor", "slurm", "--jobs", "2", "--slurm", "gpu"], "Write NAME=VALUE"),
         (["--executor", "slurm", "--jobs", "2", "--slurm", "time=1:00"], "give the minutes"),

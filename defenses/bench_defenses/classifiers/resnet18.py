@@ -63,7 +63,7 @@ class ResNet18Net(nn.Module):
 
 @dataclass(frozen=True)
 class ResNet18:
-    """ResNet-18 with a 3 x 3 stem, the small standard network on CIFAR; wants a GPU."""
+    """ResNet-18 with a 3 x 3 stem, the small standard network on CIFAR; needs a GPU."""
 
     width: Annotated[int, Field(ge=1)] = 64
     training: SupervisedRecipe = field(default_factory=lambda: SupervisedRecipe(epochs=30))

@@ -21,7 +21,7 @@ class RobustRecipe(SupervisedRecipe):
     """Supervised training on the images of PGD in an Linf ball (Madry et al. 2018).
 
     ``eps`` and ``step_size`` in pixels of [0, 1]; both grow from 0 over the first ``warm_up``
-    of the training: in a large ball an untrained network learns to answer nothing.
+    of the training: in a large ball an untrained network learns nothing.
     """
 
     eps: str = "8/255"

@@ -34,7 +34,7 @@ class Supervised:
     """One training run of a network on labelled images.
 
     Every iteration draws from a generator seeded by the seed and its own number, so a resumed
-    run is the uninterrupted one.
+    run equals an uninterrupted one.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Supervised:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on exactly where ``state`` was taken."""
+        """Continue exactly where ``state`` was taken."""
         self.step = state["step"]
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -120,7 +120,7 @@ class Supervised:
 
 
 def _augment(x: Tensor, recipe: SupervisedRecipe, generator: torch.Generator) -> Tensor:
-    """Shift each image by whole pixels, and mirror half of them, where the recipe says so."""
+    """Shift each image by whole pixels, and mirror half of them, if the recipe asks for it."""
     if recipe.flip:
         mirrored = torch.rand(len(x), generator=generator).to(x.device) < 0.5
         x = torch.where(mirrored.reshape(-1, 1, 1, 1), x.flip(3), x)

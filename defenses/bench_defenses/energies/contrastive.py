@@ -35,7 +35,7 @@ class ContrastiveDivergence(EnergyTraining):
 
     ``negatives`` (M, C, H, W) are adversarial images; they fill the share p of the fake batch,
     with the same noise as the data, and never enter the bank. Every iteration draws from a
-    generator of its own number, so a resumed run is the uninterrupted one.
+    generator of its own number, so a resumed run equals an uninterrupted one.
     """
 
     remedy: ClassVar[str] = "Lower defense.training.lr or raise defense.training.chain_steps."
@@ -50,7 +50,7 @@ class ContrastiveDivergence(EnergyTraining):
     ) -> None:
         self.recipe = recipe
         self.negatives = negatives
-        # At least one chain stays in the fake batch, or the bank would never move.
+        # At least one chain stays in the fake batch, or the bank would never change.
         wanted = round(share * recipe.batch) if negatives is not None else 0
         self.adversarial = min(wanted, recipe.batch - 1)
         shape = tuple(task.train.x.shape[1:])
@@ -62,8 +62,8 @@ class ContrastiveDivergence(EnergyTraining):
     def advance(self) -> None:
         """Do one iteration."""
         recipe, data = self.recipe, self.task.train.x
-        # The seed reaches the first weights and the first bank alone: torch reads the lower 32
-        # bits here. Mending it would make other energies than those that ship.
+        # The seed changes only the first weights and the first bank: torch reads only the lower
+        # 32 bits here. A fix would give other energies than those that ship.
         generator = numbered(recipe.seed, self.step)
 
         def normal(n: int) -> Tensor:
@@ -118,7 +118,7 @@ class ContrastiveDivergence(EnergyTraining):
         return {**super().state(), "bank": self.bank}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on exactly where ``state`` was taken."""
+        """Continue exactly where ``state`` was taken."""
         super().restore(state)
         self.bank = state["bank"]
 

@@ -1,4 +1,4 @@
-"""Langevin dynamics on an energy, and its exact gradient in memory that holds states alone."""
+"""Langevin dynamics on an energy, and its exact gradient with memory for the states only."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ class LangevinStep(torch.autograd.Function):
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             gradient = energy_gradient(ctx.energy, leaf, create_graph=True)
-            if not gradient.requires_grad:  # a linear energy does not bend
+            if not gradient.requires_grad:  # a linear energy has no curvature
                 return inside, None, None, None
             (bent,) = torch.autograd.grad(gradient, leaf, inside)
         return inside - ctx.step * bent, None, None, None
 
 
 class Flat(nn.Module):
-    """The energy that is 0 everywhere, and moves no image."""
+    """The energy that is 0 everywhere and moves no image."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return zeros (N,) for x (N, C, H, W)."""
@@ -97,15 +97,15 @@ class LangevinPurifier(nn.Module):
     def purify_draws(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Take all steps from x (N, C, H, W) per stream of rng (N * draws).
 
-        The first step goes down the same gradient in every draw, which is taken once.
+        The first step has the same gradient in every draw, so it is computed once.
         """
         return self.purify(x, rng=rng)
 
     def coarser(self, factor: int) -> LangevinPurifier:
-        """Build the process of K' = ceil(K / factor) steps that goes as far on as much noise.
+        """Build the process of K' = ceil(K / factor) steps with the same total drift and noise.
 
         The steps are K / K' times longer and their noise sqrt(K / K') times larger, so that the
-        total drift and the total variance of the noise stay.
+        total drift and the total variance of the noise stay the same.
         """
         steps = -(-self.steps // factor)
         longer = self.steps / steps

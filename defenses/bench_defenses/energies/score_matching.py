@@ -1,4 +1,4 @@
-"""An energy whose gradient is fitted to the way back to the clean image."""
+"""An energy whose gradient is fitted to point back to the clean image."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ScoreRecipe(EnergyRecipe):
     """How an energy learns to point back; lengths in pixels of [0, 1].
 
     With ``online_steps`` above 0, ``online_share`` of each batch is displaced by an attack of
-    so many steps on the classifier behind ``online_purify`` Langevin steps, of size
+    that many steps on the classifier behind ``online_purify`` Langevin steps, of size
     ``online_step_size`` and noise ``online_noise``, on the energy as it is then.
     """
 
@@ -58,7 +58,7 @@ class ScoreMatching(EnergyTraining):
 
     d is the displacement of an attack on x, u uniform in [0, 1] and n standard normal. So a
     step of size s moves back by s ``pull`` of the offset. Every iteration draws from streams of
-    the seed and its own number, so a resumed run is the uninterrupted one.
+    the seed and its own number, so a resumed run equals an uninterrupted one.
     """
 
     remedy: ClassVar[str] = "Lower defense.training.lr."
@@ -73,8 +73,8 @@ class ScoreMatching(EnergyTraining):
             )
         if eps is None:
             raise PluginError(
-                "attacks without a bound lead nowhere to come back from. Set "
-                "defense.training.eps to a finite radius."
+                "this training needs a finite eps: it learns the way back from bounded "
+                "attacks. Set defense.training.eps to a finite radius."
             )
         self.recipe = recipe
         self.radius = float(eps)
@@ -115,7 +115,7 @@ class ScoreMatching(EnergyTraining):
     ) -> tuple[Tensor, Tensor]:
         """Return the loss and the mean cosine of gradient and offset (N, C, H, W), both ().
 
-        The loss is the squared error summed over pixels, as a share of that of no gradient:
+        The loss is the squared error summed over pixels, as a share of that of a zero gradient:
         1 for a flat energy, 0 for one that points back exactly.
         """
         slope = energy_gradient(net, x + offset, create_graph=create_graph)

@@ -1,4 +1,4 @@
-"""What every training of an energy has: weights and their average, an optimiser, a clip."""
+"""What every training of an energy has: weights, their average, an optimiser, clipping."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class EnergyRecipe:
 class EnergyTraining:
     """The common part of a training run of ``net``, by Adam with the given ``betas``.
 
-    ``remedy`` says what to change where a training diverges.
+    ``remedy`` tells the user what to change where a training diverges.
     """
 
     remedy: ClassVar[str] = "Lower defense.training.lr."
@@ -60,7 +60,7 @@ class EnergyTraining:
                 self.averaged[name].lerp_(value, 1 - self._common.ema)
 
     def metrics(self) -> dict[str, float]:
-        """Report the latest figures; raises PluginError where they exploded."""
+        """Report the latest figures; raises PluginError where they diverged."""
         found = {name: float(value) for name, value in self._latest.items()}
         if not all(abs(value) < 1e4 for value in found.values()):
             raise PluginError(
@@ -78,7 +78,7 @@ class EnergyTraining:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on exactly where ``state`` was taken."""
+        """Continue exactly where ``state`` was taken."""
         self.step = state["step"]
         self.net.load_state_dict(state["net"])
         self.averaged = state["averaged"]
