@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from bench.experiments.plan import Plan
     from bench.experiments.prepare import Plugins
-    from bench.progress import Work
     from bench.results.cell import Request
+    from bench.results.progress import Work
     from bench.results.workspace import Workspace
 
 Result = TypeVar("Result")
@@ -47,12 +47,12 @@ def opening(request: Request) -> str:
 
 def watch(work: Work[Result], *, quiet: bool) -> Result:
     """Run work to its end under a progress bar on stderr."""
-    from bench.progress import finish
+    from bench.results.progress import finish
 
     try:
         if quiet:
             return finish(work)
-        from bench.progress import watch
+        from bench.results.progress import watch
 
         return watch(work)
     except KeyboardInterrupt:  # Typer would end in silence
