@@ -26,6 +26,9 @@ from bench.core.threat import (
 from bench.errors import UsageError, unknown_name
 
 ZOO = "robustbench:"  # the prefix of classifiers from the RobustBench zoo
+_SHOWN = 200  # characters of a --set in an error
+_DEEPEST = 10  # dots in the path of a parameter
+_MOST = {"n": 10**9, "draws": 10**9, "shard": 10**9, "seed": 2**63 - 1}
 
 
 class Search(StrEnum):
@@ -99,6 +102,8 @@ class Request:
         for name, least in (("n", 1), ("draws", 1), ("shard", 1), ("seed", 0)):
             if rest.get(name, least) < least:
                 faults.append(f"{name} is {rest[name]}: it has to be {least} or more.")
+            elif rest.get(name, least) > _MOST[name]:
+                faults.append(f"{name} is too large: it has to be {_MOST[name]} or less.")
         if faults:
             raise UsageError("\n".join(faults))
         return cls(
@@ -115,26 +120,31 @@ def parse_settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
     """Read ['defense.steps=50', ...] to nested parameters; raises UsageError."""
     import yaml
 
+    from bench.results.strict_yaml import parse
+
     settings: dict[str, dict[str, Any]] = {}
     for pair in pairs:
         path, equals, text = pair.partition("=")
         target, *names = path.strip().split(".")
+        shown = pair if len(pair) <= _SHOWN else f"{pair[:_SHOWN]}..."
         if not equals or target not in ("defense", "attack", "classifier") or not all(names):
             raise UsageError(
-                f"--set {pair} is not understood. Write defense.NAME=VALUE, attack.NAME=VALUE "
+                f"--set {shown} is not understood. Write defense.NAME=VALUE, attack.NAME=VALUE "
                 "or classifier.NAME=VALUE, for instance --set defense.steps=50."
             )
         if not names:
-            raise UsageError(f"--set {pair} names no parameter. Write {target}.NAME=VALUE.")
+            raise UsageError(f"--set {shown} names no parameter. Write {target}.NAME=VALUE.")
+        if len(names) > _DEEPEST:
+            raise UsageError(f"--set {shown}: a parameter has at most {_DEEPEST} dots.")
         try:
-            value = yaml.safe_load(text)
+            value = parse(text)
         except yaml.YAMLError as error:
-            raise UsageError(f"--set {pair}: the value cannot be read ({error}).") from error
+            raise UsageError(f"--set {shown}: the value cannot be read ({error}).") from error
         place = settings.setdefault(target, {})
         for name in names[:-1]:
             place = place.setdefault(name, {})
             if not isinstance(place, dict):
-                raise UsageError(f"--set {pair} contradicts an earlier --set of '{name}'.")
+                raise UsageError(f"--set {shown} contradicts an earlier --set of '{name}'.")
         place[names[-1]] = value
     return settings
 
