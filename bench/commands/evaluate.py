@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,6 +24,7 @@ from bench.commands.options import (
     Eps,
     FirstN,
     Norm,
+    PlanFile,
     Results,
     Seed,
     Settings,
@@ -104,7 +104,7 @@ def run(
 
 
 def matrix(
-    plan: Annotated[Path, typer.Argument(help="A plan such as plans/smoke.yaml.")],
+    plan: PlanFile,
     device: Device = "auto",
     results: Results = RESULTS,
     data: Data = DATA,

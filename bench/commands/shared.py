@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from bench.results.workspace import Workspace
 
 Result = TypeVar("Result")
+_lost: list[OSError] = []  # what kept lines from stdout
 _SETTINGS_WIDTH = 26  # of one setting, beyond which it may be broken
 _SPARE = ("robust_single", "passes", "interval", "attacked")  # the first to go is the first
 # Shown once, in the title, where all rows agree.
@@ -113,13 +116,38 @@ def tell_trouble(rows: Any) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line."""
-    typer.echo(text)
+    """Print a line; where stdout is full, work goes on and `lost_output` says so at the end."""
+    try:
+        typer.echo(text)
+    except BrokenPipeError:  # the reader has gone, as `head` does
+        raise
+    except OSError as error:
+        _lost.append(error)
+
+
+def lost_output() -> OSError | None:
+    """Return why something that was said did not reach stdout, and forget it."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _lost.append(error)
+    found = _lost[0] if _lost else None
+    _lost.clear()
+    return found
 
 
 def complain(text: str) -> None:
-    """Print a line to stderr."""
-    typer.echo(text, err=True)
+    """Print a line to stderr; where nobody can read it, nothing else depends on it."""
+    with suppress(OSError):
+        typer.echo(text, err=True)
+
+
+def write_output(output: Path, text: str) -> None:
+    """Write what --output names, through links and devices; raises StoreError."""
+    from bench.results.output import delivered
+
+    with delivered(output) as temporary:
+        temporary.write_text(text)
 
 
 def print_table(frame: pd.DataFrame) -> None:

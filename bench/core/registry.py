@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
-import functools
 import math
 import re
 import sys
@@ -29,6 +28,7 @@ _DEFINES: dict[Kind, tuple[str, ...]] = {
     "classifiers": ("revision", "needs_classifier", "negatives", "start", "load"),
 }
 _CLIP = 100  # characters of a value in an error
+_ADAPTERS: dict[type[Any], pydantic.TypeAdapter[Any]] = {}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 KINDS: tuple[Kind, ...] = ("attacks", "defenses", "classifiers")
 SINGULAR: dict[Kind, str] = {
@@ -150,7 +150,6 @@ def plugin(kind: Kind, name: str) -> type[Any]:
     return found
 
 
-@functools.cache
 def _not_written(cls: type[Any]) -> str | None:
     """Name the first parameter whose type has no plain values; None where all have."""
     try:
@@ -175,9 +174,10 @@ def _not_written(cls: type[Any]) -> str | None:
     return None
 
 
-@functools.cache
 def _adapter(cls: type[Any]) -> pydantic.TypeAdapter[Any]:
-    return pydantic.TypeAdapter(cls)
+    if cls not in _ADAPTERS:  # a plan builds the same plugins again and again
+        _ADAPTERS[cls] = pydantic.TypeAdapter(cls)
+    return _ADAPTERS[cls]
 
 
 def build(kind: Kind, name: str, params: Mapping[str, Any]) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -173,6 +174,23 @@ class Part:
         }
 
 
+_PARTS = ("classifier", "defense", "attack")
+_KEY = re.compile(r"[0-9a-f]{16}")
+_NAME = re.compile(rf"({ZOO})?[A-Za-z0-9_-]+")
+
+
+def _check_keys(keys: Iterable[Any]) -> None:
+    for key in keys:
+        if not (isinstance(key, str) and _KEY.fullmatch(key)):
+            raise UsageError(f"{key!a} is no key of a cell: it has 16 hexadecimal digits.")
+
+
+def _check_names(names: Iterable[Any]) -> None:
+    for name in names:
+        if not (isinstance(name, str) and _NAME.fullmatch(name)):
+            raise UsageError(f"{name!a} is no name: it has letters, digits, _ and - only.")
+
+
 @dataclass(frozen=True)
 class Cell:
     """One defense, attack, access and threat on one fixed list of images: the first n.
@@ -204,8 +222,13 @@ class Cell:
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> Cell:
-        """Read what ``canonical`` wrote; raises KeyError where a field is missing."""
+        """Read what ``canonical`` wrote; raises KeyError where a field is missing.
+
+        Keys and names become paths: raises UsageError where one is no key or name.
+        """
         norm = parse_norm(content["norm"])
+        _check_keys([*content.get("after", ()), *filter(None, [content.get("images")])])
+        _check_names([content["dataset"], *(content[part]["name"] for part in _PARTS)])
         eps, access = parse_eps(content["eps"], norm), parse_access(content["access"])
         return cls(
             dataset=content["dataset"],

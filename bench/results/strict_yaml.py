@@ -88,7 +88,7 @@ class _Loader(yaml.SafeLoader):
             before = self._nodes
         if self._depth > _DEPTH:
             raise _fault(f"it is nested more than {_DEPTH} times", mark)
-        node = super().compose_node(parent, index)  # type: ignore[arg-type]
+        node = super().compose_node(parent, index)
         if before:
             self._depth -= 1
             self._sizes[id(node)] = self._nodes - before + 1
