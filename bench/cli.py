@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import warnings
+from contextlib import suppress
 from typing import Annotated, TextIO
 
 import typer
@@ -26,8 +27,8 @@ from bench.commands import (
     verify,
 )
 from bench.commands.audit import audit
-from bench.commands.shared import complain
-from bench.errors import BenchError, OldNameWarning
+from bench.commands.shared import complain, lost_output
+from bench.errors import BenchError, OldNameWarning, UsageError
 
 app = typer.Typer(
     name="bench",
@@ -37,6 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+_STDERR = 2  # its number
 _shown: list[str] = []  # not empty once --debug asked for tracebacks
 
 
@@ -101,16 +103,44 @@ def _show_warning(
         complain(f"warning: {message}")
     else:
         text = warnings.formatwarning(message, category, filename, lineno, line)
-        (file or sys.stderr).write(text)
+        with suppress(OSError):
+            (file or sys.stderr).write(text)
+
+
+def _text(words: list[str]) -> list[str]:
+    """Refuse what is no text before a name of it can reach a file; raises UsageError."""
+    settings = [value for name, value in os.environ.items() if name.startswith("BENCH_")]
+    for word in (*words, *settings):
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{word[:100]!a} is not text in UTF-8: rename it.") from None
+    return words
+
+
+def _open_streams() -> None:
+    """Give closed streams a place to write to, so that no file gets their number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(descriptor)
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+def _run() -> None:
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        app(args=_with_new_names(_text(sys.argv[1:])))
 
 
 def main() -> None:
     """Run the command line; errors a user can act on are one message and an exit code."""
     _shown.clear()
+    _open_streams()
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
-            app(args=_with_new_names(sys.argv[1:]))
+        _run()
     except BenchError as error:
         if _shown:
             raise
@@ -118,3 +148,17 @@ def main() -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os._exit(1)
+    except OSError as error:  # such as a path that is too long, or a disk that is full
+        if _shown:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        complain(f"error: {where}{error.strerror or error}. Free space, or name another path.")
+        sys.exit(1)
+    finally:
+        if lost := lost_output():
+            complain(
+                f"error: stdout cannot be written: {lost.strerror}. Finished work is kept."
+            )
+            # Python would try again at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)

@@ -15,7 +15,7 @@ from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.evaluation.judge import judge
 from bench.evaluation.run import run_cell
-from bench.progress import finish
+from bench.results.progress import finish
 from bench.results.table import collect
 from bench_attacks.pgd import Pgd
 from bench_defenses.none import Identity

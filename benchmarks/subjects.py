@@ -17,8 +17,8 @@ from bench.core.protocols import Images, Pixels
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.evaluation.run import Prepared
 from bench.experiments.prepare import outline, prepare, resolve
-from bench.progress import finish
 from bench.results.cell import Cell, Part, Request
+from bench.results.progress import finish
 from bench.results.store import Store
 from bench.results.workspace import Workspace
 from bench_defenses.classifiers.small_cnn import SmallCnnNet

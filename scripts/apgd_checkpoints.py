@@ -35,8 +35,8 @@ from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel, parse_eps
 from bench.evaluation.judge import judge
 from bench.experiments.prepare import Plugins, outline, prepare
-from bench.progress import finish
 from bench.results.cell import Request
+from bench.results.progress import finish
 from bench.results.provenance import provenance
 from bench.results.stats import mcnemar, wilson
 from bench.results.store import Store

@@ -18,8 +18,8 @@ from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.data.load import load_test
 from bench.evaluation.run import Prepared, run_cell
-from bench.progress import finish
 from bench.results.cell import Cell, Part
+from bench.results.progress import finish
 from bench.results.store import Store, read_json
 from bench.results.workspace import Workspace
 from bench_attacks.pgd import Pgd

@@ -18,9 +18,9 @@ from bench.core.registry import build, parameters, plugin
 from bench.core.threat import Access
 from bench.errors import BenchError, StoreError, UsageError
 from bench.experiments.prepare import Plugins, prepare, resolve
-from bench.progress import Progress, Work
 from bench.results.cell import Request, Search, ladder_of, subject_of
 from bench.results.locks import claimed, wait
+from bench.results.progress import Progress, Work
 from bench.results.provenance import provenance
 from bench.results.stats import wilson
 from bench.results.store import Store, read_json, write_json, written

@@ -20,8 +20,8 @@ from bench.core.registry import build, parameters
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.evaluation.run import Prepared, run_cell
-from bench.progress import finish
 from bench.results.cell import Cell, Part
+from bench.results.progress import finish
 from bench.results.settings import Settings
 from bench.results.store import Store, read_json, read_rows
 from bench.results.workspace import Workspace

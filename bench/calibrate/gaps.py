@@ -20,7 +20,7 @@ from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel, format_eps
 from bench.errors import AttackWarning
 from bench.evaluation.judge import Outcomes, judge
-from bench.progress import Progress, Work
+from bench.results.progress import Progress, Work
 
 SEED = 0
 IMAGES = 100

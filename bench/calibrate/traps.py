@@ -26,8 +26,8 @@ from bench.audit.toys import (
 from bench.calibrate.purifiers import Affine, Noisy
 from bench.core.defense import Defense
 from bench.core.protocols import Purifier
-from bench.progress import Progress, Work
 from bench.results.cell import Part, Request
+from bench.results.progress import Progress, Work
 from bench.results.workspace import Workspace
 
 Shape = tuple[int, int, int]

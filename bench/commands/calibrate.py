@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
 from bench.commands.options import (
@@ -14,16 +11,15 @@ from bench.commands.options import (
     AsJson,
     Data,
     Device,
+    Output,
     Results,
     Zoo,
 )
-from bench.commands.shared import complain, open_workspace, say, watch
+from bench.commands.shared import complain, open_workspace, say, watch, write_output
 
 
 def calibrate(
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write Markdown to a file.")
-    ] = None,
+    output: Output = None,
     results: Results = RESULTS,
     data: Data = DATA,
     zoo: Zoo = ZOO,
@@ -37,7 +33,6 @@ def calibrate(
     from bench.calibrate import gaps, traps
     from bench.calibrate import report as pages
     from bench.results.provenance import provenance
-    from bench.results.store import written
 
     workspace = open_workspace(results, data, zoo, device)
     named = watch(traps.spring(workspace=workspace), quiet=as_json)
@@ -45,8 +40,7 @@ def calibrate(
     origin = provenance(workspace.device)
     text = pages.document([pages.known_answers(rows), pages.traps(named)], origin)
     if output is not None:
-        with written(output) as temporary:
-            temporary.write_text(text)
+        write_output(output, text)
     if as_json:
         found = {
             "provenance": origin,

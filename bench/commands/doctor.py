@@ -213,16 +213,11 @@ def _checkpoint(path: Path) -> Finding:
 
 
 def _plugins() -> list[Finding]:
-    from bench.core.registry import KINDS, catalogue, plugin
+    from bench.core.registry import KINDS, blocked, catalogue, plugin
 
     findings, loaded = [], 0
     for kind in KINDS:
-        try:
-            names = list(catalogue(kind))
-        except PluginError as error:
-            findings.append(Finding(kind, "fail", _sentence(error), _advice(error)))
-            continue
-        for name in names:
+        for name in [*catalogue(kind), *blocked(kind)]:
             try:
                 plugin(kind, name)
                 loaded += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,6 +24,7 @@ from bench.commands.options import (
     Eps,
     FirstN,
     Norm,
+    PlanFile,
     Results,
     Seed,
     Settings,
@@ -40,7 +40,7 @@ from bench.commands.shared import (
     say,
     watch,
 )
-from bench.errors import UsageError, unknown_name
+from bench.errors import PluginError, UsageError, unknown_name
 
 
 def run(
@@ -104,7 +104,7 @@ def run(
 
 
 def matrix(
-    plan: Annotated[Path, typer.Argument(help="A plan such as plans/smoke.yaml.")],
+    plan: PlanFile,
     device: Device = "auto",
     results: Results = RESULTS,
     data: Data = DATA,
@@ -158,12 +158,15 @@ def train(
     zoo: Zoo = ZOO,
 ) -> None:
     """Train a classifier or a defense, or find its checkpoint; a killed training resumes."""
-    from bench.core.registry import catalogue
+    from bench.core.registry import blocked, catalogue
     from bench.results.cell import Request, parse_settings
 
     classifiers, defenses = catalogue("classifiers"), catalogue("defenses")
     if name in catalogue("attacks"):
         raise UsageError(f"{name} is an attack: it has nothing to train.")
+    for reason in (blocked("classifiers").get(name), blocked("defenses").get(name)):
+        if reason:
+            raise PluginError(reason)
     if name not in classifiers and name not in defenses:
         raise unknown_name("classifier or defense", name, [*classifiers, *defenses])
     is_classifier = name in classifiers

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bench.experiments.plan import Plan
     from bench.experiments.prepare import Plugins
     from bench.experiments.status import PlanStatus
-    from bench.progress import Progress
+    from bench.results.progress import Progress
     from bench.results.workspace import Workspace
 
 EXECUTORS = ("local", "slurm")

@@ -27,6 +27,7 @@ from bench.commands.options import (
     Settings,
     Shard,
     Zoo,
+    at_home,
 )
 from bench.commands.shared import open_workspace, say, watch
 from bench.errors import UsageError
@@ -44,7 +45,13 @@ app = typer.Typer(
 
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="Folder to write to.", show_default="RESULTS/figures"),
+    typer.Option(
+        "--output",
+        "-o",
+        help="Folder to write to.",
+        show_default="RESULTS/figures",
+        callback=at_home,
+    ),
 ]
 Defenses = Annotated[
     list[str], typer.Option("--defense", help="A defense; may be repeated. All by default.")

@@ -7,17 +7,39 @@ from typing import Annotated
 
 import typer
 
+from bench.errors import UsageError
+
+
+def at_home(path: Path | None) -> Path | None:
+    """Put the home folder for a leading ``~``, also in variables; raises UsageError."""
+    try:
+        return path and path.expanduser()
+    except RuntimeError:
+        raise UsageError(f"the path {path} names a home folder that is not known.") from None
+
+
 Results = Annotated[
-    Path, typer.Option("--results", help="Results folder.", envvar="BENCH_RESULTS")
+    Path,
+    typer.Option("--results", help="Results folder.", envvar="BENCH_RESULTS", callback=at_home),
 ]
 Data = Annotated[
-    Path, typer.Option("--data", help="Folder of the data sets.", envvar="BENCH_DATA")
+    Path,
+    typer.Option(
+        "--data", help="Folder of the data sets.", envvar="BENCH_DATA", callback=at_home
+    ),
 ]
 Zoo = Annotated[
     Path,
     typer.Option(
-        "--zoo", help="Folder of RobustBench's files.", envvar=["BENCH_ZOO", "BENCH_MODELS"]
+        "--zoo", help="Folder of RobustBench's files.", envvar=["BENCH_ZOO", "BENCH_MODELS"],
+        callback=at_home,
     ),
+]  # fmt: skip
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Write to a file.", callback=at_home)
+]
+PlanFile = Annotated[
+    Path, typer.Argument(help="A plan such as plans/smoke.yaml.", callback=at_home)
 ]
 Device = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.", envvar="BENCH_DEVICE")

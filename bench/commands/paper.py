@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.commands.executor_option import Executor, Jobs, Slurm, check, spread
-from bench.commands.options import DATA, RESULTS, ZOO, Data, Device, DryRun, Results, Zoo
+from bench.commands.options import (
+    DATA,
+    RESULTS,
+    ZOO,
+    Data,
+    Device,
+    DryRun,
+    Results,
+    Zoo,
+    at_home,
+)
 from bench.commands.shared import complain, open_workspace, say, tell_trouble
 from bench.errors import BenchError, PlanError, UsageError
 
@@ -23,11 +33,19 @@ _FILES = Path("plans/paper")
 def paper(
     files: Annotated[
         list[Path] | None,
-        typer.Argument(help="Table files.", show_default="all of plans/paper/*.yaml"),
+        typer.Argument(
+            help="Table files.",
+            show_default="all of plans/paper/*.yaml",
+            callback=lambda files: files and [at_home(file) for file in files],
+        ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder of the tables.", show_default="paper in the results folder"),
+        typer.Option(
+            help="Folder of the tables.",
+            show_default="paper in the results folder",
+            callback=at_home,
+        ),
     ] = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Write the tables only from stored cells.")

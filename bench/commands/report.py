@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bench.commands.options import RESULTS, Norm, OnlyN, Results
-from bench.commands.shared import say
+from bench.commands.options import RESULTS, Norm, OnlyN, Output, Results
+from bench.commands.shared import say, write_output
 
 
 def report(
@@ -17,16 +16,14 @@ def report(
     norm: Norm = "Linf",
     eps: Annotated[str, typer.Option(help="Radius, as it was run.")] = "8/255",
     n: OnlyN = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write to a file.")
-    ] = None,
+    output: Output = None,
     results: Results = RESULTS,
 ) -> None:
     """Write what was tried on a defense, with which budget, what broke, and what it cost."""
     from bench.core.threat import format_eps, parse_eps, parse_norm
     from bench.data.datasets import dataset_info
     from bench.results.defense_report import find, page
-    from bench.results.store import Store, written
+    from bench.results.store import Store
 
     dataset_info(dataset)
     ball = parse_norm(norm)
@@ -37,6 +34,5 @@ def report(
     if output is None:
         typer.echo(text, nl=False)
         return
-    with written(output) as temporary:
-        temporary.write_text(text)
+    write_output(output, text)
     say(f"wrote {output}")

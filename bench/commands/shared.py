@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,11 +17,12 @@ if TYPE_CHECKING:
 
     from bench.experiments.plan import Plan
     from bench.experiments.prepare import Plugins
-    from bench.progress import Work
     from bench.results.cell import Request
+    from bench.results.progress import Work
     from bench.results.workspace import Workspace
 
 Result = TypeVar("Result")
+_lost: list[OSError] = []  # what kept lines from stdout
 _SETTINGS_WIDTH = 26  # of one setting, beyond which it may be broken
 _SPARE = ("robust_single", "passes", "interval", "attacked")  # the first to go is the first
 # Shown once, in the title, where all rows agree.
@@ -47,12 +50,12 @@ def opening(request: Request) -> str:
 
 def watch(work: Work[Result], *, quiet: bool) -> Result:
     """Run work to its end under a progress bar on stderr."""
-    from bench.progress import finish
+    from bench.results.progress import finish
 
     try:
         if quiet:
             return finish(work)
-        from bench.progress import watch
+        from bench.results.progress import watch
 
         return watch(work)
     except KeyboardInterrupt:  # Typer would end in silence
@@ -113,13 +116,38 @@ def tell_trouble(rows: Any) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line."""
-    typer.echo(text)
+    """Print a line; where stdout is full, work goes on and `lost_output` says so at the end."""
+    try:
+        typer.echo(text)
+    except BrokenPipeError:  # the reader has gone, as `head` does
+        raise
+    except OSError as error:
+        _lost.append(error)
+
+
+def lost_output() -> OSError | None:
+    """Return why something that was said did not reach stdout, and forget it."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _lost.append(error)
+    found = _lost[0] if _lost else None
+    _lost.clear()
+    return found
 
 
 def complain(text: str) -> None:
-    """Print a line to stderr."""
-    typer.echo(text, err=True)
+    """Print a line to stderr; where nobody can read it, nothing else depends on it."""
+    with suppress(OSError):
+        typer.echo(text, err=True)
+
+
+def write_output(output: Path, text: str) -> None:
+    """Write what --output names, through links and devices; raises StoreError."""
+    from bench.results.output import delivered
+
+    with delivered(output) as temporary:
+        temporary.write_text(text)
 
 
 def print_table(frame: pd.DataFrame) -> None:

@@ -18,7 +18,7 @@ def list_(
     ] = None,
 ) -> None:
     """List what can be combined."""
-    from bench.core.registry import catalogue, summary
+    from bench.core.registry import KINDS, blocked, catalogue, summary
     from bench.data.datasets import DATASETS
 
     tables: dict[str, dict[str, str]] = {
@@ -38,6 +38,10 @@ def list_(
             width = max(map(len, entries), default=0)
             for name, line in entries.items():
                 say(f"  {name:<{width}}  {line}")
+    for claimed in KINDS:
+        if what in (None, claimed):
+            for reason in blocked(claimed).values():
+                complain(f"not usable: {reason}")
 
 
 def show(

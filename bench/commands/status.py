@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.commands.options import DATA, RESULTS, ZOO, AsJson, Data, Results, Zoo
+from bench.commands.options import DATA, RESULTS, ZOO, AsJson, Data, Results, Zoo, at_home
 from bench.commands.shared import exit_on_trouble, open_workspace, print_rows, say
 from bench.errors import BenchError
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from bench.experiments.status import CellStatus
     from bench.results.workspace import Workspace
 
-PlanFile = Annotated[Path, typer.Argument(help="The plan that was given to bench matrix.")]
+PlanFile = Annotated[
+    Path, typer.Argument(help="The plan that was given to bench matrix.", callback=at_home)
+]
 
 
 def status(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bench.commands.options import RESULTS, Results
-from bench.commands.shared import complain, say
+from bench.commands.options import RESULTS, Output, Results
+from bench.commands.shared import complain, say, write_output
 from bench.errors import UsageError, unknown_name
 
 
@@ -24,14 +23,12 @@ def table(
         ),
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Only this data set.")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write to a file.")
-    ] = None,
+    output: Output = None,
     results: Results = RESULTS,
 ) -> None:
     """Print the table of all results, from the stored outcomes of every image."""
     from bench.results.render import render
-    from bench.results.store import Store, written
+    from bench.results.store import Store
     from bench.results.table import collect, decided, with_worst_case
     from bench.results.vote_rules import headline, parse_rule
 
@@ -67,6 +64,5 @@ def table(
     if output is None:
         typer.echo(text, nl=False)
         return
-    with written(output) as temporary:
-        temporary.write_text(text)
+    write_output(output, text)
     say(f"wrote {output}")

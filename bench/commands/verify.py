@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.commands.options import DATA, RESULTS, ZOO, AsJson, Data, Device, Zoo
+from bench.commands.options import DATA, RESULTS, ZOO, AsJson, Data, Device, Zoo, at_home
 from bench.commands.shared import open_workspace, say, watch
 from bench.errors import UsageError
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def verify(
     results: Annotated[
-        Path, typer.Argument(help="Results folder.", envvar="BENCH_RESULTS")
+        Path, typer.Argument(help="Results folder.", envvar="BENCH_RESULTS", callback=at_home)
     ] = RESULTS,
     votes: Annotated[
         bool, typer.Option("--votes", help="Judge every stored image again, too.")

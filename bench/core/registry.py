@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import difflib
 import math
+import re
 import sys
 import typing
 import warnings
@@ -15,6 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
 import pydantic
+import pydantic_core
 
 from bench.errors import OldNameWarning, PluginError, UsageError, unknown_name
 
@@ -25,6 +27,9 @@ _DEFINES: dict[Kind, tuple[str, ...]] = {
     "defenses": ("revision", "stochastic", "differentiable"),
     "classifiers": ("revision", "needs_classifier", "negatives", "start", "load"),
 }
+_CLIP = 100  # characters of a value in an error
+_ADAPTERS: dict[type[Any], pydantic.TypeAdapter[Any]] = {}
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 KINDS: tuple[Kind, ...] = ("attacks", "defenses", "classifiers")
 SINGULAR: dict[Kind, str] = {
     "attacks": "attack",
@@ -35,19 +40,37 @@ _OLD_GROUP: dict[Kind, str] = {"classifiers": "bench.models"}  # still read, wit
 
 
 def catalogue(kind: Kind) -> dict[str, EntryPoint]:
-    """Find the entry points of a kind; raises PluginError where a name is claimed twice."""
+    """Find the entry points of a kind by name, without those that ``blocked`` names."""
+    return _told_apart(_points(kind, warn=True), kind)[0]
+
+
+def blocked(kind: Kind) -> dict[str, str]:
+    """Say why plugins cannot be used, by name: claimed twice, or the name itself."""
+    return _told_apart(_points(kind, warn=False), kind)[1]
+
+
+def _told_apart(
+    points: list[EntryPoint], kind: Kind
+) -> tuple[dict[str, EntryPoint], dict[str, str]]:
     found: dict[str, EntryPoint] = {}
-    for point in _points(kind):
+    reasons: dict[str, str] = {}
+    for point in points:
+        what = f"the {SINGULAR[kind]} {point.name!a}"
         other = found.setdefault(point.name, point)
-        if other.value != point.value:
-            raise PluginError(
-                f"the {SINGULAR[kind]} '{point.name}' is claimed by {_owner(other)} and by "
-                f"{_owner(point)}. Uninstall one of them or rename its entry point."
+        if not _NAME.fullmatch(point.name):
+            reasons[point.name] = (
+                f"{what} of {_owner(point)} has a name that cannot be used. Rename its entry "
+                "point: letters, digits, _ and -, at most 100."
             )
-    return found
+        elif other.value != point.value:
+            reasons[point.name] = (
+                f"{what} is claimed by {_owner(other)} and by {_owner(point)}. Uninstall one "
+                "of them or rename its entry point."
+            )
+    return {name: point for name, point in found.items() if name not in reasons}, reasons
 
 
-def _points(kind: Kind) -> list[EntryPoint]:
+def _points(kind: Kind, *, warn: bool) -> list[EntryPoint]:
     """List the entry points of a kind by name, with a warning on those in its old group."""
     every, group = entry_points(), f"bench.{kind}"
     points = list(every.select(group=group))
@@ -55,12 +78,14 @@ def _points(kind: Kind) -> list[EntryPoint]:
     for point in every.select(group=_OLD_GROUP.get(kind, group)):
         if (point.name, point.value) not in known:
             points.append(point)
-            warnings.warn(
-                f"the {SINGULAR[kind]} '{point.name}' of {_owner(point)} is in the entry-point "
-                f"group {point.group}, which is now {group}: rename it in its pyproject.toml.",
-                OldNameWarning,
-                stacklevel=3,
-            )
+            if warn:
+                warnings.warn(
+                    f"the {SINGULAR[kind]} '{point.name}' of {_owner(point)} is in the "
+                    f"entry-point group {point.group}, which is now {group}: rename it in its "
+                    "pyproject.toml.",
+                    OldNameWarning,
+                    stacklevel=3,
+                )
     return sorted(points, key=lambda point: point.name)
 
 
@@ -96,7 +121,9 @@ def _find_spec(module: str) -> ModuleSpec | None:
 
 def plugin(kind: Kind, name: str) -> type[Any]:
     """Import a plugin's class; raises UsageError (unknown) or PluginError (broken)."""
-    points = catalogue(kind)
+    points, unusable = _told_apart(_points(kind, warn=True), kind)
+    if name in unusable:
+        raise PluginError(unusable[name])
     if name not in points:
         raise unknown_name(SINGULAR[kind], name, points)
     point = points[name]
@@ -118,7 +145,39 @@ def plugin(kind: Kind, name: str) -> type[Any]:
             f"the {SINGULAR[kind]} '{name}' of {_owner(point)} is not a dataclass of its "
             "parameters. See 'Add a defense' in the README."
         )
+    if fault := _not_written(found):
+        raise PluginError(f"the {SINGULAR[kind]} '{name}' of {_owner(point)}: {fault}")
     return found
+
+
+def _not_written(cls: type[Any]) -> str | None:
+    """Name the first parameter whose type has no plain values; None where all have."""
+    try:
+        _adapter(cls)
+    except Exception as error:  # pydantic has several, and annotations may raise anything
+        try:
+            hints = typing.get_type_hints(cls, include_extras=True)
+        except Exception as unread:
+            return f"the types of its parameters cannot be read ({unread})."
+        for field in dataclasses.fields(cls):
+            hint = hints[field.name]
+            try:
+                pydantic.TypeAdapter(hint)
+            except Exception:
+                shown = hint.__qualname__ if isinstance(hint, type) else str(hint)
+                return (
+                    f"its parameter '{field.name}' is a {shown}, which cannot be written down "
+                    "in a cell. Take numbers, text, lists or dataclasses of them, and make the "
+                    "rest of them."
+                )
+        return f"its parameters cannot be checked ({type(error).__name__})."
+    return None
+
+
+def _adapter(cls: type[Any]) -> pydantic.TypeAdapter[Any]:
+    if cls not in _ADAPTERS:  # a plan builds the same plugins again and again
+        _ADAPTERS[cls] = pydantic.TypeAdapter(cls)
+    return _ADAPTERS[cls]
 
 
 def build(kind: Kind, name: str, params: Mapping[str, Any]) -> Any:
@@ -131,13 +190,14 @@ def build_dataclass(cls: type[Any], params: Mapping[str, Any], *, where: str) ->
     faults = _unknown_fields(cls, params, where)
     if not faults:
         try:
-            made = pydantic.TypeAdapter(cls).validate_python(dict(params))
+            made = _adapter(cls).validate_python(dict(params))
         except pydantic.ValidationError as error:
             for fault in error.errors():
                 path = ".".join(str(step) for step in (where, *fault["loc"]))
-                faults.append(f"{path} = {fault['input']!r}: {fault['msg']}.")
+                faults.append(f"{path} = {_clipped(fault['input'])}: {fault['msg']}.")
         else:
-            faults = list(_not_finite(parameters(made), where))
+            kept = parameters(made)
+            faults = [*_not_finite(kept, where), *_true_for_one(params, kept, where)]
             if not faults:
                 return made
     raise UsageError(" ".join(faults))
@@ -172,10 +232,45 @@ def _not_finite(value: Any, path: str) -> Iterator[str]:
             yield from _not_finite(inner, f"{path}.{number}")
 
 
+def _true_for_one(given: Any, kept: Any, path: str) -> Iterator[str]:
+    """Find where true or false was taken for a number."""
+    if isinstance(given, bool):
+        if not isinstance(kept, bool | str):
+            yield f"{path} = {str(given).lower()}: write a number."
+    elif isinstance(given, Mapping) and isinstance(kept, Mapping):
+        for name in given.keys() & kept.keys():
+            yield from _true_for_one(given[name], kept[name], f"{path}.{name}")
+    elif isinstance(given, list) and isinstance(kept, list):
+        for number, (one, other) in enumerate(zip(given, kept, strict=False)):
+            yield from _true_for_one(one, other, f"{path}.{number}")
+
+
+def _clipped(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= _CLIP else f"{shown[:_CLIP]}..."
+
+
 def parameters(plugin: Any) -> dict[str, Any]:
-    """Write a plugin's parameters, defaults included, as plain JSON values."""
-    found = pydantic.TypeAdapter(type(plugin)).dump_python(plugin, mode="json")
-    return dict(found)
+    """Write a plugin's parameters, defaults included, as plain JSON values.
+
+    Raises PluginError where a value has no such form.
+    """
+    try:
+        return dict(_adapter(type(plugin)).dump_python(plugin, mode="json"))
+    except ValueError as error:  # of pydantic_core, which names the type
+        for field in dataclasses.fields(plugin):
+            value = getattr(plugin, field.name)
+            try:
+                pydantic_core.to_jsonable_python(value)
+            except ValueError:
+                raise PluginError(
+                    f"the parameter '{field.name}' of {type(plugin).__name__} is a "
+                    f"{type(value).__name__}, which cannot be written down in a cell. Take "
+                    "numbers, text, lists or dataclasses of them, and make the rest of them."
+                ) from error
+        raise PluginError(
+            f"the parameters of {type(plugin).__name__} cannot be written down: {error}"
+        ) from error
 
 
 def _owner(point: EntryPoint) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 
 from bench.errors import UsageError, unknown_name
+
+_WRITTEN = re.compile(r"[+-]?(\d+/\d+|(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?)", re.A | re.I)
+_LONGEST = 30  # characters of a radius, typed and as its cell keeps it
 
 
 class Norm(StrEnum):
@@ -71,12 +75,20 @@ def parse_eps(text: str | float, norm: Norm) -> Fraction | None:
     if shown.lower() in {"inf", ".inf", "infinity"}:
         return None
     try:
+        if len(shown) > _LONGEST or not _WRITTEN.fullmatch(shown):
+            raise ValueError
         eps = Fraction(shown)
-    except (ValueError, ZeroDivisionError):
+        whole = (eps == 0) == (float(eps) == 0) and len(format_eps(eps)) <= _LONGEST
+    except (ValueError, ArithmeticError):
         raise UsageError(
-            f"eps '{shown}' is not a number. Write a fraction such as 8/255, a decimal such as "
-            "0.3, or inf."
+            f"eps '{shown[:_LONGEST]}' is not a number that a cell can keep. Write a fraction "
+            "such as 8/255, a decimal such as 0.3, or inf."
         ) from None
+    near = eps.limit_denominator(255)
+    if not whole or ("/" not in shown and near and 0 < abs(eps - near) < 1e-9):
+        raise UsageError(
+            f"eps {shown} is too small or has too many digits. Did you mean {format_eps(near)}?"
+        )
     if eps < 0:
         raise UsageError(f"eps {shown} is negative. A radius is 0 or larger.")
     if norm is Norm.LINF and eps > 1:

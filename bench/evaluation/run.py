@@ -25,9 +25,9 @@ from bench.errors import PluginError
 from bench.evaluation.judge import Outcomes, judge
 from bench.evaluation.propose import propose
 from bench.evaluation.survivors import best_before, left_over, survivors_of
-from bench.progress import Work
 from bench.results.cell import Cell, Search
 from bench.results.locks import Shard, share
+from bench.results.progress import Work
 from bench.results.provenance import provenance
 from bench.results.settings import NOTHING_SET, Settings
 from bench.results.workspace import Workspace

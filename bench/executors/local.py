@@ -21,7 +21,7 @@ from multiprocessing.context import SpawnProcess
 
 from bench.errors import BenchError, UsageError
 from bench.executors.task import WorkerTask, work
-from bench.progress import Progress, Work
+from bench.results.progress import Progress, Work
 
 _LOOK_EVERY_S = 1.0
 _LIVES = 4  # starts of a slot: what kills a worker may kill the next one too

@@ -41,7 +41,7 @@ def work(task: WorkerTask, *, report: bool, complain: Callable[[str], None]) -> 
     from bench.executors.worker import measure
     from bench.experiments.matrix import ordered
     from bench.experiments.plan import Plan
-    from bench.progress import finish, watch
+    from bench.results.progress import finish, watch
     from bench.results.store import Store
     from bench.results.workspace import Workspace, open_device
 

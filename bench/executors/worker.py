@@ -17,7 +17,7 @@ from bench.experiments import matrix
 from bench.experiments.attack_order import cheaper_attacks
 from bench.experiments.plan import Plan
 from bench.experiments.prepare import Plugins
-from bench.progress import Work, unless_waiting
+from bench.results.progress import Work, unless_waiting
 from bench.results.workspace import Workspace
 
 Result = TypeVar("Result")

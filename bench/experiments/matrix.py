@@ -17,8 +17,8 @@ from bench.experiments.attack_order import cheap_first, estimate
 from bench.experiments.plan import Plan, all_faults
 from bench.experiments.prepare import Plugins, outline, prepare, prepare_classifier, resolve
 from bench.models.train import checkpoint_path, train
-from bench.progress import Work
 from bench.results.cell import Request, digest_of
+from bench.results.progress import Work
 from bench.results.settings import Settings
 from bench.results.workspace import Workspace
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 import difflib
 import functools
 import itertools
+import math
 from collections.abc import Hashable, Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import pydantic
 import pydantic_core
-import yaml
 
 from bench.core.registry import Kind, build
 from bench.data.datasets import dataset_info
 from bench.errors import BenchError, PlanError, UsageError
 from bench.results.cell import ZOO, Request
+from bench.results.strict_yaml import read_file
 
 NO_ACCESS: list[str | None] = [None]  # each attack takes its own default
+_MOST_CELLS = 100_000  # of one plan
+_MOST_FAULTS = 50  # that are told in words
 
 
 class Threat(pydantic.BaseModel, extra="forbid", coerce_numbers_to_str=True):
@@ -39,6 +43,10 @@ class Choice(pydantic.BaseModel, extra="forbid"):
     access: str | None = None
     set: dict[str, Any] = {}
     grid: dict[str, Annotated[list[Any], pydantic.Field(min_length=1)]] = {}
+
+    def count(self) -> int:
+        """Count the combinations of the grid, without making them."""
+        return math.prod(map(len, self.grid.values()))
 
     def spread(self) -> list[Choice]:
         """Multiply the grid out; the last parameter varies fastest."""
@@ -91,7 +99,11 @@ Choices = Annotated[
     list[Choice], pydantic.BeforeValidator(_named), pydantic.Field(min_length=1)
 ]
 Names = Annotated[list[str], pydantic.BeforeValidator(_as_list), pydantic.Field(min_length=1)]
-Seeds = Annotated[list[int], pydantic.BeforeValidator(_as_list), pydantic.Field(min_length=1)]
+# Strict: true is no number, and neither is a number in quotes.
+Number = Annotated[int, pydantic.Field(strict=True)]
+Seeds = Annotated[
+    list[Number], pydantic.BeforeValidator(_as_list), pydantic.Field(min_length=1)
+]
 Threats = Annotated[
     list[Threat], pydantic.BeforeValidator(_as_list), pydantic.Field(min_length=1)
 ]
@@ -113,9 +125,9 @@ class Plan(pydantic.BaseModel, extra="forbid"):
     classifiers: Choices = [Choice(name="small_cnn")]
     accesses: Names | None = None
     seeds: Seeds = [0]
-    n: int = 500
-    draws: int = 50
-    shard: int = 100
+    n: Number = 500
+    draws: Number = 50
+    shard: Number = 100
     ladder: bool = False
     sequential: bool = False
     search: str = "float32"
@@ -123,6 +135,8 @@ class Plan(pydantic.BaseModel, extra="forbid"):
 
     def faults(self) -> list[str]:
         """Name every plugin, parameter and data set of the plan that does not exist."""
+        if too_large := self._too_large():
+            return [too_large]
         faults = []
         chosen: dict[Kind, list[Choice]] = {
             "defenses": self.defenses,
@@ -146,7 +160,9 @@ class Plan(pydantic.BaseModel, extra="forbid"):
 
     def requests(self) -> list[Request]:
         """Multiply the lists out; raises UsageError with all faults together."""
-        found: list[Request] = []
+        if too_large := self._too_large():
+            raise all_faults([too_large])
+        found: dict[Hashable, Request] = {}  # what is asked twice is done once
         faults: list[str] = []
         for dataset, classifier, threat, defense, attack, access, seed in itertools.product(
             self.datasets, _spread(self.classifiers), self.threats, _spread(self.defenses),
@@ -176,11 +192,31 @@ class Plan(pydantic.BaseModel, extra="forbid"):
             except UsageError as error:
                 faults += str(error).splitlines()
             else:
-                if request not in found:
-                    found.append(request)
+                same = tuple(_hashable(getattr(request, one.name)) for one in fields(Request))
+                found.setdefault(same, request)
         if faults:
             raise all_faults(faults)
-        return found
+        return list(found.values())
+
+    def _too_large(self) -> str | None:
+        """Count the cells before anything is multiplied out."""
+        chosen = (self.classifiers, self.defenses, self.attacks)
+        lists = (self.datasets, self.threats, self.accesses or NO_ACCESS, self.seeds)
+        counts = [sum(choice.count() for choice in choices) for choices in chosen]
+        cells = math.prod([*counts, *map(len, lists)])
+        if cells <= _MOST_CELLS:
+            return None
+        return f"its lists multiply to {cells:,} cells, more than {_MOST_CELLS:,}: split it."
+
+
+def _hashable(value: Any) -> Hashable:
+    """Return what is equal, and has an equal hash, for equal settings."""
+    if isinstance(value, dict):
+        return frozenset((name, _hashable(inner)) for name, inner in value.items())
+    if isinstance(value, list):
+        return tuple(map(_hashable, value))
+    found: Hashable = value
+    return found
 
 
 AnyPlan = TypeVar("AnyPlan", bound=Plan)
@@ -195,12 +231,7 @@ def read_plan(path: Path) -> Plan:
 
 def read_mapping(path: Path, otherwise: str) -> dict[Any, Any]:
     """Read a mapping from YAML, no key twice; raises UsageError."""
-    try:
-        content = yaml.load(path.read_text(), Loader=_OnceLoader)
-    except OSError as error:
-        raise UsageError(f"cannot read the plan {path}: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid YAML: {error}") from error
+    content = read_file(path)
     if not isinstance(content, dict):
         raise UsageError(f"{path} {otherwise}")
     return content
@@ -211,7 +242,10 @@ def parse_plan(content: dict[Any, Any], kind: type[AnyPlan], *, where: str) -> A
     try:
         return kind.model_validate(content)
     except pydantic.ValidationError as error:
-        faults = [f"{where}: {_in_words(fault)}" for fault in error.errors()]
+        found = error.errors(include_url=False)
+        faults = [f"{where}: {_in_words(fault)}" for fault in found[:_MOST_FAULTS]]
+        if len(found) > _MOST_FAULTS:
+            faults.append(f"{where}: {len(found) - _MOST_FAULTS} more faults of this kind.")
         raise all_faults([*faults, *_sound_part(content, error).faults()]) from error
 
 
@@ -227,22 +261,6 @@ def _sound_part(content: dict[Any, Any], error: pydantic.ValidationError) -> Pla
     return Plan.model_validate({**spare, **sound})
 
 
-class _OnceLoader(yaml.SafeLoader):
-    """YAML silently keeps the last of two equal keys: here that is a fault."""
-
-    def construct_mapping(
-        self, node: yaml.MappingNode, deep: bool = False
-    ) -> dict[Hashable, Any]:
-        """Refuse a key that is written twice."""
-        names = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for name in names:
-            if names.count(name) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"'{name}' is written twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep=deep)
-
-
 def _in_words(fault: Any) -> str:
     """Translate what pydantic found to the words of a plan."""
     *where, name = [str(step) for step in fault["loc"]]
@@ -254,7 +272,8 @@ def _in_words(fault: Any) -> str:
         meant = f" Did you mean '{near[0]}'?" if near else ""
         return f"there is no key '{path}'.{meant}"
     if fault["type"] == "model_type" and "threats" in where:
-        return f"{path}: write a threat as {{norm: Linf, eps: {fault['input']}}}."
+        given = str(fault["input"])[:30]
+        return f"{path}: write a threat as {{norm: Linf, eps: {given}}}."
     return f"{path}: {fault['msg']}."
 
 
@@ -264,4 +283,7 @@ def all_faults(faults: Iterable[str]) -> PlanError:
     head = (
         "the plan has a fault:" if len(unique) == 1 else f"the plan has {len(unique)} faults:"
     )
-    return PlanError("\n  - ".join([head, *unique]), unique)
+    told = unique[:_MOST_FAULTS]
+    if len(unique) > len(told):
+        told.append(f"and {len(unique) - len(told)} more.")
+    return PlanError("\n  - ".join([head, *told]), unique)

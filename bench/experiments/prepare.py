@@ -30,8 +30,8 @@ from bench.errors import PluginError, UsageError
 from bench.evaluation.run import Prepared
 from bench.models.robustbench import find_threat, load_zoo_classifier
 from bench.models.train import find_trained, train
-from bench.progress import Work
 from bench.results.cell import ZOO, Cell, Part, Request, asked_of
+from bench.results.progress import Work
 from bench.results.workspace import Workspace
 
 

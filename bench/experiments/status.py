@@ -12,9 +12,9 @@ from bench.experiments.attack_order import cheaper_attacks
 from bench.experiments.matrix import title
 from bench.experiments.plan import Plan
 from bench.experiments.prepare import Plugins, outline
-from bench.progress import Progress
 from bench.results.cell import Cell, digest_of
 from bench.results.locks import is_held
+from bench.results.progress import Progress
 from bench.results.store import Store, read_json
 from bench.results.workspace import Workspace
 

@@ -13,7 +13,7 @@ from bench.evaluation.run import Prepared
 from bench.experiments.prepare import Plugins
 from bench.figures.images import Attacked, attacked, energies, prepared_for, purified
 from bench.figures.style import COLOURS, page
-from bench.progress import Work
+from bench.results.progress import Work
 from bench.results.workspace import Workspace
 
 KINDS = ("clean", "adversarial", "purified clean", "purified adversarial")

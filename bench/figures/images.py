@@ -19,7 +19,7 @@ from bench.errors import UsageError
 from bench.evaluation.propose import propose
 from bench.evaluation.run import Prepared
 from bench.experiments.prepare import Plugins, prepare
-from bench.progress import Progress, Work
+from bench.results.progress import Progress, Work
 from bench.results.workspace import Workspace
 
 

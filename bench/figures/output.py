@@ -13,8 +13,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bench.figures.style import style
+from bench.results.output import delivered
 from bench.results.provenance import origin
-from bench.results.store import write_json, written
+from bench.results.store import write_json
 
 
 def keep(
@@ -30,11 +31,11 @@ def keep(
     """
     paths = [folder / f"{name}.{ending}" for ending in ("csv", "png", "json")]
     text = frame.to_csv(index=False)
-    with written(paths[0]) as temporary:
+    with delivered(paths[0]) as temporary:
         temporary.write_text(text)
     # Drawn from what was written, so that the CSV by itself gives the same picture again.
     picture = render(draw, read(io.StringIO(text)))
-    with written(paths[1]) as temporary:
+    with delivered(paths[1]) as temporary:
         temporary.write_bytes(picture)
     source = origin()
     source["versions"] = {**source["versions"], "matplotlib": version("matplotlib")}

@@ -34,7 +34,7 @@ from bench.figures.alignment import (
 )
 from bench.figures.strips import bare, shown
 from bench.figures.style import page
-from bench.progress import Progress, Work
+from bench.results.progress import Progress, Work
 from bench.results.workspace import Workspace
 
 COLUMNS = ["subject", "index", "label", "target", "seen", "hit", "cosine", "high_frequency"]

@@ -12,7 +12,7 @@ from bench.evaluation.run import Prepared
 from bench.experiments.prepare import Plugins
 from bench.figures.images import Attacked, attacked, energies, path, predictions, prepared_for
 from bench.figures.style import RIGHT, WRONG, page
-from bench.progress import Work
+from bench.results.progress import Work
 from bench.results.workspace import Workspace
 
 _SHARES = (0.1, 0.2, 0.5, 1.0)  # of all K steps, at which a strip shows the image

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.protocols import Trainable
-from bench.core.registry import SINGULAR, Kind, build, catalogue, plugin
+from bench.core.registry import SINGULAR, Kind, blocked, build, catalogue, plugin
 from bench.data.datasets import dataset_info, trained_on
 from bench.errors import unknown_name
 from bench.models.checkpoints import complete, load_checkpoint, read_card
@@ -22,7 +22,7 @@ _KINDS: tuple[Kind, ...] = ("defenses", "attacks", "classifiers")
 def describe(name: str, *, dataset: str, results: Path) -> Iterator[str]:
     """Write a plugin's purpose, parameters, compatibility and checkpoints line by line."""
     dataset_info(dataset)
-    kinds = [kind for kind in _KINDS if name in catalogue(kind)]
+    kinds = [kind for kind in _KINDS if name in catalogue(kind) or name in blocked(kind)]
     if not kinds:
         known = [known for kind in _KINDS for known in catalogue(kind)]
         raise unknown_name("defense, attack or classifier", name, known)

@@ -30,9 +30,9 @@ from bench.data.load import load_train
 from bench.errors import UsageError
 from bench.evaluation.propose import propose
 from bench.models.checkpoints import complete, load_checkpoint, save_checkpoint
-from bench.progress import Progress, Work
 from bench.results.cell import ZOO, Part, digest_of
 from bench.results.locks import Shard, claimed, is_held, share, wait
+from bench.results.progress import Progress, Work
 from bench.results.provenance import provenance
 from bench.results.store import written
 from bench.results.workspace import Workspace

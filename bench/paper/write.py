@@ -17,8 +17,9 @@ from bench.paper.latex import latex
 from bench.paper.spec import Head, TableFile
 from bench.paper.tables import constants, page, table
 from bench.results.cell import asked_of, digest_of, subject_of
+from bench.results.output import delivered
 from bench.results.render import csv_text, markdown_lines
-from bench.results.store import Store, read_json, write_json, written
+from bench.results.store import Store, read_json, write_json
 
 _REBUILT = ("csv", "md", "tex")
 _AUDIT = ("state", "accuracy")  # what a row's column `audit` needs of a report
@@ -75,7 +76,7 @@ def rebuild(path: Path, store: Store) -> pd.DataFrame:
             "and measure the table again: finished cells are found."
         ) from error
     for suffix, text in zip(_REBUILT, texts, strict=True):
-        with written(path.with_suffix(f".{suffix}")) as temporary:
+        with delivered(path.with_suffix(f".{suffix}")) as temporary:
             temporary.write_text(text)
     return frame
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -26,6 +27,9 @@ from bench.core.threat import (
 from bench.errors import UsageError, unknown_name
 
 ZOO = "robustbench:"  # the prefix of classifiers from the RobustBench zoo
+_SHOWN = 200  # characters of a --set in an error
+_DEEPEST = 10  # dots in the path of a parameter
+_MOST = {"n": 10**9, "draws": 10**9, "shard": 10**9, "seed": 2**63 - 1}
 
 
 class Search(StrEnum):
@@ -99,6 +103,8 @@ class Request:
         for name, least in (("n", 1), ("draws", 1), ("shard", 1), ("seed", 0)):
             if rest.get(name, least) < least:
                 faults.append(f"{name} is {rest[name]}: it has to be {least} or more.")
+            elif rest.get(name, least) > _MOST[name]:
+                faults.append(f"{name} is too large: it has to be {_MOST[name]} or less.")
         if faults:
             raise UsageError("\n".join(faults))
         return cls(
@@ -115,26 +121,31 @@ def parse_settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
     """Read ['defense.steps=50', ...] to nested parameters; raises UsageError."""
     import yaml
 
+    from bench.results.strict_yaml import parse
+
     settings: dict[str, dict[str, Any]] = {}
     for pair in pairs:
         path, equals, text = pair.partition("=")
         target, *names = path.strip().split(".")
+        shown = pair if len(pair) <= _SHOWN else f"{pair[:_SHOWN]}..."
         if not equals or target not in ("defense", "attack", "classifier") or not all(names):
             raise UsageError(
-                f"--set {pair} is not understood. Write defense.NAME=VALUE, attack.NAME=VALUE "
+                f"--set {shown} is not understood. Write defense.NAME=VALUE, attack.NAME=VALUE "
                 "or classifier.NAME=VALUE, for instance --set defense.steps=50."
             )
         if not names:
-            raise UsageError(f"--set {pair} names no parameter. Write {target}.NAME=VALUE.")
+            raise UsageError(f"--set {shown} names no parameter. Write {target}.NAME=VALUE.")
+        if len(names) > _DEEPEST:
+            raise UsageError(f"--set {shown}: a parameter has at most {_DEEPEST} dots.")
         try:
-            value = yaml.safe_load(text)
+            value = parse(text)
         except yaml.YAMLError as error:
-            raise UsageError(f"--set {pair}: the value cannot be read ({error}).") from error
+            raise UsageError(f"--set {shown}: the value cannot be read ({error}).") from error
         place = settings.setdefault(target, {})
         for name in names[:-1]:
             place = place.setdefault(name, {})
             if not isinstance(place, dict):
-                raise UsageError(f"--set {pair} contradicts an earlier --set of '{name}'.")
+                raise UsageError(f"--set {shown} contradicts an earlier --set of '{name}'.")
         place[names[-1]] = value
     return settings
 
@@ -161,6 +172,23 @@ class Part:
             "revision": self.revision,
             "checkpoint": self.checkpoint,
         }
+
+
+_PARTS = ("classifier", "defense", "attack")
+_KEY = re.compile(r"[0-9a-f]{16}")
+_NAME = re.compile(rf"({ZOO})?[A-Za-z0-9_-]+")
+
+
+def _check_keys(keys: Iterable[Any]) -> None:
+    for key in keys:
+        if not (isinstance(key, str) and _KEY.fullmatch(key)):
+            raise UsageError(f"{key!a} is no key of a cell: it has 16 hexadecimal digits.")
+
+
+def _check_names(names: Iterable[Any]) -> None:
+    for name in names:
+        if not (isinstance(name, str) and _NAME.fullmatch(name)):
+            raise UsageError(f"{name!a} is no name: it has letters, digits, _ and - only.")
 
 
 @dataclass(frozen=True)
@@ -194,8 +222,13 @@ class Cell:
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> Cell:
-        """Read what ``canonical`` wrote; raises KeyError where a field is missing."""
+        """Read what ``canonical`` wrote; raises KeyError where a field is missing.
+
+        Keys and names become paths: raises UsageError where one is no key or name.
+        """
         norm = parse_norm(content["norm"])
+        _check_keys([*content.get("after", ()), *filter(None, [content.get("images")])])
+        _check_names([content["dataset"], *(content[part]["name"] for part in _PARTS)])
         eps, access = parse_eps(content["eps"], norm), parse_access(content["access"])
         return cls(
             dataset=content["dataset"],

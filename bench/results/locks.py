@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.errors import StoreError
-from bench.progress import Progress, Work
+from bench.results.progress import Progress, Work
 
 Shard = tuple[int, int]  # images [start, stop)
 

@@ -25,6 +25,7 @@ Shares = npt.NDArray[np.float64]
 _NUMBERED: dict[str, Kind] = {"vote@": "vote@", "worst-of-": "worst-of-"}
 _PLAIN: dict[str, Kind] = {"single": "single", "vote": "vote", "mean-logit": "mean-logit"}
 _KNOWN = "single, vote, vote@R, mean-logit or worst-of-N, such as vote@5 or worst-of-10"
+_LONGEST = 20  # characters of a rule
 _MEANING: dict[Kind, str] = {
     "single": "expected accuracy of one draw",
     "vote": "the vote of all draws, robust: right clean and attacked",
@@ -55,7 +56,9 @@ def parse_rule(text: str) -> Rule:
         return Rule(_PLAIN[text])
     found = re.fullmatch(r"(vote@|worst-of-)([0-9]+)", text)
     if not found:
-        raise UsageError(f"'{text}' is no decision rule. Write {_KNOWN}.")
+        raise UsageError(f"'{text[:_LONGEST]}' is no decision rule. Write {_KNOWN}.")
+    if len(text) > _LONGEST:
+        raise UsageError(f"rule {text[:_LONGEST]}... has too many digits. Write {_KNOWN}.")
     if int(found[2]) < 1:
         raise UsageError(f"rule {text} decides by {found[2]} draws: it takes 1 or more.")
     return Rule(_NUMBERED[found[1]], int(found[2]))

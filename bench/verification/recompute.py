@@ -25,8 +25,8 @@ from bench.core.protocols import Pixels
 from bench.core.registry import build
 from bench.data.load import load_test
 from bench.errors import BenchError, StoreError
-from bench.progress import Progress, Work
 from bench.results.cell import digest_of
+from bench.results.progress import Progress, Work
 from bench.results.settings import measured
 from bench.results.store import Store, read_json, read_rows
 from bench.results.table import collect

@@ -16,9 +16,9 @@ from bench.core.threat import Access, Norm, ThreatModel
 from bench.errors import CheckpointError, DataError, StoreError, UsageError
 from bench.evaluation.run import Prepared, run_cell
 from bench.experiments.prepare import outline, prepare, resolve
-from bench.progress import Work
 from bench.results.cell import Cell, Part, Request
 from bench.results.compare import complete_key
+from bench.results.progress import Work
 from bench.results.settings import Settings
 from bench.results.stats import mcnemar, paired_interval
 from bench.results.store import Store, read_json, read_rows

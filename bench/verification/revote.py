@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bench.errors import BenchError
-from bench.progress import Work
+from bench.results.progress import Work
 from bench.results.store import read_rows
 from bench.results.workspace import Workspace
 from bench.verification.recompute import CheckedCell, Problem, Report

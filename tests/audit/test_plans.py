@@ -15,8 +15,8 @@ from bench.audit.run import audits_of
 from bench.errors import PluginError
 from bench.experiments.matrix import resolve_plan
 from bench.experiments.plan import Plan, read_plan
-from bench.progress import Progress, Work
 from bench.results.cell import Request
+from bench.results.progress import Progress, Work
 from bench.results.workspace import Workspace
 
 from ..command import Bench, is_one_clear_message, runs

@@ -17,7 +17,7 @@ from bench.calibrate.gaps import Gap
 from bench.calibrate.report import document, known_answers
 from bench.calibrate.report import traps as table_of
 from bench.calibrate.traps import TRAPS, Named, Trap, spring
-from bench.progress import Progress, Work, finish
+from bench.results.progress import Progress, Work, finish
 from bench.results.workspace import Workspace
 
 from ..cells import at

@@ -266,7 +266,7 @@ def test_a_name_claimed_twice_is_a_failure(tmp_path: Path, site: Path) -> None:
         "[bench.defenses]\njpeg = sad_fog_doctor:Sad\n"
     )
     importlib.invalidate_caches()
-    finding = found(tmp_path, "defenses")
+    finding = found(tmp_path, "plugin jpeg")
     assert finding.state == "fail"
     assert "sad-fog" in finding.found
     assert "purifybench" in finding.found

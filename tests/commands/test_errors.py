@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -160,9 +158,7 @@ def test_in_a_shell_of_its_own(tmp_path: Path) -> None:
 
     def shell(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "bench.cli", *words]
-            if importlib.util.find_spec("bench.__main__")
-            else [sys.executable, "-c", "from bench.cli import main; main()", *words],
+            [sys.executable, "-m", "bench", *words],
             cwd=tmp_path, capture_output=True, text=True, check=False,
         )  # fmt: skip
 

@@ -28,7 +28,7 @@ from bench.core.threat import Access
 from bench.evaluation.judge import vote
 from bench.evaluation.run import Prepared, run_cell
 from bench.figures.images import purified
-from bench.progress import finish
+from bench.results.progress import finish
 from bench.results.store import read_json
 from bench.results.workspace import Workspace
 from bench_defenses.none import Identity

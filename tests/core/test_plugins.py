@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.core.registry import catalogue, summary
-from bench.errors import PluginError
+from bench.core.registry import blocked, catalogue, summary
 
 from ..command import NOISE, RUN, TINY, Bench
 
@@ -140,23 +139,40 @@ def test_parameters_are_checked(bench: Bench, setting: str, part: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["foggy", "jpeg"], ids=["two strangers", "one of ours"])
-def test_a_name_claimed_twice_names_both_owners(
+def test_a_name_claimed_twice_blocks_that_name_only_and_names_both_owners(
     bench: Bench, install: Callable[..., Path], foggy: Path, name: str
 ) -> None:
     install("smog", "smog", FOGGY, f"[bench.defenses]\n{name} = smog:Foggy\n", version="2.5")
     owner = "fog-bench 1.0" if name == "foggy" else "purifybench"
-    with pytest.raises(PluginError, match=f"'{name}'") as caught:
-        catalogue("defenses")
-    assert owner in str(caught.value)
-    assert "smog 2.5" in str(caught.value)
-    assert "rename" in str(caught.value)
-    for words in (("list",), ("run", f"--defense={name}", *NOISE), ("show", name)):
-        said = bench(*words)
-        assert said.code == 1
-        assert "smog 2.5" in said.err
-        assert "Traceback" not in said.err
-    # Other kinds are not in doubt.
-    assert "noise" in catalogue("attacks")
+    said = bench("list")
+    assert said.code == 0
+    assert "  nl_means " in said.out
+    assert f"  {name} " not in said.out
+    assert said.err.count("not usable: ") == 1
+    for words in (("run", f"--defense={name}", *NOISE), ("show", name), ("train", name)):
+        failed = bench(*words)
+        assert failed.code == 1
+        for text in (failed.err, said.err):
+            assert f"'{name}'" in text
+            assert owner in text
+            assert "smog 2.5" in text
+            assert "rename" in text
+        assert "Traceback" not in failed.err
+    assert bench(*RUN).code == 0
+    assert list(blocked("defenses")) == [name]
+    assert blocked("attacks") == {}
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "a b", "na.me", "x" * 101])
+def test_a_name_that_no_file_could_have_blocks_itself_only(
+    bench: Bench, install: Callable[..., Path], name: str
+) -> None:
+    install("smog", "smog", FOGGY, f"[bench.defenses]\n{name} = smog:Foggy\n")
+    assert name not in catalogue("defenses")
+    said = bench("run", f"--defense={name}", *NOISE)
+    assert said.code == 1
+    assert "smog 1.0 has a name that cannot be used" in said.err
+    assert "jpeg" in catalogue("defenses")
 
 
 def test_a_name_may_stand_for_an_attack_and_for_a_defense(

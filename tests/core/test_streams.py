@@ -22,7 +22,7 @@ from bench.core.rng import Rng
 from bench.core.threat import Access, ThreatModel
 from bench.evaluation.judge import Outcomes, judge
 from bench.evaluation.run import run_cell
-from bench.progress import finish
+from bench.results.progress import finish
 from bench.results.workspace import Workspace
 from bench_attacks.autoattack import AutoAttack
 from bench_attacks.noise import Noise

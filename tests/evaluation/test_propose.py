@@ -22,7 +22,7 @@ from bench.core.threat import Access, ThreatModel
 from bench.errors import AttackWarning, PluginError
 from bench.evaluation import propose
 from bench.evaluation.run import Prepared, run_cell
-from bench.progress import finish
+from bench.results.progress import finish
 from bench.results.table import collect, with_worst_case
 from bench.results.workspace import Workspace
 from bench_attacks.autoattack import AutoAttack

@@ -22,8 +22,8 @@ import bench.models.train
 from bench.core.registry import build
 from bench.experiments.matrix import evaluate
 from bench.models.train import train
-from bench.progress import finish
 from bench.results.cell import Request
+from bench.results.progress import finish
 from bench.results.store import Store, read_json
 from bench.results.table import write_runs
 from bench.results.workspace import Workspace
@@ -51,7 +51,7 @@ told.send(calls)
 """
 EVALUATE = COUNTED.format("""
 from bench.experiments.matrix import evaluate
-from bench.progress import finish
+from bench.results.progress import finish
 from bench.results.store import Store
 from bench.results.table import write_runs
 from bench.results.workspace import Workspace
@@ -61,7 +61,7 @@ write_runs(store)
 """)
 TRAIN = COUNTED.format("""
 import bench.models.train
-from bench.progress import finish
+from bench.results.progress import finish
 from bench.core.registry import build
 from bench.results.store import Store
 from bench.results.workspace import Workspace

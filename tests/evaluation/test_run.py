@@ -21,7 +21,7 @@ from bench.data.load import load_test
 from bench.errors import PluginError
 from bench.evaluation.judge import Outcomes, judge
 from bench.evaluation.run import run_cell
-from bench.progress import Progress, finish
+from bench.results.progress import Progress, finish
 from bench.results.settings import Settings
 from bench.results.table import collect, write_runs
 from bench.results.workspace import Workspace

@@ -17,7 +17,7 @@ from bench.errors import BenchError, UsageError
 from bench.executors.local import Slot, run_local, slots
 from bench.executors.task import WorkerTask
 from bench.experiments.plan import read_plan
-from bench.progress import Progress, finish
+from bench.results.progress import Progress, finish
 
 from ..command import Bench, is_one_clear_message
 from ..trials import Trial, trial, wait_until

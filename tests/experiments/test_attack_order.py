@@ -11,8 +11,8 @@ import torch
 from bench.experiments.attack_order import estimate
 from bench.experiments.matrix import evaluate
 from bench.experiments.prepare import resolve
-from bench.progress import finish
 from bench.results.cell import Request
+from bench.results.progress import finish
 from bench.results.store import Store
 from bench.results.workspace import Workspace
 

@@ -26,8 +26,8 @@ from bench.figures import energies, pag, strips
 from bench.figures.alignment import cosine, high_frequency_share, targeted, targets, towards
 from bench.figures.images import Attacked, attacked, path
 from bench.figures.output import read, render
-from bench.progress import finish
 from bench.results.cell import Part
+from bench.results.progress import finish
 from bench.results.store import read_json
 from bench.results.workspace import Workspace
 

@@ -19,8 +19,8 @@ from bench.core.threat import Access, Norm, ThreatModel
 from bench.errors import UsageError
 from bench.evaluation.propose import Proposal
 from bench.models.train import identity, train
-from bench.progress import finish
 from bench.results.cell import Part, digest_of
+from bench.results.progress import finish
 from bench.results.store import read_json
 from bench.results.workspace import Workspace
 from bench_defenses._recipe import recipe

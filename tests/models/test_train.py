@@ -18,8 +18,8 @@ from bench.errors import BenchError, PluginError
 from bench.evaluation.propose import Proposal
 from bench.models.checkpoints import digest, save_checkpoint
 from bench.models.train import Trained, checkpoint_path, find_trained, identity, train
-from bench.progress import Progress, finish
 from bench.results.cell import Part
+from bench.results.progress import Progress, finish
 from bench.results.store import Store, read_json
 from bench.results.workspace import Workspace
 from bench_attacks.autoattack import AutoAttack

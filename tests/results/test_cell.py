@@ -346,7 +346,7 @@ def test_settings_are_nested_and_typed_by_yaml() -> None:
              "attack.loss=ce", "attack.eps=8/255", "attack.x=[1, 2]", "attack.y=",
              "classifier.a.b.c=null", "defense.steps=51"]  # fmt: skip
     assert parse_settings(pairs) == {
-        "defense": {"steps": 51, "training": {"lr": "1e-3", "flip": True}},
+        "defense": {"steps": 51, "training": {"lr": 0.001, "flip": True}},
         "attack": {"loss": "ce", "eps": "8/255", "x": [1, 2], "y": None},
         "classifier": {"a": {"b": {"c": None}}},
     }

@@ -13,8 +13,8 @@ import pytest
 
 from bench.errors import StoreError
 from bench.evaluation.run import run_cell
-from bench.progress import finish, unless_waiting
 from bench.results.locks import alone, claimed, is_held, share, works_in
+from bench.results.progress import finish, unless_waiting
 from bench.results.workspace import Workspace
 
 from ..cells import assert_equal, at, prepared, rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Generator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -109,5 +110,6 @@ def _log(work: Work[Result]) -> Result:
         if here != stage or time.monotonic() - said > _LOG_EVERY_S:
             figures = "".join(f", {name} {value:.3g}" for name, value in now.figures.items())
             note = f", {now.note}" if now.note else ""
-            sys.stderr.write(f"{now.what}: {now.done}/{now.total}{figures}{note}\n")
+            with suppress(OSError):  # a full disk or a closed terminal ends no work
+                sys.stderr.write(f"{now.what}: {now.done}/{now.total}{figures}{note}\n")
             stage, said = here, time.monotonic()
