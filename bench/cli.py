@@ -26,7 +26,7 @@ from bench.commands import (
     verify,
 )
 from bench.commands.audit import audit
-from bench.commands.shared import complain
+from bench.commands.shared import complain, keeps_stdout
 from bench.errors import BenchError, OldNameWarning
 
 app = typer.Typer(
@@ -76,6 +76,11 @@ app.add_typer(figure.app, name="figure", rich_help_panel=_PUBLISH)
 app.command("list", rich_help_panel=_SET_UP)(show.list_)
 app.command(rich_help_panel=_SET_UP)(show.show)
 app.command(rich_help_panel=_SET_UP)(doctor.doctor)
+
+_PLUGINLESS = (table.table, compare.compare, report.report, paper.paper)  # run no plugin
+for command in (*app.registered_commands, *figure.app.registered_commands):
+    if command.callback and command.callback not in _PLUGINLESS:
+        command.callback = keeps_stdout(command.callback)
 
 
 def _with_new_names(words: list[str]) -> list[str]:

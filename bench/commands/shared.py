@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar
 
 import typer
 
@@ -20,10 +23,55 @@ if TYPE_CHECKING:
     from bench.results.workspace import Workspace
 
 Result = TypeVar("Result")
+Words = ParamSpec("Words")
 _SETTINGS_WIDTH = 26  # of one setting, beyond which it may be broken
 _SPARE = ("robust_single", "passes", "interval", "attacked")  # the first to go is the first
 # Shown once, in the title, where all rows agree.
 _TITLE = ("dataset", "norm", "eps", "n", "draws", "audit", "settings")
+
+_kept: list[TextIO] = []  # stdout, while print() and descriptor 1 lead to stderr
+
+
+def keeps_stdout(command: Callable[Words, Result]) -> Callable[Words, Result]:
+    """Let a command have stdout for itself: what plugins and their children print is no JSON.
+
+    Wherever it is printed, at import, in a constructor or in a worker, it goes to stderr.
+    """
+
+    @wraps(command)
+    def run(*args: Words.args, **options: Words.kwargs) -> Result:
+        with _stdout() as ours, redirect_stdout(sys.stderr or sys.stdout):
+            _kept.append(ours)
+            try:
+                return command(*args, **options)
+            finally:
+                _kept.pop()
+
+    return run
+
+
+@contextmanager
+def _stdout() -> Iterator[TextIO]:
+    """Open stdout under a descriptor of its own, and let its old one lead to stderr."""
+    try:
+        sys.stdout.flush()
+        number = sys.stdout.fileno()
+        kept = os.dup(number)
+        os.dup2(sys.stderr.fileno(), number)
+    except (AttributeError, OSError):  # one of them is closed, or a stream in memory
+        yield sys.stdout
+        return
+    try:
+        with os.fdopen(kept, "w", encoding=sys.stdout.encoding, closefd=False) as ours:
+            yield ours
+    finally:
+        os.dup2(kept, number)
+        os.close(kept)
+
+
+def out() -> TextIO:
+    """Return the stream for what a command says."""
+    return _kept[-1] if _kept else sys.stdout
 
 
 def open_workspace(results: Path, data: Path, zoo: Path, device: str) -> Workspace:
@@ -65,7 +113,7 @@ def print_outline(outline: Any, *, as_json: bool) -> None:
     import json
 
     if as_json:
-        typer.echo(json.dumps(outline, indent=2))
+        say(json.dumps(outline, indent=2))
         return
     say("\n".join(_listing(outline, "  ")))
 
@@ -91,7 +139,7 @@ def _listing(content: dict[str, Any], indent: str) -> Iterator[str]:
 def print_rows(rows: Any, *, as_json: bool) -> None:
     """Print result rows as a table or as JSON."""
     if as_json:
-        typer.echo(rows.to_json(orient="records", indent=2))
+        say(rows.to_json(orient="records", indent=2))
         return
     print_table(rows)
 
@@ -112,9 +160,9 @@ def tell_trouble(rows: Any) -> None:
         complain(f"{label}: {state}: {note}")
 
 
-def say(text: str) -> None:
-    """Print a line."""
-    typer.echo(text)
+def say(text: str, *, nl: bool = True) -> None:
+    """Print a line to stdout; without ``nl`` the text as it is."""
+    typer.echo(text, file=out(), nl=nl)
 
 
 def complain(text: str) -> None:
@@ -133,7 +181,7 @@ def print_table(frame: pd.DataFrame) -> None:
     shared = [name for name in _TITLE if name in page and page[name].nunique() == 1]
     title = ", ".join(f"{name} {page[name].iloc[0]}" for name in shared)
     page = page.drop(columns=shared)
-    console = Console()
+    console = Console(file=out())
     spare = [name for name in _SPARE if name in page]
     if (page["state"] == "done").all():
         spare.insert(0, "state")

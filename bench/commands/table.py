@@ -65,7 +65,7 @@ def table(
                 "--format csv says why."
             )
     if output is None:
-        typer.echo(text, nl=False)
+        say(text, nl=False)
         return
     with written(output) as temporary:
         temporary.write_text(text)
