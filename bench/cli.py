@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
+import traceback
 import warnings
+from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
@@ -26,7 +28,7 @@ from bench.commands import (
     verify,
 )
 from bench.commands.audit import audit
-from bench.commands.shared import complain, keeps_stdout
+from bench.commands.shared import complain, runs_plugins
 from bench.errors import BenchError, OldNameWarning
 
 app = typer.Typer(
@@ -77,10 +79,10 @@ app.command("list", rich_help_panel=_SET_UP)(show.list_)
 app.command(rich_help_panel=_SET_UP)(show.show)
 app.command(rich_help_panel=_SET_UP)(doctor.doctor)
 
-_PLUGINLESS = (table.table, compare.compare, report.report, paper.paper)  # run no plugin
+_WITHOUT_PLUGINS = (table.table, compare.compare, report.report, paper.paper)
 for command in (*app.registered_commands, *figure.app.registered_commands):
-    if command.callback and command.callback not in _PLUGINLESS:
-        command.callback = keeps_stdout(command.callback)
+    if command.callback and command.callback not in _WITHOUT_PLUGINS:
+        command.callback = runs_plugins(command.callback)
 
 
 def _with_new_names(words: list[str]) -> list[str]:
@@ -123,3 +125,13 @@ def main() -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os._exit(1)
+    except Exception as error:
+        if _shown:
+            raise
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        complain(
+            f"error: {type(error).__name__}: {error} ({Path(where.filename).name}:"
+            f"{where.lineno}). This is a fault of a plugin or of bench: `bench --debug` with "
+            "the same command shows where."
+        )
+        sys.exit(1)

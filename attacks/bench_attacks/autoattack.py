@@ -87,9 +87,7 @@ class AutoAttack:
             )
         broken = x_adv.isnan().flatten(1).any(1)
         if bool(broken.any()):
-            flags.append(
-                f"pyautoattack returned NaN for {int(broken.sum())} images: left clean"
-            )
+            flags.append(f"pyautoattack returned NaN for {int(broken.sum())} images")
             x_adv = torch.where(per_image(broken, x), x, x_adv)
         for text in dict.fromkeys(flags + warned):
             warnings.warn(text, AttackWarning, stacklevel=2)
@@ -147,7 +145,7 @@ class _Model:
         self.calls += 1
         if x.requires_grad and torch.is_grad_enabled():
             x = x.view_as(x)  # so that the hook is that of this call
-            x.register_hook(self._finite)
+            x.register_hook(self._finite)  # type: ignore[no-untyped-call]  # torch's has no types
         return self.view(x, rng=rng)
 
     def _finite(self, gradient: Tensor) -> Tensor:

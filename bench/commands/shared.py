@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar
 
 import typer
 
+from bench.errors import PluginError, no_exit
+
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
@@ -32,18 +34,24 @@ _TITLE = ("dataset", "norm", "eps", "n", "draws", "audit", "settings")
 _kept: list[TextIO] = []  # stdout, while print() and descriptor 1 lead to stderr
 
 
-def keeps_stdout(command: Callable[Words, Result]) -> Callable[Words, Result]:
-    """Let a command have stdout for itself: what plugins and their children print is no JSON.
+def runs_plugins(command: Callable[Words, Result]) -> Callable[Words, Result]:
+    """Keep stdout and exit status of a command its own, whatever plugins print and wherever.
 
-    Wherever it is printed, at import, in a constructor or in a worker, it goes to stderr.
+    What they and their children print at import, in a constructor or in a worker goes to
+    stderr, where it breaks no JSON. Raises PluginError where one of them ends the process.
     """
 
     @wraps(command)
     def run(*args: Words.args, **options: Words.kwargs) -> Result:
-        with _stdout() as ours, redirect_stdout(sys.stderr or sys.stdout):
+        with _stdout() as ours, redirect_stdout(sys.stderr or sys.stdout), no_exit():
             _kept.append(ours)
             try:
                 return command(*args, **options)
+            except SystemExit as error:
+                raise PluginError(
+                    f"a plugin ended the process with status {error.code}. Take sys.exit and "
+                    "os._exit out of it; `bench --debug` with the same command shows where."
+                ) from error
             finally:
                 _kept.pop()
 

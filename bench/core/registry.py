@@ -136,6 +136,11 @@ def build_dataclass(cls: type[Any], params: Mapping[str, Any], *, where: str) ->
             for fault in error.errors():
                 path = ".".join(str(step) for step in (where, *fault["loc"]))
                 faults.append(f"{path} = {fault['input']!r}: {fault['msg']}.")
+        except (Exception, SystemExit) as error:  # whatever a constructor raises
+            raise PluginError(
+                f"the {where} {cls.__name__} cannot be made: {type(error).__name__}: {error}. "
+                "Repair its __post_init__, or choose other parameters."
+            ) from error
         else:
             faults = list(_not_finite(parameters(made), where))
             if not faults:
