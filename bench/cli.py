@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import sys
+import traceback
 import warnings
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
@@ -27,7 +29,7 @@ from bench.commands import (
     verify,
 )
 from bench.commands.audit import audit
-from bench.commands.shared import complain, lost_output
+from bench.commands.shared import complain, lost_output, runs_plugins
 from bench.errors import BenchError, OldNameWarning, UsageError
 
 app = typer.Typer(
@@ -78,6 +80,11 @@ app.add_typer(figure.app, name="figure", rich_help_panel=_PUBLISH)
 app.command("list", rich_help_panel=_SET_UP)(show.list_)
 app.command(rich_help_panel=_SET_UP)(show.show)
 app.command(rich_help_panel=_SET_UP)(doctor.doctor)
+
+_WITHOUT_PLUGINS = (table.table, compare.compare, report.report, paper.paper)
+for command in (*app.registered_commands, *figure.app.registered_commands):
+    if command.callback and command.callback not in _WITHOUT_PLUGINS:
+        command.callback = runs_plugins(command.callback)
 
 
 def _with_new_names(words: list[str]) -> list[str]:
@@ -153,6 +160,16 @@ def main() -> None:
             raise
         where = f"{error.filename}: " if error.filename else ""
         complain(f"error: {where}{error.strerror or error}. Free space, or name another path.")
+        sys.exit(1)
+    except Exception as error:
+        if _shown:
+            raise
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        complain(
+            f"error: {type(error).__name__}: {error} ({Path(last.filename).name}:"
+            f"{last.lineno}). This is a fault of a plugin or of bench: `bench --debug` with "
+            "the same command shows where."
+        )
         sys.exit(1)
     finally:
         if lost := lost_output():

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
 
 
 class BenchError(Exception):
@@ -58,3 +61,23 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     return UsageError(
         f"no {kind} is called '{name}'.{meant} Known: {', '.join(names) or 'none'}."
     )
+
+
+@contextmanager
+def no_exit() -> Iterator[None]:
+    """Let os._exit raise SystemExit as sys.exit does, which is an error like others.
+
+    A child process that a plugin forks may end as it likes.
+    """
+    ours, leave = os.getpid(), os._exit
+
+    def refuse(status: int) -> NoReturn:
+        if os.getpid() != ours:
+            leave(status)
+        raise SystemExit(status)
+
+    os._exit = refuse
+    try:
+        yield
+    finally:
+        os._exit = leave

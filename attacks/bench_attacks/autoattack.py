@@ -24,9 +24,11 @@ import pyautoattack.checks
 import torch
 from torch import Tensor
 
-from bench.api import Access, AttackWarning, Calls, Norm, Rng, ThreatModel, View
+from bench.api import Access, AttackWarning, Calls, Norm, Rng, ThreatModel, View, per_image
 
 _LOGGER = logging.getLogger("auto-attack")
+
+_MANY = 0.01  # of the pixels of all gradients: beyond it a flag says so
 
 Version = Literal["auto", "standard", "rand"]
 
@@ -39,7 +41,8 @@ class AutoAttack:
     with 20 draws), or ``auto``: rand for a stochastic view, standard otherwise. What is given
     is one batch, since the library's result depends on it. Attacks that the library cannot run
     (DLR with fewer than 4 classes, Square L2 below 5 pixels) are left out. Its warnings, the
-    seed and what was left out come as AttackWarning. A failed image comes back clean.
+    seed and what was left out come as AttackWarning. A failed image comes back clean. Where a
+    gradient is NaN a pixel stays, for L2 where it is infinite too, as in the other attacks.
     """
 
     revision: ClassVar[int] = 1
@@ -58,9 +61,10 @@ class AutoAttack:
             classes = view.classify(x[:1]).shape[1]
         seed = rng.integer()
         flags = [f"pyautoattack {installed('pyautoattack')} {version} seed {seed}"]
+        model = _Model(view, rng, threat.norm)
         with undone(), logged() as warned:
             library = pyautoattack.AutoAttack(
-                _Model(view, rng),
+                model,
                 device=x.device,
                 eps=threat.radius,
                 norm=threat.norm.value,
@@ -76,6 +80,15 @@ class AutoAttack:
                 f"left out {name}: too few classes or pixels" for name in sorted(left_out)
             ]
             x_adv: Tensor = library.run_standard_evaluation(x, y, batch_size=len(x))[0]
+        if (share := model.share_without_gradient()) > _MANY:
+            flags.append(
+                f"the gradient was NaN or infinite at {share:.0%} of the pixels, which no "
+                "gradient attack could use"
+            )
+        broken = x_adv.isnan().flatten(1).any(1)
+        if bool(broken.any()):
+            flags.append(f"pyautoattack returned NaN for {int(broken.sum())} images")
+            x_adv = torch.where(per_image(broken, x), x, x_adv)
         for text in dict.fromkeys(flags + warned):
             warnings.warn(text, AttackWarning, stacklevel=2)
         return x_adv
@@ -118,15 +131,31 @@ class _Model:
     to its position and not to its image.
     """
 
-    def __init__(self, view: View, rng: Rng) -> None:
+    def __init__(self, view: View, rng: Rng, norm: Norm) -> None:
         self.view = view
         self.rng = rng
         self.calls = 0
+        # The library divides an L2 gradient by its length; of a Linf one it takes the sign.
+        self.infinite = 0.0 if norm is Norm.L2 else None
+        self.pixels = 0
+        self.lost: Tensor | float = 0.0  # pixels without a gradient, counted on the device
 
     def __call__(self, x: Tensor) -> Tensor:
         rng = self.rng.fork("call", self.calls)[: len(x)]
         self.calls += 1
+        if x.requires_grad and torch.is_grad_enabled():
+            x = x.view_as(x)  # so that the hook is that of this call
+            x.register_hook(self._finite)  # type: ignore[no-untyped-call]  # torch's has no types
         return self.view(x, rng=rng)
+
+    def _finite(self, gradient: Tensor) -> Tensor:
+        self.pixels += gradient.numel()
+        self.lost = self.lost + (~gradient.isfinite()).sum()
+        return gradient.nan_to_num(nan=0.0, posinf=self.infinite, neginf=self.infinite)
+
+    def share_without_gradient(self) -> float:
+        """Return the share of the pixels of all gradients that were NaN or infinite."""
+        return float(self.lost) / max(1, self.pixels)
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def verdict(findings: Iterable[Finding]) -> Verdict:
     return Verdict("stands", f"The robust accuracy stands: {who}{but}.")
 
 
-def in_words(error: Exception) -> str:
+def in_words(error: BaseException) -> str:
     """Write an error as part of a reason; bench's own are sentences, others have a type."""
     if isinstance(error, BenchError):
         return str(error).rstrip(".")

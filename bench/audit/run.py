@@ -134,7 +134,7 @@ def _run(check: Check, subject: Subject) -> Finding:
         return check(subject)
     except StoreError:  # nothing can be kept: that is no fault of the defense
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         number = (check.__doc__ or "C0").partition(":")[0]
         title = check.__name__.replace("_", " ")
         if _known_to_be_blind(subject):
@@ -158,7 +158,7 @@ def _known_to_be_blind(subject: Subject) -> bool:
     """Whether the defense runs and has no gradient for the main attack."""
     try:
         return not attackable(subject)
-    except Exception:  # it does not even run
+    except (Exception, SystemExit):  # it does not even run
         return False
 
 
@@ -166,7 +166,7 @@ def _access(subject: Subject) -> Access:
     """Return the main attack's access; of a defense that does not run, what it claims."""
     try:
         return subject.access
-    except Exception:
+    except (Exception, SystemExit):
         return Access.FULL if subject.defense.purifier.differentiable else Access.BPDA
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import typer
-
 from bench.commands.options import (
     DATA,
     RESULTS,
@@ -26,7 +24,7 @@ from bench.commands.options import (
     Shard,
     Zoo,
 )
-from bench.commands.shared import open_workspace, say, watch
+from bench.commands.shared import open_workspace, out, say, watch
 
 
 def audit(
@@ -62,7 +60,7 @@ def audit(
 
     report = watch(run_audit(request, workspace=workspace), quiet=as_json)
     if as_json:
-        typer.echo(json.dumps(report, indent=2))
+        say(json.dumps(report, indent=2))
         return
     _print(report)
     if accuracy := report["accuracy"]:
@@ -93,4 +91,4 @@ def _print(report: dict[str, Any]) -> None:
         name = f"{found['check']} {found['title']}"
         cells = [found[part].replace("[", r"\[") for part in ("figure", "threshold", "reason")]
         table.add_row(name, state, *cells)
-    Console().print(table)
+    Console(file=out()).print(table)

@@ -50,9 +50,9 @@ def calibrate(
             ],
             "traps": [{**dataclasses.asdict(row), "passes": row.passes} for row in named],
         }
-        typer.echo(json.dumps(found, indent=2))
+        say(json.dumps(found, indent=2))
     elif output is None:
-        typer.echo(text, nl=False)
+        say(text, nl=False)
     else:
         say(f"wrote {output}")
     failed = gaps.failures(rows)

@@ -38,7 +38,7 @@ def compare(
     needed = None if difference is None else needed_for(found, difference)
     if as_json:
         said = found.canonical() | ({"claimed_images_needed": needed} if needed else {})
-        typer.echo(json.dumps(said, indent=2))
+        say(json.dumps(said, indent=2))
         return
     for line in lines(found):
         say(line)

@@ -67,7 +67,7 @@ def judge(
     change = work.count_changes(read_rows(store.outcomes(old)), read_rows(store.outcomes(new)))
     if as_json:
         found = json.loads(rows.to_json(orient="records"))
-        typer.echo(json.dumps({"rows": found, **asdict(change)}, indent=2))
+        say(json.dumps({"rows": found, **asdict(change)}, indent=2))
     else:
         print_rows(rows, as_json=False)
         say(

@@ -32,7 +32,7 @@ def report(
     cells = find(store, defense=defense, dataset=dataset, norm=ball, eps=radius, n=n)
     text = page(store, cells)
     if output is None:
-        typer.echo(text, nl=False)
+        say(text, nl=False)
         return
     write_output(output, text)
     say(f"wrote {output}")

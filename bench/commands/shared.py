@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar
 
 import typer
+
+from bench.errors import PluginError, no_exit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,10 +26,61 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 _lost: list[OSError] = []  # what kept lines from stdout
+Words = ParamSpec("Words")
 _SETTINGS_WIDTH = 26  # of one setting, beyond which it may be broken
 _SPARE = ("robust_single", "passes", "interval", "attacked")  # the first to go is the first
 # Shown once, in the title, where all rows agree.
 _TITLE = ("dataset", "norm", "eps", "n", "draws", "audit", "settings")
+
+_kept: list[TextIO] = []  # stdout, while print() and descriptor 1 lead to stderr
+
+
+def runs_plugins(command: Callable[Words, Result]) -> Callable[Words, Result]:
+    """Keep stdout and exit status of a command its own, whatever plugins print and wherever.
+
+    What they and their children print at import, in a constructor or in a worker goes to
+    stderr, where it breaks no JSON. Raises PluginError where one of them ends the process.
+    """
+
+    @wraps(command)
+    def run(*args: Words.args, **options: Words.kwargs) -> Result:
+        with _stdout() as ours, redirect_stdout(sys.stderr or sys.stdout), no_exit():
+            _kept.append(ours)
+            try:
+                return command(*args, **options)
+            except SystemExit as error:
+                raise PluginError(
+                    f"a plugin ended the process with status {error.code}. Take sys.exit and "
+                    "os._exit out of it; `bench --debug` with the same command shows where."
+                ) from error
+            finally:
+                _kept.pop()
+
+    return run
+
+
+@contextmanager
+def _stdout() -> Iterator[TextIO]:
+    """Open stdout under a descriptor of its own, and let its old one lead to stderr."""
+    try:
+        sys.stdout.flush()
+        number = sys.stdout.fileno()
+        kept = os.dup(number)
+        os.dup2(sys.stderr.fileno(), number)
+    except (AttributeError, OSError):  # one of them is closed, or a stream in memory
+        yield sys.stdout
+        return
+    try:
+        with os.fdopen(kept, "w", encoding=sys.stdout.encoding, closefd=False) as ours:
+            yield ours
+    finally:
+        os.dup2(kept, number)
+        os.close(kept)
+
+
+def out() -> TextIO:
+    """Return the stream for what a command says."""
+    return _kept[-1] if _kept else sys.stdout
 
 
 def open_workspace(results: Path, data: Path, zoo: Path, device: str) -> Workspace:
@@ -68,7 +122,7 @@ def print_outline(outline: Any, *, as_json: bool) -> None:
     import json
 
     if as_json:
-        typer.echo(json.dumps(outline, indent=2))
+        say(json.dumps(outline, indent=2))
         return
     say("\n".join(_listing(outline, "  ")))
 
@@ -94,7 +148,7 @@ def _listing(content: dict[str, Any], indent: str) -> Iterator[str]:
 def print_rows(rows: Any, *, as_json: bool) -> None:
     """Print result rows as a table or as JSON."""
     if as_json:
-        typer.echo(rows.to_json(orient="records", indent=2))
+        say(rows.to_json(orient="records", indent=2))
         return
     print_table(rows)
 
@@ -115,10 +169,13 @@ def tell_trouble(rows: Any) -> None:
         complain(f"{label}: {state}: {note}")
 
 
-def say(text: str) -> None:
-    """Print a line; where stdout is full, work goes on and `lost_output` says so at the end."""
+def say(text: str, *, nl: bool = True) -> None:
+    """Print a line to stdout, without ``nl`` the text as it is.
+
+    Where stdout is full, work goes on, and ``lost_output`` says so at the end.
+    """
     try:
-        typer.echo(text)
+        typer.echo(text, file=out(), nl=nl)
     except BrokenPipeError:  # the reader has gone, as `head` does
         raise
     except OSError as error:
@@ -161,7 +218,7 @@ def print_table(frame: pd.DataFrame) -> None:
     shared = [name for name in _TITLE if name in page and page[name].nunique() == 1]
     title = ", ".join(f"{name} {page[name].iloc[0]}" for name in shared)
     page = page.drop(columns=shared)
-    console = Console()
+    console = Console(file=out())
     spare = [name for name in _SPARE if name in page]
     if (page["state"] == "done").all():
         spare.insert(0, "state")

@@ -62,7 +62,7 @@ def table(
                 "--format csv says why."
             )
     if output is None:
-        typer.echo(text, nl=False)
+        say(text, nl=False)
         return
     write_output(output, text)
     say(f"wrote {output}")

@@ -51,7 +51,7 @@ def verify(
         workspace = open_workspace(results, data, zoo, device)
         report = watch(revote(report, workspace=workspace), quiet=as_json)
     if as_json:
-        typer.echo(json.dumps({**asdict(report), **_counts(report)}, indent=2))
+        say(json.dumps({**asdict(report), **_counts(report)}, indent=2))
     else:
         _print(report, results)
     if report.contradicted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from bench.core.rng import Rng
 from bench.errors import CheckpointError
 
 Network = TypeVar("Network", bound=nn.Module)
+_SHOWN = 300  # characters of a list of names that differ
 
 
 class Defense(nn.Module):
@@ -77,14 +79,22 @@ class Defense(nn.Module):
 
 
 def read_weights(net: Network, weights: Mapping[str, Tensor]) -> Network:
-    """Load tensors into a network and return it; raises CheckpointError where they differ."""
+    """Load tensors into a network and return it; raises CheckpointError where they differ.
+
+    Names may begin with what DataParallel or torch.compile put before all of them.
+    """
+    given = dict(weights)
+    for prefix in ("module.", "_orig_mod.", "module."):
+        if given and not set(given) & set(net.state_dict()):
+            given = {name.removeprefix(prefix): tensor for name, tensor in given.items()}
     try:
-        net.load_state_dict(dict(weights))
+        net.load_state_dict(given)
     except RuntimeError as error:
-        lines = str(error).splitlines()
+        lines = str(error).splitlines()[1:4]  # missing, unexpected, of another shape
+        differ = " ".join(shorten(line, _SHOWN, placeholder=" ...") for line in lines)
         raise CheckpointError(
-            f"the checkpoint does not fit the network {type(net).__name__}: "
-            f"{' '.join(line.strip() for line in lines[1:4])} It was trained with other "
-            "parameters or is another network's. Train again with `bench train`."
+            f"the checkpoint does not fit the network {type(net).__name__}: {differ} It was "
+            "trained with other parameters or is another network's. Train again with "
+            "`bench train`."
         ) from error
     return net

@@ -9,10 +9,12 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
+
+from bench.errors import no_exit
 
 
 @contextmanager
@@ -29,7 +31,7 @@ def isolated(seed: int) -> Iterator[None]:
         torch.random.fork_rng(),
         warnings.catch_warnings(),
         contextlib.redirect_stdout(sys.stderr),
-        _no_exit(),
+        no_exit(),
     ):
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
@@ -74,20 +76,3 @@ _SWITCHES: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (_flags, _set_flags),
     (os.getcwd, os.chdir),
 )
-
-
-@contextmanager
-def _no_exit() -> Iterator[None]:
-    """Let os._exit raise in this process; a child that a plugin forks may end as it likes."""
-    ours, leave = os.getpid(), os._exit
-
-    def refuse(status: int) -> NoReturn:
-        if os.getpid() != ours:
-            leave(status)
-        raise SystemExit(status)
-
-    os._exit = refuse
-    try:
-        yield
-    finally:
-        os._exit = leave

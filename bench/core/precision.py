@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from bench.core.defense import Defense
 from bench.core.device import lacks_memory, lost
@@ -28,11 +28,15 @@ class Lowered(nn.Module):
         self.dtype = dtype
         self.training = network.training
 
-    def forward(self, x: Tensor, *rest: Any, **options: Any) -> Any:
-        """Return what the low network says of x, in the precision of x."""
-        x_low, rest_low, options_low = tree_map(_to(self.dtype), (x, rest, options))
+    def forward(self, *given: Any, **named: Any) -> Any:
+        """Return what the low network says, in the precision of the first tensor of floats."""
+        whole = next(
+            (value.dtype for value in tree_leaves((given, named)) if _floats(value)),
+            torch.float32,
+        )
+        low, low_named = tree_map(_to(self.dtype), (given, named))
         try:
-            said = self.network(x_low, *rest_low, **options_low)
+            said = self.network(*low, **low_named)
         except RuntimeError as error:  # it makes float32 tensors of its own, or lacks a kernel
             if lacks_memory(error) or lost(error):
                 raise
@@ -40,7 +44,7 @@ class Lowered(nn.Module):
                 f"{type(self.network).__name__} cannot run in {_name(self.dtype)} ({error}). "
                 "Search in float32."
             ) from error
-        return tree_map(_to(x.dtype), said)
+        return tree_map(_to(whole), said)
 
     def __getattr__(self, name: str) -> Any:
         """Find what the network keeps and a purifier asks it for, such as noise levels."""
@@ -54,13 +58,12 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _to(dtype: torch.dtype) -> Any:
-    def cast(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return value.to(dtype)
-        return value
+def _floats(value: object) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
-    return cast
+
+def _to(dtype: torch.dtype) -> Any:
+    return lambda value: value.to(dtype) if _floats(value) else value
 
 
 def lowered(defense: Defense, dtype: torch.dtype) -> Defense:

@@ -195,6 +195,11 @@ def build_dataclass(cls: type[Any], params: Mapping[str, Any], *, where: str) ->
             for fault in error.errors():
                 path = ".".join(str(step) for step in (where, *fault["loc"]))
                 faults.append(f"{path} = {_clipped(fault['input'])}: {fault['msg']}.")
+        except (Exception, SystemExit) as error:  # whatever a constructor raises
+            raise PluginError(
+                f"the {where} {cls.__name__} cannot be made: {type(error).__name__}: {error}. "
+                "Repair its __post_init__, or choose other parameters."
+            ) from error
         else:
             kept = parameters(made)
             faults = [*_not_finite(kept, where), *_true_for_one(params, kept, where)]

@@ -151,8 +151,9 @@ def _end(processes: list[SpawnProcess]) -> None:
 def _work(text: str, visible: str, said: Connection) -> None:
     """Run a worker: the first thing that a new process does, before torch is imported."""
     os.environ["CUDA_VISIBLE_DEVICES"] = visible
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    # No SystemExit, which is an error of the plugin that raises it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         work(
@@ -162,6 +163,8 @@ def _work(text: str, visible: str, said: Connection) -> None:
         )
     except BenchError as error:
         said.send(json.dumps({"error": str(error)}))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGTERM)
 
 
 def _end_with_parent() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import getpass
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from types import FrameType
 from typing import Any
 
 from bench.errors import BenchError, UsageError
@@ -25,13 +27,30 @@ class _Worker:
     def __call__(self, text: str) -> None:
         """Work, reporting to the job's log; raises BenchError."""
         task = WorkerTask.read(text)
-        work(task, report=True, complain=_log)
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, _interrupting(signal.getsignal(number)))
+        try:
+            work(task, report=True, complain=_log)
+        except KeyboardInterrupt:  # queued again
+            sys.exit(-1)
 
     def checkpoint(self, text: str) -> Any:
         """Continue from what the results folder has."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, text)
+
+
+def _interrupting(handler: Any) -> Any:
+    """Let submitit's handler end the work by no SystemExit, which is an error of a plugin."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        try:
+            handler(number, frame)
+        except SystemExit:
+            raise KeyboardInterrupt from None
+
+    return handle if callable(handler) else handler
 
 
 def _log(line: str) -> None:

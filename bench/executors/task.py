@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.errors import no_exit
+
 
 @dataclass(frozen=True)
 class WorkerTask:
@@ -50,11 +52,12 @@ def work(task: WorkerTask, *, report: bool, complain: Callable[[str], None]) -> 
     workspace = Workspace(Store(Path(task.results)), data, zoo, device, task.run)
     for content in task.plans:
         plan = Plan.model_validate(content)
-        measure(
-            plan,
-            ordered(plan),
-            workspace=workspace,
-            drive=watch if report else finish,
-            announce=complain if report else lambda _: None,
-            complain=complain,
-        )
+        with no_exit():
+            measure(
+                plan,
+                ordered(plan),
+                workspace=workspace,
+                drive=watch if report else finish,
+                announce=complain if report else lambda _: None,
+                complain=complain,
+            )

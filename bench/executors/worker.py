@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from bench.audit import run as audits
+from bench.audit.findings import in_words
 from bench.errors import BenchError, StoreError
 from bench.experiments import matrix
 from bench.experiments.attack_order import cheaper_attacks
@@ -84,8 +85,8 @@ def _audit(
             report = drive(unless_waiting(audits.audit(requests[number], workspace=workspace)))
         except StoreError:  # nothing more can be stored
             raise
-        except BenchError as error:
-            complain(f"no audit of {name}: {error}")
+        except (BenchError, SystemExit) as error:
+            complain(f"no audit of {name}: {in_words(error)}")
         else:
             if report is None:
                 return False

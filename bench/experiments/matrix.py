@@ -79,7 +79,7 @@ def attempt(
     try:
         prepared = yield from prepare(plugins, workspace=workspace, after=after)
         return (yield from _evaluate(plugins, prepared, workspace))
-    except Exception as error:  # one failing cell never stops the others
+    except (Exception, SystemExit) as error:  # one failing cell never stops the others
         reason = str(error) if isinstance(error, BenchError) else _unexpected(error)
         # A cell that failed while it ran has a key and a row already: the reason goes there.
         content = prepared.cell.canonical() if prepared else content
@@ -114,7 +114,7 @@ def _evaluate(plugins: Plugins, prepared: Prepared, workspace: Workspace) -> Wor
     return key
 
 
-def _unexpected(error: Exception) -> str:
+def _unexpected(error: BaseException) -> str:
     where = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{Path(where.filename).name}:{where.lineno}"
     return (

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from bench.core.access import unsupported
+from bench.core.border import blamed
 from bench.core.defense import Defense
 from bench.core.networks import digest_of_weights, freeze, frozen
 from bench.core.protocols import (
@@ -212,7 +213,8 @@ def prepare(
             classifier=(network, classifier),
         )
         digest = trained.digest
-        defense = defense.load(trained.weights, shape=dataset_info(request.dataset).shape)
+        with blamed(f"the defense {request.defense}"):
+            defense = defense.load(trained.weights, shape=dataset_info(request.dataset).shape)
     else:
         digest = digest_of_weights(defense)  # what it brought itself, by whatever way
     freeze(defense)
@@ -243,9 +245,10 @@ def prepare_classifier(
             workspace=workspace,
         )
         digest = trained.digest
-        network = plugins.classifier.load(
-            trained.weights, shape=info.shape, classes=info.classes
-        )
+        with blamed(f"the classifier {plugins.request.classifier}"):
+            network = plugins.classifier.load(
+                trained.weights, shape=info.shape, classes=info.classes
+            )
     network = frozen(network).to(workspace.device)
     return network, plugins.classifier_part(digest)
 

@@ -52,7 +52,7 @@ def render(draw: Callable[[pd.DataFrame], Figure], frame: pd.DataFrame) -> bytes
     """Draw rows as a PNG; equal rows give equal bytes."""
     buffer = io.BytesIO()
     with style():
-        draw(frame).savefig(buffer, format="png")
+        draw(frame).savefig(buffer, format="png", backend="agg")
     return buffer.getvalue()
 
 

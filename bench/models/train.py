@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.access import TransferView
+from bench.core.border import blamed
 from bench.core.networks import frozen
 from bench.core.protocols import (
     Images,
@@ -143,19 +144,21 @@ def train(
                     adversarial=attacked,
                 )
                 state = workspace.store.training(digest_of(about))
-                run, spent = _resumed(plugin, task, state)
+                with blamed(f"the training of {name}"):
+                    run, spent = _resumed(plugin, task, state)
                 seconds = yield from _advance(what, run, state, spent)
+                with blamed(f"the training of {name}"):
+                    metrics, weights = run.evaluate(), run.weights()
                 card = {
                     **about,
                     "images": len(found),
-                    "metrics": run.evaluate(),
+                    "metrics": metrics,
                     "seconds": round(seconds, 1),
                     **provenance(workspace.device),
                 }
-                save_checkpoint(path, run.weights(), card)
+                save_checkpoint(path, weights, card)
                 state.unlink(missing_ok=True)
-    weights, found_digest = load_checkpoint(path)
-    return Trained(weights, found_digest)
+    return Trained(*load_checkpoint(path))
 
 
 def _advance(what: str, run: Training, state: Path, spent: float = 0.0) -> Work[float]:
@@ -163,7 +166,8 @@ def _advance(what: str, run: Training, state: Path, spent: float = 0.0) -> Work[
     begun = reported = saved = time.monotonic()
     yield Progress(what, run.step, run.total)
     while run.step < run.total:
-        run.advance()
+        with blamed(f"the {what.replace('train', 'training of', 1)}"):
+            run.advance()
         now = time.monotonic()
         if now - reported > _REPORT_EVERY_S or run.step == run.total:
             yield Progress(what, run.step, run.total, run.metrics())

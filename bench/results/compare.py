@@ -18,7 +18,7 @@ from bench.results.paired import Comparison, paired
 from bench.results.render import row_label, row_labels, told_apart
 from bench.results.settings import Settings
 from bench.results.store import Store, read_json, read_rows
-from bench.results.table import join, judging
+from bench.results.table import join, judging, void_note
 
 _PREFIX = 4  # characters of a key that may stand for it
 _MOST = 5  # defenses of one name that an error lists
@@ -232,8 +232,8 @@ def pairing(content: Mapping[str, Any], cells: Mapping[str, Any]) -> str:
 def _fault(store: Store, key: str) -> str | None:
     if not store.outcomes(key).is_file():
         return "is not finished"
-    outside = int((~read_rows(store.outcomes(key))["legal"]).sum())
-    return f"is void: {outside} images outside the ball" if outside else None
+    void = void_note(read_rows(store.outcomes(key)))
+    return f"is void: {void}" if void else None
 
 
 def _attack(content: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from bench.results.cell import subject_of
 from bench.results.render import markdown_cell, row_label, told_apart
 from bench.results.stats import wilson
 from bench.results.store import Store, read_json, read_rows
-from bench.results.table import judging
+from bench.results.table import judging, void_note
 
 # The levels of access (T0 to T9) and what each means.
 RUNGS = {
@@ -134,8 +134,8 @@ def follow(store: Store, cells: list[dict[str, Any]]) -> tuple[list[Rung], int]:
         new = [index for index in broken if robust[index]]
         robust |= dict.fromkeys(new, False)
         about = cell["about"]
-        illegal = int((~rows["legal"]).sum())
-        void = [f"VOID: {illegal} images outside the ball"] if illegal else []
+        reason = void_note(rows)
+        void = [f"VOID: {reason}"] if reason else []
         nothing = [] if len(rows) else ["no image was left to attack"]
         rungs.append(
             Rung(

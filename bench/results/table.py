@@ -32,7 +32,7 @@ COLUMNS = (
     "classifier_checkpoint", "checkpoint", "commit", "date",
 )  # fmt: skip
 NOT_AUDITED = "none"
-_COUNTED = ("label", "legal", "clean", "robust", "clean_votes", "votes")
+_COUNTED = ("label", "distance", "legal", "clean", "robust", "clean_votes", "votes")
 _SAME_DEFENSE = [
     "dataset", "classifier", "classifier_checkpoint", "defense", "checkpoint", "norm", "eps",
     "n", "seed", "draws",
@@ -133,9 +133,7 @@ def _known_row(store: Store, folder: Path, audits: Mapping[str, Any]) -> dict[st
             "commit": (provenance["commit"] or "")[:12],
             "date": provenance["date"],
             "state": "void" if illegal else "done",
-            "note": f"{illegal} images outside the ball"
-            if illegal
-            else "; ".join(provenance["flags"]),
+            "note": void_note(outcomes) or "; ".join(provenance["flags"]),
         }
         row["audit"] = _audited(audits.get(subject_of(cell)), row["robust"])
     elif (folder / "skipped.json").is_file():
@@ -145,6 +143,16 @@ def _known_row(store: Store, folder: Path, audits: Mapping[str, Any]) -> dict[st
     else:
         row["state"] = "unfinished"
     return row
+
+
+def void_note(outcomes: pd.DataFrame) -> str | None:
+    """Say why rows with ``legal`` and ``distance`` are void; None where they are not."""
+    illegal = outcomes[~outcomes["legal"]]
+    unreal = int(illegal["distance"].isna().sum())
+    outside = len(illegal) - unreal
+    said = [f"{outside} images outside the ball"] if outside else []
+    said += [f"the attack returned NaN for {unreal} images"] if unreal else []
+    return "; ".join(said) or None
 
 
 def judging(content: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from attack_toys import Identity, Pull, ball, run, small_problem, streams
 
-from bench.api import Access, AttackWarning, Norm
+from bench.api import Access, AttackWarning, Norm, size
 from bench.core.access import view_of
 from bench_attacks.autoattack import AutoAttack
 
@@ -148,3 +148,38 @@ def test_noise_differs_from_call_to_call_and_standard_says_so():
     view, threat = view_of(defense, Access.BPDA), ball(Norm.L2, 0.02, Access.BPDA)
     _, flags = flags_of(AutoAttack(version="standard"), view, x, y, threat)
     assert any("randomized defense" in flag for flag in flags)
+
+
+class Root(Identity):
+    """A purifier whose slope is infinite where a pixel is black."""
+
+    def purify(self, x, *, rng):
+        return x.pow(0.5)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [(Norm.L2, 0.5), (Norm.LINF, 0.05)])
+def test_an_infinite_slope_gives_images_in_the_ball_and_a_flag(norm, eps):
+    defense, x, y = problem(Root(), images=12, side=6)
+    x, threat = (x - 0.3).clamp(0, 1), ball(norm, eps, Access.FULL)
+    assert 0.2 < float((x == 0).float().mean()) < 0.4
+    x_adv, flags = flags_of(AutoAttack(), view_of(defense, Access.FULL), x, y, threat)
+    assert float(size(x_adv - x, norm).max()) <= eps + 1e-6
+    clean, attacked = (defense.classify(at.pow(0.5)).argmax(1) == y for at in (x, x_adv))
+    assert int(attacked.sum()) < int(clean.sum())
+    assert any("NaN or infinite at" in flag for flag in flags)
+    slope, _, _ = problem(Identity(), images=12, side=6)
+    _, flags = flags_of(AutoAttack(), view_of(slope, Access.FULL), x, y, threat)
+    assert not any("NaN" in flag for flag in flags)
+
+
+def test_what_the_library_returns_as_nan_is_named_and_left_clean(monkeypatch):
+    defense, x, y = problem(Identity(), images=4, side=2, classes=2)
+    broken = x.clone()
+    broken[1:3, 0, 0, 0] = torch.nan
+    monkeypatch.setattr(
+        pyautoattack.AutoAttack, "run_standard_evaluation", lambda *a, **o: (broken, y)
+    )
+    threat = ball(Norm.LINF, 0.1, Access.TRANSFER)
+    x_adv, flags = flags_of(AutoAttack(), view_of(defense, Access.TRANSFER), x, y, threat)
+    assert torch.equal(x_adv, x)
+    assert "pyautoattack returned NaN for 2 images" in flags

@@ -28,6 +28,13 @@ class Far:
     def calls(self, *, stochastic, classes):
         return Calls()
 
+class Unreal(Far):
+    """Returns NaN for one image and leaves the ball with another."""
+    def __call__(self, view, x, y, *, threat, rng):
+        x[0] = float("nan")
+        x[1] = (x[1] + self.by).clamp(0, 1)
+        return x
+
 class Short(Far):
     """Returns too few images."""
     def __call__(self, view, x, y, *, threat, rng):
@@ -72,6 +79,7 @@ def function():
 POINTS = """
 [bench.attacks]
 far = fake_errors:Far
+unreal = fake_errors:Unreal
 short = fake_errors:Short
 text = fake_errors:Text
 bare_attack = fake_errors:Bare
@@ -136,6 +144,14 @@ def test_an_attack_that_leaves_the_ball_voids_the_cell_and_fails_the_command(
     assert said.code == 1
     assert "void" in said.out
     assert "none under far: void: 4 images outside the ball" in said.err
+
+
+@pytest.mark.usefixtures("fakes")
+def test_nan_is_named_as_nan_and_not_as_outside_the_ball(bench: Bench) -> None:
+    said = bench("run", "--defense=none", "--attack=unreal", *TINY, "--json")
+    note = "1 images outside the ball; the attack returned NaN for 1 images"
+    assert (said.rows[0]["state"], said.rows[0]["note"]) == ("void", note)
+    assert f"VOID: {note}" in bench("report", "--defense=none", "--eps=8/255").out
 
 
 @pytest.mark.parametrize("name", ["broken", "plain", "bare", "absent"])

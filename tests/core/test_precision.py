@@ -211,6 +211,28 @@ def test_lists_of_networks_several_arguments_and_attributes() -> None:
         _ = low.purifier.networks[0].nonsense
 
 
+class Unet(nn.Module):
+    """A network as diffusion models call it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, *, timestep: Tensor, sample: Tensor) -> Tensor:
+        assert timestep.dim() == 0
+        assert sample.dtype == self.factor.dtype
+        return self.factor * sample + timestep
+
+
+def test_a_network_that_is_called_by_keywords_with_a_step_without_dimensions() -> None:
+    whole, step = Unet(), torch.tensor(2)
+    for dtype in (torch.float32, torch.float64):
+        x = X.to(dtype)
+        found = Lowered(whole, LOW)(timestep=step, sample=x)
+        assert found.dtype == dtype
+        assert torch.allclose(found, 0.3 * x + 2, atol=8 * ROUNDING)
+
+
 class Stubborn(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1) @ torch.ones(64, 10)

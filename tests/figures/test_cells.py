@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -189,3 +192,22 @@ def test_figures_from_cells_import_no_torch(tmp_path: Path) -> None:
     found, out = command("figure", "--help", cwd=tmp_path)
     assert found == []
     assert "tradeoff" in out
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense"])
+def test_the_backend_of_a_notebook_changes_no_figure(tmp_path: Path, backend: str) -> None:
+    code = (
+        "import hashlib, os; import pandas as pd; from bench.figures import output, style\n"
+        "def draw(frame):\n    page = style.page(1.0); page.subplots(); return page\n"
+        "picture = output.render(draw, pd.DataFrame())\n"
+        "print(hashlib.sha256(picture).hexdigest(), os.environ.get('MPLBACKEND'))"
+    )
+
+    def drawn(**environment: str) -> list[str]:
+        said = subprocess.run(
+            [sys.executable, "-c", code], check=True, timeout=600, capture_output=True,
+            text=True, cwd=tmp_path, env={**os.environ, **environment},
+        )  # fmt: skip
+        return said.stdout.split()
+
+    assert drawn(MPLBACKEND=backend) == [drawn(MPLBACKEND="agg")[0], backend]

@@ -189,3 +189,35 @@ def test_weights_that_fit_are_read_to_the_bit() -> None:
     read = read_weights(other, one.state_dict())
     assert read is other
     assert all(torch.equal(one.state_dict()[k], v) for k, v in other.state_dict().items())
+
+
+class Wrapped(nn.Module):
+    """A network with a part that is called as DataParallel calls its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Linear(2, 3)
+        self.other = nn.Linear(2, 3)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
+)
+@pytest.mark.parametrize("make", [lambda: nn.Linear(2, 3), Wrapped], ids=["plain", "wrapped"])
+def test_what_torch_wraps_around_a_network_is_taken_off_its_names(
+    make: Callable[[], nn.Module], prefix: str
+) -> None:
+    one, other = make(), make()
+    given = {f"{prefix}{name}": tensor for name, tensor in one.state_dict().items()}
+    read_weights(other, given)
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(other.state_dict()[name], tensor)
+
+
+def test_many_names_that_differ_are_cut_short() -> None:
+    deep = nn.Sequential(*(nn.Linear(2, 2) for _ in range(300)))
+    with pytest.raises(
+        CheckpointError, match=r"Missing.*\.\.\..*Unexpected.*strange"
+    ) as caught:
+        read_weights(deep, {f"strange.{k}": torch.zeros(1) for k in range(300)})
+    assert len(str(caught.value)) < 1000
