@@ -45,8 +45,8 @@ class Hungry(LangevinPurifier):
     def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
         self.memory.take(len(rng))
         numbers = rng.normal((3,))
-        for image, draw, row in zip(rng.images, rng.draws, numbers, strict=True):
-            self.drawn[rng.key, int(image), int(draw)].add(row.numpy().tobytes())
+        for image, draw, row in zip(rng._images, rng._draws, numbers, strict=True):
+            self.drawn[rng._key, int(image), int(draw)].add(row.numpy().tobytes())
         return super().purify(x, rng=rng)
 
 

@@ -58,7 +58,7 @@ class Watched:
         """Return the logits (N * draws, K) of the view behind for x (N, C, H, W)."""
         logits = self.view(x, rng=rng)
         shown = x.detach().repeat_interleave(len(rng) // len(x), dim=0)
-        self._watch(shown, logits.detach(), rng.images)
+        self._watch(shown, logits.detach(), rng._images)
         return logits
 
     def classify(self, x: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from bench.audit import (
     gradients,
     loss_surface,
     records,
+    same_defense,
+    stored_images,
     strength,
     sweeps,
     unseen_attacks,
@@ -22,7 +24,7 @@ from bench.audit.subject import Subject
 Check = Callable[[Subject], Finding]
 
 ATTACKS = ("apgd", "autoattack", "noise", "pgd", "square")  # what the checks attack with
-REVISION = 2  # raise it when a check changes: finished audits are then done again
+REVISION = 3  # raise it when a check changes: finished audits are then done again
 
 # What looks at the user's own cells too, and so may say otherwise once there are more.
 RECORDS: tuple[Check, ...] = (
@@ -57,5 +59,7 @@ CHECKS: tuple[Check, ...] = (
     votes.eight_bits_suffice,  # C23
     unseen_attacks.not_fitted_to_one_attack,  # C24
     energies.energy_tells_attacks,  # C25
+    same_defense.same_defense_for_all,  # C28
+    stored_images.no_stored_test_images,  # C29
     *RECORDS,
 )

@@ -34,7 +34,7 @@ class KnownSeed:
 
     def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Clean x (N, C, H, W) with the noise of each row's image."""
-        known = Rng.seeded(self.seed, rng.images).fork("known seed")
+        known = Rng.seeded(self.seed, rng._images).fork("known seed")
         return self.purifier.purify(x, rng=known)
 
 

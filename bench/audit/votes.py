@@ -10,12 +10,16 @@ from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import LEVEL, Subject
 from bench.core.defense import Defense
 from bench.core.geometry import rounded
+from bench.evaluation.company import votes_alone, votes_beside
 from bench.evaluation.judge import elected, vote
 from bench.results.stats import paired_interval, worsens
 from bench.results.vote_rules import parse_rule, right
 
 _AGAIN = 10  # submissions of the same image
 _ROUNDING = 0.005  # share of verdicts that another batch size may change
+_ALONE = 16  # images that are judged each by itself, and beside foreign ones
+_CALLS = 2000  # on one image, at most: 50 for each image of the audit
+_PIXEL = 0.01  # by how much rounding may move a pixel
 
 
 def resubmission(subject: Subject) -> Finding:
@@ -59,56 +63,91 @@ def resubmission(subject: Subject) -> Finding:
 def verdicts_repeat(subject: Subject) -> Finding:
     """C22: votes depend only on image, seed and draw.
 
-    The attacked images are judged by a copy of the defense that was never called, by the one
-    that was attacked, after reseeding torch's global generator, and in another batch size. A
-    defense that counts its calls or draws from the global generator gives itself away.
+    Clean and attacked images are judged by a copy of the defense that was never called, by the
+    one that was attacked, after reseeding torch's global generator, and in other company:
+    another batch size and order, each image by itself, and beside foreign images. At last the
+    purifier is called many times on one image. A defense that counts its calls or draws from
+    the global generator gives itself away.
     """
     run = subject.strong()
-    x, y = run.x_adv, subject.images.y
+    x, y, rng = run.x_adv, subject.images.y, subject.rng.fork("repeat")
     draws = min(10, subject.base.cell.draws)
-    rng = subject.rng.fork("repeat")
 
     def votes(defense: Defense, rows: Tensor) -> Tensor:
         return vote(defense, x[rows], y[rows], draws=draws, rng=rng[rows]).votes
 
     everything = torch.arange(len(x), device=x.device)
-    parts = everything.chunk(3)
     with torch.random.fork_rng(devices=_devices(x)):
         torch.manual_seed(1)
         first = votes(subject.pristine, everything)
         torch.manual_seed(2)
         second = votes(subject.defense, everything)
-        again = votes(subject.defense, everything)
         back = everything.flip(0)
         flipped = votes(subject.defense, back)[back]
-        halves = [votes(subject.defense, part) for part in parts]
-    same = torch.equal(first, second) and torch.equal(second, again)
+        halves = [votes(subject.defense, part) for part in everything.chunk(3)]
+        alone = _in_other_company(subject, x)
+        changed = _changed_by_calls(subject, x[:1])
+        again = votes(subject.defense, everything)
+    drifting = int(((first != second) | (second != again)).any(1).sum())
     verdicts = elected(second, y)
     moved = (elected(torch.cat(halves), y) != verdicts) | (elected(flipped, y) != verdicts)
     share = float(moved.float().mean())
-    drifting = int((first != second).any(1).sum() | (second != again).any(1).sum())
-    if not same:
-        state = State.FAIL
+    by_batch = share > _ROUNDING and int(moved.sum()) > 1
+    company = float(alone.float().mean())
+    reason = ""
+    if drifting or changed:
+        what = f"{drifting} images are voted otherwise when they are judged again"
+        if not drifting:
+            what = f"one image is cleaned otherwise after {_calls(subject)} calls"
         reason = (
-            f"{drifting} images are voted otherwise when they are judged again with the same "
-            "streams: the defense depends on something beside image and stream, such as the "
-            "number of its calls or the global generator"
+            f"{what} with the same streams: the defense depends on something beside image and "
+            "stream, such as the number of its calls or the global generator"
         )
-    elif share > _ROUNDING and int(moved.sum()) > 1:
-        state = State.FAIL
-        reason = "the verdict depends on the batch an image is judged in, or on its place there"
-    else:
-        state, reason = State.PASS, ""
+    elif by_batch or (company > _ROUNDING and int(alone.sum()) > 1):
+        reason = (
+            "the verdict depends on the batch an image is judged in, or on its place there "
+            f"({company:.1%} of the images are voted otherwise alone or beside foreign ones)"
+        )
     return Finding(
         "C22",
         "verdicts repeat",
         Weight.VOID,
-        state,
-        figure=f"{drifting} images with other votes; another order or batch moves {share:.1%}",
+        State.FAIL if reason else State.PASS,
+        figure=f"{drifting} images with other votes; another order or batch moves {share:.1%}, "
+        f"judging alone or beside foreign images {company:.1%}",
         threshold=f"identical votes; another batch moves at most {_ROUNDING:.1%}",
         reason=reason,
-        values={"drifting": drifting, "batch": share},
+        values={"drifting": drifting, "batch": share, "company": company, "calls": changed},
     )
+
+
+def _in_other_company(subject: Subject, x_adv: Tensor) -> Tensor:
+    """Find which images, clean and attacked, elect another class alone or beside others."""
+    images, x_adv = subject.images[:_ALONE], x_adv[:_ALONE]
+    draws = min(_AGAIN, subject.base.cell.draws)
+    moved = []
+    for name, x in (("clean", images.x), ("attacked", x_adv)):
+        rng = subject.rng[: len(x)].fork("company", name)
+        known = vote(subject.defense, x, images.y, draws=draws, rng=rng).votes.argmax(1)
+        for other in (votes_alone, votes_beside):
+            found = other(subject.defense, x, images.y, draws=draws, rng=rng)
+            moved.append(found.argmax(1) != known)
+    return torch.cat(moved)
+
+
+def _calls(subject: Subject) -> int:
+    return min(_CALLS, 50 * len(subject.images))
+
+
+def _changed_by_calls(subject: Subject, x: Tensor) -> bool:
+    """Whether one image (1, C, H, W), one stream, is cleaned otherwise in a long run."""
+    rng = subject.rng[:1].fork("calls")
+    with torch.no_grad():
+        first = subject.defense.purify(x, rng=rng)
+        far = torch.zeros_like(first)
+        for _ in range(_calls(subject)):
+            far = torch.maximum(far, (subject.defense.purify(x, rng=rng) - first).abs())
+    return bool((far > _PIXEL).any())
 
 
 def _devices(x: Tensor) -> list[torch.device]:

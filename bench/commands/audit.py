@@ -44,7 +44,7 @@ def audit(
     zoo: Zoo = ZOO,
     as_json: AsJson = False,
 ) -> None:
-    """Run the checks C1 to C27 on a defense and say whether its robust accuracy stands."""
+    """Run the checks C1 to C29 on a defense and say whether its robust accuracy stands."""
     import json
 
     from bench.data.datasets import dataset_info

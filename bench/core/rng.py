@@ -111,7 +111,7 @@ def _one_kernel(device: torch.device) -> _Draw | None:
 
         rng = Rng.seeded(3, [0, 5, -1, 2**40 + 7], device=device)
         table = _normal_table(device)
-        found = draw("normal", rng.images, rng.draws, key=rng.key, shape=(5,), table=table)
+        found = draw("normal", rng._images, rng._draws, key=rng._key, shape=(5,), table=table)
         words = torch.stack(philox(rng._counter(2), rng._words_of_key()), dim=-1)
         expected = _interpolated(words.reshape(4, 8)[:, :5].flatten(), table)
         return draw if torch.equal(found.flatten(), expected) else None
@@ -127,13 +127,16 @@ def _interpolated(words: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     return steps.index_select(0, cell).mul_(fraction).add_(knots.index_select(0, cell))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Rng:
-    """Random streams for M rows: ``images`` (M,) and ``draws`` (M,), both int64."""
+    """Random streams for M rows. What they are for cannot be read off: a plugin only draws.
 
-    key: int
-    images: Tensor
-    draws: Tensor
+    ``_images`` (M,) and ``_draws`` (M,) are int64; ``_key`` stands for seed and purpose.
+    """
+
+    _key: int
+    _images: Tensor
+    _draws: Tensor
 
     @classmethod
     def seeded(
@@ -143,26 +146,31 @@ class Rng:
         index = torch.as_tensor(images, dtype=torch.int64, device=device)
         return cls(_digest("seed", seed), index, torch.zeros_like(index))
 
+    @property
+    def device(self) -> torch.device:
+        """The device on which numbers are drawn."""
+        return self._images.device
+
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self._images)
 
     def __getitem__(self, rows: Tensor | slice) -> Rng:
         """Keep the streams of some rows, by index (m,), mask (M,) or slice."""
-        return Rng(self.key, self.images[rows], self.draws[rows])
+        return Rng(self._key, self._images[rows], self._draws[rows])
 
     def fork(self, *purpose: str | int) -> Rng:
         """Name another use of chance; equal purposes give equal streams."""
-        return Rng(_digest(self.key, *purpose), self.images, self.draws)
+        return Rng(_digest(self._key, *purpose), self._images, self._draws)
 
     def repeat(self, draws: int) -> Rng:
         """Open ``draws`` streams per row, (M * draws,), a row's draws side by side."""
         if draws == 1:
             return self
-        steps = torch.arange(draws, device=self.images.device).repeat(len(self))
+        steps = torch.arange(draws, device=self.device).repeat(len(self))
         return Rng(
-            self.key,
-            self.images.repeat_interleave(draws),
-            self.draws.repeat_interleave(draws) * draws + steps,
+            self._key,
+            self._images.repeat_interleave(draws),
+            self._draws.repeat_interleave(draws) * draws + steps,
         )
 
     def bits(self, shape: Sequence[int]) -> Tensor:
@@ -173,7 +181,7 @@ class Rng:
         numbers, rows = math.prod(shape), len(self)
         blocks = -(-numbers // 4)
         counter, key = self._counter(blocks), self._words_of_key()
-        if self.images.device.type == "cpu":
+        if self.device.type == "cpu":
             words = _philox_on_cpu(counter, key)
         else:
             words = torch.stack(philox(counter, key), dim=-1)
@@ -182,26 +190,26 @@ class Rng:
     def _counter(self, blocks: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Write the counters of all rows and blocks of four words: four words (M, blocks)."""
         rows = len(self)
-        block = torch.arange(blocks, device=self.images.device).expand(rows, blocks)
-        low, high = self.images & _LOW, (self.images >> 32) & _LOW
+        block = torch.arange(blocks, device=self.device).expand(rows, blocks)
+        low, high = self._images & _LOW, (self._images >> 32) & _LOW
         image, draw, far = (
-            one[:, None].expand(rows, blocks) for one in (low, self.draws & _LOW, high)
+            one[:, None].expand(rows, blocks) for one in (low, self._draws & _LOW, high)
         )
         return block, image, draw, far
 
     def _words_of_key(self) -> tuple[int, int]:
-        return self.key & _LOW, self.key >> 32
+        return self._key & _LOW, self._key >> 32
 
     def _in_one_kernel(self, kind: str, shape: Sequence[int]) -> Tensor | None:
         """Draw numbers in one kernel on a CUDA device; None elsewhere."""
-        device = self.images.device
+        device = self.device
         if device.type != "cuda" or (draw := _one_kernel(device)) is None:
             return None
         return draw(
             kind,
-            self.images,
-            self.draws,
-            key=self.key,
+            self._images,
+            self._draws,
+            key=self._key,
             shape=shape,
             table=_normal_table(device),
         )
@@ -216,7 +224,7 @@ class Rng:
         found = self._in_one_kernel("normal", shape)
         if found is not None:
             return found
-        table = _normal_table(self.images.device)
+        table = _normal_table(self.device)
         return _interpolated(self.bits(shape).flatten(), table).reshape(len(self), *shape)
 
     def uniform_like(self, x: Tensor) -> Tensor:
@@ -233,7 +241,7 @@ class Rng:
 
     def integer(self) -> int:
         """Derive one 31-bit integer of the seed and purpose, for libraries that want a seed."""
-        return self.key & 0x7FFFFFFF
+        return self._key & 0x7FFFFFFF
 
 
 def _digest(*parts: str | int) -> int:

@@ -22,7 +22,7 @@ ASK = (
     "audit", "--defense=gaussian", f"--eps={EPS}", *SMALL,
     "--set=attack.steps=2", "--set=attack.eot=2",
 )  # fmt: skip
-ALL = [f"C{number}" for number in range(1, 28)]
+ALL = [f"C{number}" for number in range(1, 30)]
 Report = dict[str, Any]
 
 

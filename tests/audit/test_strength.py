@@ -211,7 +211,7 @@ class Scripted:
 
     def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
         value = x[:, 0, 0, 0]
-        wrong = rng.draws % 4 < (4 * value).floor()
+        wrong = rng._draws % 4 < (4 * value).floor()
         return torch.stack((0 * value, torch.where(wrong, 1 + value % 0.25, -1)), 1)
 
 

@@ -40,7 +40,7 @@ class Lookup:
         self.known = torch.empty(0)
 
     def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
-        clean = self.known[rng.images]
+        clean = self.known[rng._images]
         near = (x - clean).flatten(1).norm(dim=1) <= self.reach
         return torch.where(near.reshape(-1, 1, 1, 1), clean, x)
 
@@ -88,7 +88,7 @@ class Hole(Lookup):
     """Ruins what is moved a little, which the bare classifier withstands."""
 
     def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
-        moved = (x - self.known[rng.images]).flatten(1).norm(dim=1)
+        moved = (x - self.known[rng._images]).flatten(1).norm(dim=1)
         little = ((moved > 0.1) & (moved < 0.5)).reshape(-1, 1, 1, 1)
         return torch.where(little, 0.0, super().purify(x, rng=rng))
 

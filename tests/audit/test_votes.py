@@ -6,15 +6,22 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.audit import votes
 from bench.audit.findings import State
 from bench.audit.subject import Subject
 from bench.audit.votes import eight_bits_suffice, resubmission, verdicts_repeat
 from bench.core.rng import Rng
 
 MakeSubject = Callable[..., Subject]
+
+
+@pytest.fixture(autouse=True)
+def _few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(votes, "_CALLS", 50)
 
 
 class Noisy:

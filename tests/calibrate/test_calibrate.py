@@ -278,7 +278,7 @@ def test_a_case_is_attacked_on_the_device_and_worked_out_on_the_cpu(monkeypatch)
     seen = []
 
     def judged(defense, x, y, x_adv, *, threat, draws, rng):
-        seen.extend([x, y, x_adv, rng.images, *defense.parameters()])
+        seen.extend([x, y, x_adv, rng._images, *defense.parameters()])
         there = torch.zeros(len(y), dtype=torch.bool, device="meta")
         blank = dict.fromkeys(("distance", "clean_votes", "clean_logits", "votes", "logits"), y)
         return gaps.Outcomes(**blank, legal=there, robust=there, clean=there)

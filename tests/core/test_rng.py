@@ -195,7 +195,7 @@ for purpose in range(4):  # keys with words above and below 2**31
     rng = Rng.seeded(7, images).fork(purpose).repeat(2)[::3]
     for shape in [(3, 7, 8), (1, 28, 28), (5,), (), (0,)] if purpose == 0 else [(5,)]:
         for kind in ("bits", "uniform", "normal"):
-            found = draw(kind, rng.images, rng.draws, key=rng.key, shape=shape, table=table)
+            found = draw(kind, rng._images, rng._draws, key=rng._key, shape=shape, table=table)
             expected = getattr(rng, kind)(shape)
             assert found.dtype == expected.dtype, (kind, shape)
             assert found.shape == expected.shape, (kind, shape)
@@ -261,3 +261,12 @@ def test_a_gpu_draws_the_numbers_of_the_cpu() -> None:
         assert torch.equal(there.normal(shape).cpu(), here.normal(shape))
         assert torch.equal(there.uniform(shape).cpu(), here.uniform(shape))
         assert torch.equal(there.bits(shape).cpu(), here.bits(shape))
+
+
+def test_what_a_stream_is_for_cannot_be_read_off() -> None:
+    rng = Rng.seeded(123, [4567, 89]).fork("judge").repeat(2)
+    shown = {name for name in dir(rng) if not name.startswith("_")}
+    assert not {name for name in shown if not callable(getattr(rng, name))} - {"device"}
+    assert not {"key", "images", "draws"} & shown
+    assert "4567" not in repr(rng)
+    assert not hasattr(rng, "__dict__")

@@ -53,7 +53,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, set[tuple[in
     bits = Rng.bits
 
     def spied(self: Rng, shape: Any) -> Tensor:
-        used[who] |= {(self.key, int(image)) for image in self.images}
+        used[who] |= {(self._key, int(image)) for image in self._images}
         return bits(self, shape)
 
     def judging(*args: Any, **rest: Any) -> Outcomes:

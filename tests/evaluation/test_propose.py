@@ -193,7 +193,7 @@ class Scripted(Counting):
         elif self.script == "out of the box":
             far[1::2] = -0.01 - x[1::2]
         elif self.script == "warns":
-            warnings.warn(f"image {int(rng.images[0])} is odd", AttackWarning, stacklevel=1)
+            warnings.warn(f"image {int(rng._images[0])} is odd", AttackWarning, stacklevel=1)
             warnings.warn("said by all", AttackWarning, stacklevel=1)
         return x + far
 
