@@ -20,7 +20,14 @@ POINTS = (
 )
 SOURCE = Path(__file__).with_name("logged.py")
 SITE = "logged-plugins"
-MAIN = "import sys; from bench.cli import main; sys.argv[0] = 'bench'; main()"
+# A shell that runs the tests in the background lets its children ignore Ctrl-C.
+MAIN = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from bench.cli import main
+sys.argv[0] = 'bench'
+main()
+"""
 
 
 def install_logged(folder: Path) -> None:
