@@ -42,7 +42,7 @@ class _Worker:
 
 
 def _interrupting(handler: Any) -> Any:
-    """Let submitit's handler end the work by no SystemExit, which is an error of a plugin."""
+    """Make submitit's handler raise KeyboardInterrupt: SystemExit is an error of a plugin."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         try:
