@@ -371,3 +371,10 @@ def test_the_table_refuses_what_a_rule_cannot_say(
     assert rows["digits"]["robust"]
     assert not rows["mnist"]["robust"] + rows["mnist"]["clean"]
     assert "judged sequentially" in rows["mnist"]["note"]
+
+
+@pytest.mark.parametrize("text", ["vote@" + "9" * 5000, "worst-of-" + "1" * 30, "x" * 5000])
+def test_a_rule_of_thousands_of_digits_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="Write single") as caught:
+        parse_rule(text)
+    assert len(str(caught.value)) < 200
