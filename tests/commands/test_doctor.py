@@ -10,10 +10,13 @@ import sys
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench import cli
+from bench.commands import doctor as checks
+from bench.commands import import_apart
 from bench.commands.doctor import Finding, diagnose
 from bench.models.checkpoints import save_checkpoint
 
@@ -27,6 +30,24 @@ def found(tmp_path: Path, start: str, **options: Path) -> Finding:
     exact = [finding for finding in findings if finding.subject == start]
     (finding,) = exact or [f for f in findings if f.subject.startswith(start)]
     return finding
+
+
+_KNOWN: dict[object, tuple[list[str], str]] = {}
+
+
+@pytest.fixture(autouse=True)
+def _imported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Import what is the same for all tests once: each takes seconds."""
+
+    def known(what: Any, argument: str) -> tuple[list[str], str]:
+        if what == "plugins" and "sad" in argument:
+            return import_apart.import_apart(what, argument)
+        if (what, argument) not in _KNOWN:
+            _KNOWN[what, argument] = import_apart.import_apart(what, argument)
+        said, end = _KNOWN[what, argument]
+        return list(said), end
+
+    monkeypatch.setattr(checks, "import_apart", known)
 
 
 @pytest.fixture
@@ -63,8 +84,8 @@ def test_a_sound_environment_has_no_failure_and_nothing_is_written(tmp_path: Pat
     assert [finding for finding in findings if finding.state == "fail"] == []
     subjects = [finding.subject for finding in findings]
     assert len(set(subjects)) == len(subjects)
-    for name in ("Python", "command", "torch", "devices", "torchvision", "pyautoattack", "robustbench",
-                 "disk", "data digits", "data mnist", "plugins"):  # fmt: skip
+    for name in ("Python", "command", "torch", "devices", "torchvision", "pyautoattack",
+                 "robustbench", "disk", "data digits", "data mnist", "plugins"):  # fmt: skip
         assert name in subjects
     assert list(tmp_path.iterdir()) == []
     for finding in findings:
@@ -163,6 +184,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
         path.write_text(source)
         monkeypatch.setattr(sys, "path", [str(tmp_path / "front"), *sys.path])
 
+    monkeypatch.setattr(checks, "import_apart", import_apart.import_apart)
     return write
 
 
@@ -171,28 +193,26 @@ def test_a_library_that_cannot_be_imported_fails_by_itself(
 ) -> None:
     """Metadata says nothing: only an import does."""
     library("torchvision.py", "raise RuntimeError('operator torchvision::nms does not exist')")
-    library("pyautoattack.py", "import os; print('noise'); os._exit(0)")
-    finding = found(tmp_path, "torchvision")
+    finding = checks._torchvision()
     assert finding.state == "fail"
     assert "RuntimeError: operator torchvision::nms does not exist" in finding.found
     assert "pip install -U torch torchvision" in finding.todo
-    finding = found(tmp_path, "pyautoattack")
-    assert finding.state == "fail"
-    assert "ends the process with status 0" in finding.found
-    finding = found(tmp_path, "robustbench")
+    finding = checks._robustbench()
     assert finding.state == "warn"
     assert "torchvision::nms" in finding.found
     assert "(in torchvision)" in finding.found, "the culprit is another one"
+    library("pyautoattack.py", "import os; print('noise'); os._exit(0)")
+    finding = checks._pyautoattack()
+    assert finding.state == "fail"
+    assert "ends the process with status 0" in finding.found
 
 
 def test_an_import_that_never_ends(
     tmp_path: Path, library: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench.commands import doctor, import_apart
-
     monkeypatch.setattr(import_apart, "LIMIT_S", 3.0)
     library("endless.py", "while True: pass")
-    assert doctor._fault("endless") == "its import takes more than 3 s"
+    assert checks._fault("endless") == "its import takes more than 3 s"
 
 
 def test_a_wheel_that_writes_into_another_package_is_named(
