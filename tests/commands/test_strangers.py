@@ -143,7 +143,7 @@ def test_what_plugins_print_breaks_no_json_and_is_not_lost(
         (*run, "--dry-run", "--json"),
         (*run, "--json"),
         ("matrix", plan(tmp_path), "--json"),
-        ("status", plan(tmp_path), "--json"),
+        ("matrix", plan(tmp_path), "--dry-run", "--json"),
         ("matrix", plan(tmp_path), "--json", "--executor=local", "--jobs=1", "--device=cpu",
          "--results=other"),
     ):  # fmt: skip
@@ -161,7 +161,7 @@ def test_what_plugins_print_breaks_no_json_and_is_not_lost(
     }
     said = apart("judge", key, "--draws=5", "--json", does="print", places=places)
     assert said.returncode == 0, said
-    assert json.loads(said.stdout)["rows"][-1]["draws"] == 3 or json.loads(said.stdout)["rows"]
+    assert len(json.loads(said.stdout)["rows"]) == 2
 
 
 @pytest.mark.parametrize("does", EXITS)
