@@ -80,7 +80,12 @@ def test_votes_that_depend_on_the_batch_are_found(
     assert "the verdicts depend on the batch" in said.out
 
 
-@pytest.mark.parametrize("body", [STACK, MODE, STREAMS, COUNTS], ids=lambda body: body[8:30])
+# A fresh process takes seconds.
+@pytest.mark.parametrize(
+    "body",
+    [STACK, *(pytest.param(body, marks=pytest.mark.slow) for body in (MODE, STREAMS, COUNTS))],
+    ids=["stack", "gradient mode", "streams", "calls"],
+)
 def test_votes_of_a_cheat_are_found_blindly(
     body: str, bench: Bench, cheat: Callable[[str], None]
 ) -> None:
@@ -90,7 +95,7 @@ def test_votes_of_a_cheat_are_found_blindly(
     assert "in a process that sees tensors only, other verdicts on" in said.out
 
 
-@pytest.mark.parametrize("defense", ["none", "gaussian"])
+@pytest.mark.parametrize("defense", [pytest.param("none", marks=pytest.mark.slow), "gaussian"])
 def test_honest_defenses_vote_blindly_as_for_the_judge(defense: str, bench: Bench) -> None:
     assert bench("run", *TINY, f"--defense={defense}", "-n", "40").code == 0
     said = bench("verify", "--votes", "--blind")
