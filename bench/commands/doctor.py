@@ -23,7 +23,7 @@ from bench.commands.import_apart import import_apart
 from bench.commands.options import DATA, RESULTS, Data, Results
 from bench.commands.shared import say
 from bench.data.datasets import DATASETS
-from bench.errors import BenchError, DataError
+from bench.errors import BenchError, DataError, PluginError
 from bench.results.store import Store
 
 if TYPE_CHECKING:
