@@ -16,7 +16,6 @@ BESIDE_THE_ROOMS = 6
 NOT_LOADED = (
     "bench/core/registry.py",
     "bench/core/philox_triton.py",
-    "bench/evaluation/company.py",
 )
 RESULT = "runs.csv"  # in no checkout
 

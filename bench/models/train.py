@@ -16,14 +16,7 @@ from torch import Tensor, nn
 from bench.core.access import TransferView
 from bench.core.border import blamed
 from bench.core.networks import frozen
-from bench.core.protocols import (
-    Images,
-    Task,
-    Trainable,
-    TrainableClassifier,
-    TrainablePurifier,
-    Training,
-)
+from bench.core.protocols import Images
 from bench.core.registry import build, parameters
 from bench.core.threat import format_eps
 from bench.data.datasets import dataset_info
@@ -31,6 +24,13 @@ from bench.data.load import load_train
 from bench.errors import UsageError
 from bench.evaluation.propose import propose
 from bench.models.checkpoints import complete, load_checkpoint, save_checkpoint
+from bench.models.trainable import (
+    Task,
+    Trainable,
+    TrainableClassifier,
+    TrainablePurifier,
+    Training,
+)
 from bench.results.cell import ZOO, Part, digest_of
 from bench.results.locks import Shard, claimed, is_held, share, wait
 from bench.results.progress import Progress, Work

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bench.errors import BenchError
-from bench.evaluation.company import votes_alone, votes_beside
+from bench.evaluation.batch_votes import votes_alone, votes_beside
 from bench.evaluation.run import Prepared
 from bench.results.progress import Work
 from bench.results.store import read_rows
