@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bench.commands.options import RESULTS, Norm, OnlyN, Results
-from bench.commands.shared import say
+from bench.commands.shared import exit_if_damaged, say
 
 
 def report(
@@ -36,7 +36,8 @@ def report(
     text = page(store, cells)
     if output is None:
         typer.echo(text, nl=False)
-        return
-    with written(output) as temporary:
-        temporary.write_text(text)
-    say(f"wrote {output}")
+    else:
+        with written(output) as temporary:
+            temporary.write_text(text)
+        say(f"wrote {output}")
+    exit_if_damaged(list(store.damaged()), results)

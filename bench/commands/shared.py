@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bench.results.workspace import Workspace
 
 Result = TypeVar("Result")
+_NAMED = 5  # damaged cells in a message
 _SETTINGS_WIDTH = 26  # of one setting, beyond which it may be broken
 _SPARE = ("robust_single", "passes", "interval", "attacked")  # the first to go is the first
 # Shown once, in the title, where all rows agree.
@@ -97,10 +98,22 @@ def print_rows(rows: Any, *, as_json: bool) -> None:
 
 
 def exit_on_trouble(rows: Any) -> None:
-    """Name rows without a result on stderr and exit with 1 where one failed or is void."""
-    tell_trouble(rows[rows["state"].isin(["failed", "void", "skipped"])])
-    if rows["state"].isin(["failed", "void"]).any():
+    """Name rows without a result on stderr; exit with 1 if one failed, is void or damaged."""
+    tell_trouble(rows[rows["state"].isin(["failed", "void", "skipped", "damaged"])])
+    if rows["state"].isin(["failed", "void", "damaged"]).any():
         raise typer.Exit(1)
+
+
+def exit_if_damaged(keys: Sequence[str], results: Path) -> None:
+    """Name damaged cells in one line on stderr and exit with 1; nothing where there is none."""
+    if not keys:
+        return
+    names = ", ".join(sorted(keys)[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")
+    complain(
+        f"error: damaged and not used: {len(keys)} cells ({names}). `bench verify {results}` "
+        "says what changed. Delete their folders and run their commands again."
+    )
+    raise typer.Exit(1)
 
 
 def tell_trouble(rows: Any) -> None:

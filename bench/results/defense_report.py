@@ -70,10 +70,16 @@ def rung_of(cell: Mapping[str, Any]) -> str:
 def find(
     store: Store, *, defense: str, dataset: str, norm: str, eps: str, n: int | None
 ) -> list[dict[str, Any]]:
-    """List the finished cells of a defense under a ball, as they were run; raises UsageError."""
+    """List the finished cells of a defense under a ball, as they were run; raises UsageError.
+
+    Damaged cells are left out.
+    """
     wanted = {"dataset": dataset, "norm": norm, "eps": eps}
     found = []
+    damaged = store.damaged()
     for folder in store.cells():
+        if folder.name in damaged:
+            continue
         cell = read_json(folder / "cell.json")
         same = cell["defense"]["name"] == defense
         same &= not cell.get("images") and not cell.get("bits")  # judged again, not attacked

@@ -11,7 +11,8 @@ from bench.errors import BenchError
 from bench.progress import Work
 from bench.results.store import read_rows
 from bench.results.workspace import Workspace
-from bench.verification.recompute import CheckedCell, Problem, Report
+from bench.verification.problem import Problem
+from bench.verification.recompute import CheckedCell, Report
 from bench.verification.rejudge import read_cell, repeat
 
 _ALLOWED = 0.005  # the share of verdicts that another machine's rounding may change

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -199,7 +200,7 @@ def test_shards_become_one_file_in_the_order_of_the_images(tmp_path: Path) -> No
     assert store.done(CELL)
     assert pd.read_parquet(store.outcomes(CELL.key()))["index"].tolist() == [0, 1, 2, 3]
     folder = store.cell(CELL.key())
-    assert read_json(folder / "provenance.json") == {"starts": [0, 2]}
+    assert read_json(folder / "provenance.json")["starts"] == [0, 2]
     assert files(folder) == ["cell.json", "outcomes.parquet", "provenance.json"]
     assert read_json(folder / "cell.json")["settings"] == "defense.steps=3"
 
@@ -207,12 +208,13 @@ def test_shards_become_one_file_in_the_order_of_the_images(tmp_path: Path) -> No
 def test_a_failure_is_forgotten_and_other_cells_are_not(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.open(CELL, NOTHING_SET)
-    store.fail({**CELL.canonical(), **NOTHING_SET.stored()}, "failed", "because", "run")
-    store.skip({**CELL.canonical(), **NOTHING_SET.stored()}, "skipped", "no gradient")
+    failed, skipped = replace(CELL, seed=1), replace(CELL, seed=2)
+    store.fail({**failed.canonical(), **NOTHING_SET.stored()}, failed.key(), "because", "run")
+    store.skip({**skipped.canonical(), **NOTHING_SET.stored()}, skipped.key(), "no gradient")
     assert set(collect(store)["state"]) == {"unfinished", "failed", "skipped"}
-    for key in ("failed", "skipped", CELL.key(), "unknown"):
+    for key in (failed.key(), skipped.key(), CELL.key(), "unknown"):
         store.forget(key)
-    assert [path.name for path in store.cells()] == sorted([CELL.key(), "skipped"])
+    assert [path.name for path in store.cells()] == sorted([CELL.key(), skipped.key()])
 
 
 def test_files_that_a_killed_writer_left_are_no_results(tmp_path: Path) -> None:
