@@ -94,6 +94,7 @@ def find(
             + (f" with n {n}" if n else "")
             + f". Run some: `bench run --defense {defense} ...`, or a plan like plans/ladder.yaml "
             "for it with `bench matrix`."
+            + (f" Damaged cells are not used: {', '.join(damaged)}." if damaged else "")
         )
     fields = ("n", "shard", "seed", "draws")
     kinds = {(subject_of(cell), *(cell[name] for name in fields)) for cell in found}

@@ -28,7 +28,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,21 +98,21 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_rows(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Read a cell's per-image outcomes, some columns or all; raises StoreError if damaged."""
+def read_rows(path: Path) -> pd.DataFrame:
+    """Read a cell's per-image outcomes; raises StoreError where the cell is damaged."""
     folder = path.parent
     if found := fault(folder):
         raise damage(folder, found)
-    rows = unchecked_rows(path, columns)
+    rows = unchecked_rows(path)
     cell = read_json(folder / "cell.json")
     if not cell.get("after") and len(rows) != cell["n"]:
         raise damage(folder, f"{path.name} has {len(rows)} rows, not {cell['n']}")
     return rows
 
 
-def unchecked_rows(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def unchecked_rows(path: Path) -> pd.DataFrame:
     """Read outcomes whatever their digest; raises StoreError where they cannot be read."""
-    rows: pd.DataFrame = _read_table(path, columns).to_pandas()
+    rows: pd.DataFrame = _read_table(path).to_pandas()
     return rows
 
 
@@ -124,14 +124,14 @@ def damage(folder: Path, found: str) -> StoreError:
     )
 
 
-def _read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+def _read_table(path: Path) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
     try:
         # Half the time of pandas.read_parquet, whose search for data sets a file does not need.
         file = parquet.ParquetFile(path, page_checksum_verification=True)
-        return file.read(columns=columns, use_threads=False)
+        return file.read(use_threads=False)
     except (OSError, ValueError, LookupError, pa.ArrowException, MemoryError) as error:
         raise _cannot_read(path, error) from error
 
@@ -199,7 +199,7 @@ class Store:
                 if what := fault(folder):
                     raise damage(folder, what)
                 if self.outcomes(folder.name).is_file():
-                    read_rows(self.outcomes(folder.name), ["index"])
+                    read_rows(self.outcomes(folder.name))
             except StoreError as error:
                 found[folder.name] = str(error)
         return found

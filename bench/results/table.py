@@ -38,7 +38,6 @@ DAMAGED = "damaged"  # the state of a cell of which a file is not what was writt
 _TEXTS = (
     "defense", "attack", "access", "norm", "eps", "dataset", "classifier", "judging", "audit",
 )  # fmt: skip
-_COUNTED = ("label", "legal", "clean", "robust", "clean_votes", "votes")
 _SAME_DEFENSE = [
     "dataset", "classifier", "classifier_checkpoint", "defense", "checkpoint", "norm", "eps",
     "n", "seed", "draws",
@@ -139,7 +138,7 @@ def _measured(
             if (folder / f"{state}.json").is_file():
                 return {"state": state, "note": read_json(folder / f"{state}.json")["reason"]}
         return {"state": "unfinished"}
-    outcomes = read_rows(store.outcomes(folder.name), _COUNTED)
+    outcomes = read_rows(store.outcomes(folder.name))
     provenance = read_json(folder / "provenance.json")
     illegal = int((~outcomes["legal"]).sum())
     passes = {

@@ -233,10 +233,10 @@ def test_an_empty_store_gives_an_empty_table(store: Store) -> None:
 
 def test_states_without_outcomes(store: Store) -> None:
     store.open(cell("pgd"), NOTHING_SET)
-    store.fail(
-        {**cell("noise").canonical(), **NOTHING_SET.stored()}, "f" * 16, "it burnt", "run"
-    )
-    store.skip({**cell("square").canonical(), **NOTHING_SET.stored()}, "0" * 16, "no gradient")
+    noise = cell("noise")
+    store.fail({**noise.canonical(), **NOTHING_SET.stored()}, noise.key(), "it burnt", "run")
+    square = cell("square")
+    store.skip({**square.canonical(), **NOTHING_SET.stored()}, square.key(), "no gradient")
     rows = {row["attack"]: row for row in collect(store).to_dict("records")}
     assert rows["pgd"]["state"] == "unfinished"
     assert (rows["noise"]["state"], rows["noise"]["note"]) == ("failed", "it burnt")
@@ -345,7 +345,8 @@ def test_csv_has_every_column_and_number(store: Store, keep: Keep) -> None:
 
 def test_markdown_and_latex_say_the_same(store: Store, keep: Keep) -> None:
     keep(cell("auto_attack"), HALF, settings=Settings((("defense.a_b", "5% & #3"),)))
-    store.skip({**cell("square").canonical(), **NOTHING_SET.stored()}, "0" * 16, "no gradient")
+    square = cell("square")
+    store.skip({**square.canonical(), **NOTHING_SET.stored()}, square.key(), "no gradient")
     frame = with_worst_case(collect(store), store)
     markdown = render(frame, "md").splitlines()
     assert len(markdown) == 2 + 3
