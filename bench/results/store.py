@@ -119,8 +119,8 @@ def unchecked_rows(path: Path) -> pd.DataFrame:
 def damage(folder: Path, found: str) -> StoreError:
     """Build the error for a cell of which something is not what was written."""
     return StoreError(
-        f"cell {folder.name} is damaged: {found}. Delete its folder {folder} and run the "
-        "command again, or restore the file."
+        f"cell {folder.name} is damaged: {found}. Delete its folder and run its command again, "
+        "or restore the file."
     )
 
 

@@ -22,7 +22,7 @@ from bench.results.locks import alone
 from bench.results.render import csv_text
 from bench.results.settings import Settings
 from bench.results.stats import wilson
-from bench.results.store import Store, read_json, read_rows, written
+from bench.results.store import Store, damage, read_json, read_rows, written
 from bench.results.vote_rules import Rule, read_outcomes
 
 COLUMNS = (
@@ -96,7 +96,7 @@ def _row(store: Store, folder: Path, audits: Mapping[str, Any]) -> dict[str, Any
     row: dict[str, Any] = {**dict.fromkeys(_TEXTS, "?"), "settings": "", "key": folder.name}
     try:
         if found := fault(folder):
-            raise StoreError(found)
+            raise damage(folder, found)
         cell = read_json(folder / "cell.json")
         row |= _asked(cell)
         with np.errstate(divide="raise", invalid="raise"):  # such as images without a vote

@@ -58,6 +58,8 @@ def _rows(text: str) -> dict[str, dict[str, str]]:
     rows = list(csv.DictReader(io.StringIO(text), strict=True))
     if any(None in row or None in row.values() for row in rows) or not text.strip():
         raise ValueError("its rows are not complete")
+    if not all({"key", "state"} <= row.keys() for row in rows):
+        raise ValueError("it has no column 'key' or 'state'")
     return {row["key"]: row for row in rows}
 
 

@@ -144,7 +144,7 @@ def test_a_damaged_cell_is_a_row_without_a_number_and_the_others_are_shown(
     said = bench("figure", "curves", "--attack=noise")
     is_one_clear_message(said, bad.name, code=1)
     drawn = pd.read_csv(next((folder / "figures").glob("*.csv")))
-    assert list(drawn["key"]) == [good.name]
+    assert set(drawn["key"]) == {good.name}
     said = bench("verify")
     assert said.code == 1
     (line,) = (line for line in said.out.splitlines() if line.startswith(bad.name))

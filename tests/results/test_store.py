@@ -26,6 +26,7 @@ from bench.evaluation.propose import Proposal, _write
 from bench.models.checkpoints import save_checkpoint
 from bench.models.train import _advance
 from bench.results.cell import Cell, Part
+from bench.results.locks import claimed
 from bench.results.settings import NOTHING_SET, Settings
 from bench.results.store import Store, read_json, write_json, written
 from bench.results.table import collect
@@ -232,6 +233,50 @@ def test_files_that_a_killed_writer_left_are_no_results(tmp_path: Path) -> None:
     assert not store.done(CELL)
     assert not store.shard(CELL.key(), 0).exists()
     assert collect(store).empty
+
+
+def test_two_probes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def beside_another(path: Path) -> Iterator[Path]:
+        with written(path) as temporary:
+            yield temporary
+        path.unlink()  # the other one has ended its probe
+
+    monkeypatch.setattr("bench.results.store.written", beside_another)
+    Store(tmp_path).probe()
+    assert files(tmp_path) == []
+
+
+def test_claims_of_dead_processes_are_removed_and_held_ones_are_not(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    dead, outside = store.claim("train-dead"), tmp_path / "outside"
+    dead.parent.mkdir(parents=True)
+    dead.touch()
+    outside.write_text("mine")
+    (dead.parent / "link").symlink_to(outside)
+    with claimed(store.claim("alive")) as ours:
+        assert ours
+        store.probe()
+        assert sorted(os.listdir(dead.parent)) == ["alive", "link"]
+    assert outside.read_text() == "mine"
+
+
+def test_what_writers_of_other_files_left_is_removed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (tmp_path / "figures").mkdir()
+    left = [
+        tmp_path / ".runs.csv.abcd1234",
+        tmp_path / "..probe.abcd1234",
+        tmp_path / ".claims-123",
+        tmp_path / "figures" / ".a.png.abcd1234",
+    ]
+    kept = [tmp_path / ".runs.csv", tmp_path / "figures" / ".a.png"]
+    for path in (*left, *kept):
+        path.touch()
+        os.utime(path, (time.time() - 25 * 3600,) * 2)
+    store.probe()
+    assert [path for path in left if path.exists()] == []
+    assert all(path.exists() for path in kept)
 
 
 def test_what_killed_writers_left_is_removed_once_it_is_a_day_old(tmp_path: Path) -> None:

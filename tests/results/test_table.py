@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
+import bench.results.table
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.results.cell import Cell, Part, parse_settings
+from bench.results.locks import is_held
 from bench.results.render import render, shown
 from bench.results.settings import NOTHING_SET, Settings
 from bench.results.store import Store, read_json
@@ -229,6 +231,28 @@ def test_runs_csv_is_rebuilt_from_the_cells_and_reads_back(store: Store, keep: K
 def test_an_empty_store_gives_an_empty_table(store: Store) -> None:
     assert collect(store).empty
     assert tuple(collect(store).columns) == COLUMNS
+
+
+def test_runs_csv_is_collected_and_written_under_one_claim(
+    store: Store, keep: Keep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise who collected first may write last, and drop the rows in between."""
+    keep(cell("pgd"), HALF)
+    held = []
+
+    def noted(made: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            held.append(is_held(store.claim("runs.csv")))
+            return made(*given)
+
+        return call
+
+    for name in ("collect", "csv_text"):
+        made = getattr(bench.results.table, name)
+        monkeypatch.setattr(bench.results.table, name, noted(made))
+    write_runs(store)
+    assert held == [True, True]
+    assert not is_held(store.claim("runs.csv"))
 
 
 def test_states_without_outcomes(store: Store) -> None:
