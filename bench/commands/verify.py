@@ -44,7 +44,7 @@ def verify(
         )
     from bench.audit.recheck import contradictions
     from bench.verification import recompute as work
-    from bench.verification.recompute import Problem
+    from bench.verification.problem import Problem
 
     report = watch(work.verify(Store(results), data=data), quiet=as_json)
     found = (Problem(True, text) for text in contradictions(Store(results)))

@@ -29,7 +29,8 @@ from bench.results.progress import Progress, Work, finish
 from bench.results.stats import exceeds, worsens
 from bench.results.store import read_rows
 from bench.results.workspace import Workspace
-from bench.verification.recompute import CheckedCell, Problem, Report
+from bench.verification.problem import Problem
+from bench.verification.recompute import CheckedCell, Report
 from bench.verification.rejudge import read_cell, rebuild
 from bench.verification.stored import Shown, shown
 

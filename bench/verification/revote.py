@@ -13,7 +13,8 @@ from bench.evaluation.run import Prepared
 from bench.results.progress import Work
 from bench.results.store import read_rows
 from bench.results.workspace import Workspace
-from bench.verification.recompute import CheckedCell, Problem, Report
+from bench.verification.problem import Problem
+from bench.verification.recompute import CheckedCell, Report
 from bench.verification.rejudge import read_cell, rebuild, repeat
 from bench.verification.stored import shown
 
