@@ -10,22 +10,24 @@ from bench.core.protocols import (
     CoarsePurifier,
     EnergyPurifier,
     Images,
-    Negatives,
     NoisyPurifier,
     Purifier,
     SharingPurifier,
     SteppedPurifier,
-    Task,
-    Trainable,
-    TrainableClassifier,
-    TrainablePurifier,
-    Training,
     View,
     WarmAttack,
 )
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel, parse_eps
 from bench.errors import AttackWarning, BenchError, CheckpointError, PluginError
+from bench.models.trainable import (
+    Negatives,
+    Task,
+    Trainable,
+    TrainableClassifier,
+    TrainablePurifier,
+    Training,
+)
 
 __all__ = [
     "LOSSES", "Access", "Attack", "AttackWarning", "Averaged", "AveragedGradient",

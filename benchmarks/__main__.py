@@ -25,7 +25,7 @@ def main(words: list[str] | None = None) -> int:
     asked = parser.parse_args(words)
     unknown = [name for name in asked.items if name not in ITEMS]
     if unknown:
-        parser.error(f"no item has the name {', '.join(unknown)}. Known: {', '.join(ITEMS)}.")
+        parser.error(f"no item is called {', '.join(unknown)}. Known: {', '.join(ITEMS)}.")
 
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch

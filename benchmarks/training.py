@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.core.protocols import Task
+from bench.models.trainable import Task
 from bench_defenses.energies.contrastive import ContrastiveDivergence, ContrastiveRecipe
 from bench_defenses.energies.langevin import energy_gradient
 from bench_defenses.energies.network import EnergyNet

@@ -302,7 +302,7 @@ def test_an_unknown_item_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["sequentail"])
     assert stop.value.code == 2
-    assert "no item has the name sequentail. Known: overhead, eot" in capsys.readouterr().err
+    assert "no item is called sequentail. Known: overhead, eot" in capsys.readouterr().err
 
 
 def test_every_item_is_a_file_of_its_own() -> None:

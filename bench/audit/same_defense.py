@@ -23,7 +23,7 @@ from bench.core.threat import Access, ThreatModel
 from bench.evaluation.judge import elected, vote
 from bench.results.stats import exceeds, worsens
 
-_IMAGES = 32  # the first ones
+_IMAGES = 24  # the first ones
 _ROUNDING = 0.01  # the share of images that rounding may move
 _PIXEL = 0.01  # by how much rounding may move a pixel
 

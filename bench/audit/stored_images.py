@@ -9,7 +9,8 @@ from torch import Tensor
 
 from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import LEVEL, Subject
-from bench.core.geometry import project, steepest
+from bench.core.geometry import project, size, steepest
+from bench.core.threat import Norm
 from bench.results.stats import exceeds
 
 _IMAGES = 32  # the first ones
@@ -67,4 +68,4 @@ def _left(subject: Subject, x: Tensor) -> Tensor:
     noise = radius * steepest(rng.fork("noise").normal_like(x), norm)
     with torch.no_grad():
         found = subject.defense.purify(project(x + noise, x, norm, radius), rng=rng)
-    return torch.linalg.vector_norm((found - x).flatten(1), dim=1)
+    return size(found - x, Norm.L2)

@@ -10,7 +10,7 @@ from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import LEVEL, Subject
 from bench.core.defense import Defense
 from bench.core.geometry import rounded
-from bench.evaluation.company import votes_alone, votes_beside
+from bench.evaluation.batch_votes import votes_alone, votes_beside
 from bench.evaluation.judge import elected, vote
 from bench.results.stats import paired_interval, worsens
 from bench.results.vote_rules import parse_rule, right

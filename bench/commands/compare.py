@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bench.commands.options import RESULTS, AsJson, OnlyN, Results
-from bench.commands.shared import say
+from bench.commands.shared import exit_if_damaged, say
 
 
 def compare(
@@ -32,19 +32,21 @@ def compare(
     from bench.results.paired import lines, needed_for
     from bench.results.store import Store
 
+    store = Store(results)
     found = compare(
-        Store(results), first, second, dataset=dataset, norm=norm, eps=eps, attack=attack, n=n
+        store, first, second, dataset=dataset, norm=norm, eps=eps, attack=attack, n=n
     )
     needed = None if difference is None else needed_for(found, difference)
     if as_json:
         said = found.canonical() | ({"claimed_images_needed": needed} if needed else {})
         say(json.dumps(said, indent=2))
-        return
-    for line in lines(found):
-        say(line)
-    if needed:
+    else:
+        for line in lines(found):
+            say(line)
+    if needed and not as_json:
         say(
             f"to find a difference of {difference:g} points (power 80 %, level 5 %): "
             f"{needed['paired']} paired images with as many discordant pairs as here, or "
             f"{needed['unpaired']} images for each defense unpaired"
         )
+    exit_if_damaged(list(store.damaged()), results)

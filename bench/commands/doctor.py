@@ -1,22 +1,25 @@
 """bench doctor: what works and what does not, each with what to do.
 
-torch is imported at the call, so that ``bench --help`` never waits for it.
+What it vouches for it has imported, in a process of its own with a time limit, since a broken
+library may raise, crash, end the process or hang. torch is imported at the call, so that
+``bench --help`` never waits for it.
 """
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import importlib.util
+import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import typer
 
+from bench.commands.import_apart import import_apart
 from bench.commands.options import DATA, RESULTS, Data, Results
 from bench.commands.shared import say
 from bench.data.datasets import DATASETS
@@ -57,20 +60,26 @@ def doctor(
 
 
 def diagnose(*, data_root: Path, results: Path) -> list[Finding]:
-    """Look at interpreter, libraries, disk, data sets, checkpoints and plugins.
+    """Look at interpreter, command, libraries, disk, data sets, checkpoints and plugins.
 
     Never raises for what it finds, and writes nothing.
     """
-    checks: list[Callable[[], Finding]] = [
-        _python, _torch, _cuda, _torchvision, _pyautoattack, _robustbench,
-        lambda: _disk(results),
-    ]  # fmt: skip
-    return [
-        *(check() for check in checks),
-        *(_dataset(name, data_root) for name in DATASETS),
-        *(_checkpoint(path) for path in Store(results).checkpoints()),
-        *_plugins(),
-    ]
+    checks: dict[str, Callable[[], Finding | list[Finding]]] = {
+        "Python": _python, "command": _command, "torch": _torch, "devices": _cuda,
+        "torchvision": _torchvision, "pyautoattack": _pyautoattack,
+        "robustbench": _robustbench, "disk": lambda: _disk(results),
+        "data": lambda: [_dataset(name, data_root) for name in DATASETS],
+        "checkpoints": lambda: [_checkpoint(path) for path in Store(results).checkpoints()],
+        "plugins": _plugins,
+    }  # fmt: skip
+    findings: list[Finding] = []
+    for subject, check in checks.items():
+        try:
+            found = check()
+        except Exception as error:  # whatever a broken library or folder raises
+            found = Finding(subject, "fail", _line(error), "Repair what is named here.")
+        findings += found if isinstance(found, list) else [found]
+    return findings
 
 
 def _python() -> Finding:
@@ -83,14 +92,34 @@ def _python() -> Finding:
     return Finding("Python", "ok", found)
 
 
+def _command() -> Finding:
+    """Find out whose script ``bench`` is: another distribution may install one too."""
+    points = importlib.metadata.entry_points(group="console_scripts", name="bench")
+    owners = {f"{p.dist.name} {p.dist.version}" if p.dist else p.value for p in points}
+    path = shutil.which("bench")
+    if path is None:
+        return Finding(
+            "command", "warn", "`bench` is not on the PATH", "Activate its environment."
+        )
+    ours = "bench.cli" in Path(path).read_text(errors="replace")
+    found = f"{path} is {'purifybench' if ours else 'of something else'}"
+    if len(owners) > 1:
+        found += f"; {' and '.join(sorted(owners))} install one"
+    if ours and len(owners) < 2:
+        return Finding("command", "ok", found)
+    todo = "Uninstall the other one, then: pip install --force-reinstall --no-deps purifybench"
+    return Finding("command", "warn" if ours else "fail", found, todo)
+
+
 def _torch() -> Finding:
-    try:
-        import torch
-    except Exception as error:  # a broken build raises OSError as well as ImportError
-        return Finding("torch", "fail", _line(error), "pip install 'torch>=2.6' torchvision")
+    install = "pip install -U 'torch>=2.6' torchvision"
+    if fault := _fault("torch"):
+        return Finding("torch", "fail", fault, install)
+    import torch
+
     version = torch.__version__
     if tuple(int(part) for part in version.split(".")[:2]) < (2, 6):
-        return Finding("torch", "fail", version, "pip install -U 'torch>=2.6' torchvision")
+        return Finding("torch", "fail", version, install)
     return Finding("torch", "ok", version)
 
 
@@ -139,13 +168,11 @@ def _convolve(device: torch.device) -> None:
 
 
 def _torchvision() -> Finding:
-    todo = "Install the pair together: pip install -U torch torchvision"
-    try:
-        # A CPU-only torch with the published torchvision fails here: "torchvision::nms".
-        torchvision = importlib.import_module("torchvision")
-    except Exception as error:  # RuntimeError for a torchvision made for another torch
-        return Finding("torchvision", "fail", _line(error), todo)
-    return Finding("torchvision", "ok", str(torchvision.__version__))
+    # A CPU-only torch with the published torchvision fails here: "torchvision::nms".
+    if fault := _fault("torchvision"):
+        todo = "Install the pair together: pip install -U torch torchvision"
+        return Finding("torchvision", "fail", fault, todo)
+    return Finding("torchvision", "ok", _version("torchvision") or "no version")
 
 
 def _pyautoattack() -> Finding:
@@ -153,6 +180,8 @@ def _pyautoattack() -> Finding:
     found = _version("pyautoattack")
     if found is None:
         return Finding("pyautoattack", "fail", "not installed", install)
+    if fault := _fault("pyautoattack"):
+        return Finding("pyautoattack", "fail", f"{found}: {fault}", install)
     if found != _PYAUTOATTACK:
         return Finding("pyautoattack", "warn", f"{found}, not tested", install)
     return Finding("pyautoattack", "ok", found)
@@ -172,7 +201,36 @@ def _robustbench() -> Finding:
             f"{found}, but pkg_resources is missing (setuptools {setuptools})",
             'pip install "setuptools<82"',
         )  # fmt: skip
+    fault = _fault("robustbench")
+    if others := _writers("robustbench"):
+        return Finding(
+            "robustbench", "fail" if fault else "warn",
+            f"{found}, parts of which {' and '.join(others)} wrote{fault and f': {fault}'}",
+            f"pip uninstall {' '.join(one.split()[0] for one in others)}, then: "
+            "pip install --force-reinstall --no-deps robustbench",
+        )  # fmt: skip
+    if fault:
+        return Finding(
+            "robustbench", "warn", f"{found} cannot be imported: {fault}",
+            "Repair what is named here, or: pip install -U 'purifybench[robustbench]'",
+        )  # fmt: skip
     return Finding("robustbench", "ok", found)
+
+
+def _fault(module: str) -> str:
+    """Say why a module cannot be imported; empty where it can."""
+    said, end = import_apart("module", module)
+    return said[0] if said else end
+
+
+def _writers(package: str) -> list[str]:
+    """Name the distributions that write into a package of another name."""
+    found = {
+        f"{one.name} {one.version}"
+        for one in importlib.metadata.distributions()
+        if one.name != package and any(f.parts[0] == package for f in one.files or ())
+    }
+    return sorted(found)
 
 
 def _disk(results: Path) -> Finding:
@@ -215,16 +273,33 @@ def _checkpoint(path: Path) -> Finding:
 def _plugins() -> list[Finding]:
     from bench.core.registry import KINDS, blocked, catalogue, plugin
 
-    findings, loaded = [], 0
+    findings: list[Finding] = []
+    points = []
     for kind in KINDS:
-        for name in [*catalogue(kind), *blocked(kind)]:
+        points += list(catalogue(kind).items())
+        for name in blocked(kind):
             try:
-                plugin(kind, name)
-                loaded += 1
+                plugin(kind, name)  # says who claims it
             except PluginError as error:
                 findings.append(
                     Finding(f"plugin {name}", "fail", _sentence(error), _advice(error))
                 )
+    loaded = 0
+    left: Sequence[tuple[str, importlib.metadata.EntryPoint]] = points
+    while left:
+        names = [(point.group.removeprefix("bench."), name) for name, point in left]
+        said, end = import_apart("plugins", json.dumps(names))
+        if len(said) < len(left):  # the next one ended it
+            name, point = left[len(said)]
+            owner = f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+            said.append(f"{end}: '{name}' of {owner}. Repair or uninstall that distribution.")
+        for (name, _), fault in zip(left, said, strict=False):
+            loaded += not fault
+            if fault:
+                todo = fault.partition(". ")[2]
+                line = " ".join(fault.partition(". ")[0].split())[:300]
+                findings.append(Finding(f"plugin {name}", "fail", line, todo))
+        left = left[len(said) :]
     return [*findings, Finding("plugins", "ok", f"{loaded} load")]
 
 

@@ -29,7 +29,7 @@ from bench.commands.options import (
     Zoo,
     at_home,
 )
-from bench.commands.shared import open_workspace, say, watch
+from bench.commands.shared import exit_if_damaged, open_workspace, say, watch
 from bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -324,3 +324,4 @@ def _from_cells(
     frame = collect(store, wanted)
     named = file_name(name, wanted.dataset, *wanted.defenses, *words)
     _write(store, output, named, frame, draw, about(frame))
+    exit_if_damaged(list(store.damaged()), results)

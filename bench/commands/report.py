@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bench.commands.options import RESULTS, Norm, OnlyN, Output, Results
-from bench.commands.shared import say, write_output
+from bench.commands.shared import exit_if_damaged, say, write_output
 
 
 def report(
@@ -33,6 +33,7 @@ def report(
     text = page(store, cells)
     if output is None:
         say(text, nl=False)
-        return
-    write_output(output, text)
-    say(f"wrote {output}")
+    else:
+        write_output(output, text)
+        say(f"wrote {output}")
+    exit_if_damaged(list(store.damaged()), results)

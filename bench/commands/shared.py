@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial, wraps
 from pathlib import Path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 _lost: list[OSError] = []  # what kept lines from stdout
 Words = ParamSpec("Words")
+_NAMED = 5  # damaged cells in a message
 _SETTINGS_WIDTH = 26  # of one setting, beyond which it may be broken
 _SPARE = ("robust_single", "passes", "interval", "attacked")  # the first to go is the first
 # Shown once, in the title, where all rows agree.
@@ -154,10 +155,22 @@ def print_rows(rows: Any, *, as_json: bool) -> None:
 
 
 def exit_on_trouble(rows: Any) -> None:
-    """Name rows without a result on stderr and exit with 1 where one failed or is void."""
-    tell_trouble(rows[rows["state"].isin(["failed", "void", "skipped"])])
-    if rows["state"].isin(["failed", "void"]).any():
+    """Name rows without a result on stderr; exit with 1 if one failed, is void or damaged."""
+    tell_trouble(rows[rows["state"].isin(["failed", "void", "skipped", "damaged"])])
+    if rows["state"].isin(["failed", "void", "damaged"]).any():
         raise typer.Exit(1)
+
+
+def exit_if_damaged(keys: Sequence[str], results: Path) -> None:
+    """Name damaged cells in one line on stderr and exit with 1; nothing where there is none."""
+    if not keys:
+        return
+    names = ", ".join(sorted(keys)[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")
+    complain(
+        f"error: damaged and not used: {len(keys)} cells ({names}). `bench verify {results}` "
+        "says what changed. Delete their folders and run their commands again."
+    )
+    raise typer.Exit(1)
 
 
 def tell_trouble(rows: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bench.commands.options import RESULTS, Output, Results
-from bench.commands.shared import complain, say, write_output
+from bench.commands.shared import complain, exit_if_damaged, say, write_output
 from bench.errors import UsageError, unknown_name
 
 
@@ -29,7 +29,7 @@ def table(
     """Print the table of all results, from the stored outcomes of every image."""
     from bench.results.render import render
     from bench.results.store import Store
-    from bench.results.table import collect, decided, with_worst_case
+    from bench.results.table import DAMAGED, collect, decided, with_worst_case
     from bench.results.vote_rules import headline, parse_rule
 
     if form not in ("csv", "md", "latex"):
@@ -37,11 +37,13 @@ def table(
     rule = parse_rule(rule_name) if rule_name is not None else None
     store = Store(results)
     frame = collect(store)
+    bad = frame["state"] == DAMAGED
+    damaged = list(frame["key"][bad])
     if dataset is not None and not frame.empty:
-        present = sorted(set(frame["dataset"]))
+        present = sorted(set(frame["dataset"][~bad]))
         if dataset not in present:
             raise unknown_name("data set with results", dataset, present)
-        frame = frame[frame["dataset"] == dataset]
+        frame = frame[bad | (frame["dataset"] == dataset)]
     if frame.empty:
         raise UsageError(
             f"there are no results in {results}. Make some with `bench run`, or name their "
@@ -63,6 +65,7 @@ def table(
             )
     if output is None:
         say(text, nl=False)
-        return
-    write_output(output, text)
-    say(f"wrote {output}")
+    else:
+        write_output(output, text)
+        say(f"wrote {output}")
+    exit_if_damaged(damaged, results)

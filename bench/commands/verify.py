@@ -23,6 +23,10 @@ def verify(
     votes: Annotated[
         bool, typer.Option("--votes", help="Judge every stored image again, too.")
     ] = False,
+    blind: Annotated[
+        bool,
+        typer.Option("--blind", help="Vote again in a process that sees tensors only, too."),
+    ] = False,
     device: Device = "auto",
     data: Data = DATA,
     zoo: Zoo = ZOO,
@@ -40,7 +44,7 @@ def verify(
         )
     from bench.audit.recheck import contradictions
     from bench.verification import recompute as work
-    from bench.verification.recompute import Problem
+    from bench.verification.problem import Problem
 
     report = watch(work.verify(Store(results), data=data), quiet=as_json)
     found = (Problem(True, text) for text in contradictions(Store(results)))
@@ -50,6 +54,11 @@ def verify(
 
         workspace = open_workspace(results, data, zoo, device)
         report = watch(revote(report, workspace=workspace), quiet=as_json)
+    if blind:
+        from bench.verification.blind import blind as vote_blindly
+
+        workspace = open_workspace(results, data, zoo, device)
+        report = watch(vote_blindly(report, workspace=workspace), quiet=as_json)
     if as_json:
         say(json.dumps({**asdict(report), **_counts(report)}, indent=2))
     else:

@@ -153,12 +153,12 @@ def plugin(kind: Kind, name: str) -> type[Any]:
 def _not_written(cls: type[Any]) -> str | None:
     """Name the first parameter whose type has no plain values; None where all have."""
     try:
+        hints = typing.get_type_hints(cls, include_extras=True)
+    except Exception as error:  # annotations may raise anything
+        return f"the types of its parameters cannot be read ({error})."
+    try:
         _adapter(cls)
-    except Exception as error:  # pydantic has several, and annotations may raise anything
-        try:
-            hints = typing.get_type_hints(cls, include_extras=True)
-        except Exception as unread:
-            return f"the types of its parameters cannot be read ({unread})."
+    except Exception as error:  # pydantic has several
         for field in dataclasses.fields(cls):
             hint = hints[field.name]
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import warnings
@@ -48,7 +49,7 @@ def propose(
     A ``WarmAttack`` begins at ``start`` (N, C, H, W), where it is given; others refuse it.
     """
     if path.is_file():
-        return _read(path, images.x.device)
+        return _read(path, images.x)
     if start is not None and not isinstance(attack, WarmAttack):
         raise PluginError(
             f"{type(attack).__name__} cannot begin at another attack's images. Give start to "
@@ -90,25 +91,35 @@ def propose(
 def _write(path: Path, proposal: Proposal) -> None:
     from safetensors.torch import save
 
+    x_adv = proposal.x_adv.cpu().contiguous()
     about = {
         "flags": list(proposal.flags),
         "passes": dict(proposal.passes),
         "seconds": proposal.seconds,
+        "sha256": _digest(x_adv),
     }
-    packed = save({"x_adv": proposal.x_adv.cpu().contiguous()}, {"about": json.dumps(about)})
+    packed = save({"x_adv": x_adv}, {"about": json.dumps(about)})
     with written(path) as temporary:
         temporary.write_bytes(packed)
 
 
-def _read(path: Path, device: torch.device) -> Proposal:
+def _read(path: Path, x: Tensor) -> Proposal:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            x_adv = file.get_tensor("x_adv").to(device)
+            x_adv = file.get_tensor("x_adv")
             about = json.loads(file.metadata()["about"])
-    except (OSError, SafetensorError) as error:
+        if x_adv.shape != x.shape or about.get("sha256") not in (None, _digest(x_adv)):
+            raise ValueError("it is not what was written")
+        passes = {str(name): int(count) for name, count in about["passes"].items()}
+        flags = tuple(map(str, about["flags"]))
+        return Proposal(x_adv.to(x.device), flags, passes, float(about["seconds"]))
+    except (AttributeError, LookupError, OSError, SafetensorError, TypeError, ValueError) as e:
         raise StoreError(
-            f"cannot read the attack's images {path}: {error}. Delete the file to remake them."
-        ) from error
-    return Proposal(x_adv, tuple(about["flags"]), about["passes"], about["seconds"])
+            f"cannot read the attack's images {path}: {e}. Delete the file to remake them."
+        ) from e
+
+
+def _digest(x: Tensor) -> str:
+    return hashlib.sha256(x.view(torch.uint8).numpy().tobytes()).hexdigest()

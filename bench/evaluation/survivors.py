@@ -72,7 +72,7 @@ def _proposed(key: str, start: int, stop: int, *, store: Store) -> Tensor:
     path = store.proposal(before.proposal_key(), start, stop)
     try:
         return load_file(path)["x_adv"]
-    except (OSError, SafetensorError) as error:
+    except (KeyError, OSError, SafetensorError) as error:
         raise StoreError(
             f"a warm start needs the images of cell {key}, and {path} cannot be read: {error}. "
             "Delete the cell's folder to make them again, or --set attack.warm=false."

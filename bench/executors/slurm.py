@@ -42,7 +42,7 @@ class _Worker:
 
 
 def _interrupting(handler: Any) -> Any:
-    """Let submitit's handler end the work by no SystemExit, which is an error of a plugin."""
+    """Make submitit's handler raise KeyboardInterrupt: SystemExit is an error of a plugin."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         try:
@@ -65,8 +65,8 @@ def parse_options(pairs: Sequence[str]) -> dict[str, str | int]:
         name = name.strip().lstrip("-").replace("-", "_")
         if not equals or not name.isidentifier() or not value:
             raise UsageError(
-                f"--slurm {pair} is not NAME=VALUE. Use the names of sbatch's options, for "
-                "example --slurm partition=gpu --slurm gpus_per_node=1 --slurm time=240."
+                f"--slurm {pair} is not understood. Write NAME=VALUE with a name that sbatch "
+                "knows, such as --slurm partition=gpu --slurm gpus_per_node=1 --slurm time=240."
             )
         found[name] = int(value) if value.isdecimal() else value
     if not isinstance(found.get("time", 0), int):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.device import lacks_memory, lost
-from bench.core.protocols import DefensePlugin, Trainable
+from bench.core.protocols import DefensePlugin
 from bench.core.threat import format_eps
 from bench.data.datasets import trained_on
 from bench.errors import BenchError, PlanError, UsageError
@@ -17,6 +17,7 @@ from bench.experiments.attack_order import cheap_first, estimate
 from bench.experiments.plan import Plan, all_faults
 from bench.experiments.prepare import Plugins, outline, prepare, prepare_classifier, resolve
 from bench.models.train import checkpoint_path, train
+from bench.models.trainable import Trainable
 from bench.results.cell import Request, digest_of
 from bench.results.progress import Work
 from bench.results.settings import Settings

@@ -65,8 +65,11 @@ def _has(params: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 
 def finished(store: Store, wanted: Wanted) -> Iterator[tuple[str, dict[str, Any]]]:
-    """List key and content of the finished cells that are wanted, without void ones."""
+    """List key and content of the finished cells wanted, neither void nor damaged ones."""
+    damaged = store.damaged()
     for folder in store.cells():
+        if folder.name in damaged:
+            continue
         cell = read_json(folder / "cell.json")
         if (
             store.outcomes(folder.name).is_file()

@@ -10,7 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from bench.errors import CheckpointError, StoreError
+from bench.results.cell import digest_of
 from bench.results.store import read_json, write_json, written
+
+# What a checkpoint depends on: these fields of its card name its file.
+IDENTITY = ("name", "revision", "recipe", "dataset", "data", "classifier")
 
 
 def digest(path: Path) -> str:
@@ -43,19 +47,35 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
     again = f"Delete it and its card and run the command again, or restore {path.name}."
     try:
         found = digest(path)
-        vouched = read_card(path).get("sha256")
+        card = read_card(path)
+        vouched = card.get("sha256")
         if found != vouched:
             raise CheckpointError(
                 f"{path} is damaged or not the file its card describes: {_kind(path)}, SHA-256 "
                 f"{found[:16]} instead of {str(vouched)[:16]}. {again}"
             )
-        return load_file(path), found
+        weights = load_file(path)
+        if not is_card_of(card, path):
+            raise CheckpointError(
+                f"the card of {path} describes another training than the one that its name "
+                f"stands for: files were exchanged or renamed. {again}"
+            )
+        return weights, found
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}. {again}") from error
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} is no safetensors file ({_kind(path)}): {error}. {again}"
         ) from error
+
+
+def is_card_of(card: Mapping[str, Any], path: Path) -> bool:
+    """Whether a card's training is the one whose digest ends the name of the file."""
+    try:
+        about = {name: card[name] for name in IDENTITY}
+        return digest_of(about).startswith(path.stem.rpartition("-")[2])
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def read_card(path: Path) -> dict[str, Any]:

@@ -15,15 +15,9 @@ from torch import Tensor, nn
 
 from bench.core.access import TransferView
 from bench.core.border import blamed
+from bench.core.device import lacks_memory, lost
 from bench.core.networks import frozen
-from bench.core.protocols import (
-    Images,
-    Task,
-    Trainable,
-    TrainableClassifier,
-    TrainablePurifier,
-    Training,
-)
+from bench.core.protocols import Images
 from bench.core.registry import build, parameters
 from bench.core.threat import format_eps
 from bench.data.datasets import dataset_info
@@ -31,6 +25,13 @@ from bench.data.load import load_train
 from bench.errors import UsageError
 from bench.evaluation.propose import propose
 from bench.models.checkpoints import complete, load_checkpoint, save_checkpoint
+from bench.models.trainable import (
+    Task,
+    Trainable,
+    TrainableClassifier,
+    TrainablePurifier,
+    Training,
+)
 from bench.results.cell import ZOO, Part, digest_of
 from bench.results.locks import Shard, claimed, is_held, share, wait
 from bench.results.progress import Progress, Work
@@ -38,6 +39,8 @@ from bench.results.provenance import provenance
 from bench.results.store import written
 from bench.results.workspace import Workspace
 
+# What a saved state of another shape may raise, beside RuntimeError.
+_OTHER_STATE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 _SAVE_EVERY_S = 20.0
 _REPORT_EVERY_S = 0.5
 _SHARD = 500  # training images attacked at a time
@@ -185,14 +188,31 @@ def _resumed(plugin: Trainable, task: Task, state: Path) -> tuple[Training, floa
     """Start a training where its state was saved, with the seconds spent until then."""
     if state.is_file():
         try:
-            kept = torch.load(state, map_location=task.device, weights_only=True)
-            _count_on_cpu(kept)
-            run = plugin.start(task)
-            run.restore(kept["run"])
-            return run, float(kept["seconds"])
-        except (OSError, RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError):
+            return _restored(plugin, task, state)
+        except (
+            *_OTHER_STATE,
+            EOFError,
+            OSError,
+            RuntimeError,
+            pickle.UnpicklingError,
+        ) as error:
+            if isinstance(error, RuntimeError) and (lacks_memory(error) or lost(error)):
+                raise  # the device's fault, not the state's
             state.unlink()  # damaged or of another version: begin anew, not in part
     return plugin.start(task), 0.0
+
+
+def _restored(plugin: Trainable, task: Task, state: Path) -> tuple[Training, float]:
+    """Read a saved state and take one step from it: optimisers notice a wrong shape there."""
+    kept = torch.load(state, map_location=task.device, weights_only=True)
+    _count_on_cpu(kept)
+    run = plugin.start(task)
+    run.restore(kept["run"])
+    if not 0 <= run.step <= run.total:
+        raise ValueError(f"step {run.step} of {run.total}")
+    if run.step < run.total:
+        run.advance()
+    return run, float(kept["seconds"])
 
 
 def _count_on_cpu(kept: object) -> None:

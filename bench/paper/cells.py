@@ -12,8 +12,9 @@ import pandas as pd
 
 from bench.errors import StoreError
 from bench.results.cell import EFFORT, asked_of, digest_of
+from bench.results.digests import fault
 from bench.results.settings import Settings, lookup
-from bench.results.store import Store, read_json
+from bench.results.store import Store, damage, read_json
 from bench.results.table import COLUMNS, rows_of
 
 Row = dict[str, Any]
@@ -30,6 +31,10 @@ class Cells:
 
     def __init__(self, store: Store, keys: Sequence[str], audits: Mapping[str, Any]) -> None:
         self.store = store
+        for key in keys:
+            found = fault(store.cell(key))
+            if found and found.startswith("cell.json"):  # it cannot be said what it is a row of
+                raise damage(store.cell(key), found)
         self.contents = {key: read_json(store.cell(key) / "cell.json") for key in keys}
         self.frame = rows_of(store, list(self.contents), audits)
         not_done = self.frame["state"] != "done"

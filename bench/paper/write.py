@@ -17,6 +17,7 @@ from bench.paper.latex import latex
 from bench.paper.spec import Head, TableFile
 from bench.paper.tables import constants, page, table
 from bench.results.cell import asked_of, digest_of, subject_of
+from bench.results.digests import fault
 from bench.results.output import delivered
 from bench.results.render import csv_text, markdown_lines
 from bench.results.store import Store, read_json, write_json
@@ -111,7 +112,7 @@ def _measured(store: Store, keys: Sequence[str]) -> dict[str, Any]:
     about = [
         read_json(store.cell(key) / "provenance.json")
         for key in keys
-        if store.outcomes(key).is_file()
+        if store.outcomes(key).is_file() and fault(store.cell(key)) is None
     ]
     names = sorted({name for one in about for name in one.get("versions", {})})
     dates = sorted(one["date"] for one in about)

@@ -135,6 +135,8 @@ def parse_settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
             )
         if not names:
             raise UsageError(f"--set {shown} names no parameter. Write {target}.NAME=VALUE.")
+        if any("\ud800" <= letter <= "\udfff" for letter in path):
+            raise UsageError(f"--set {shown!a}: half of a surrogate pair is no text.")
         if len(names) > _DEEPEST:
             raise UsageError(f"--set {shown}: a parameter has at most {_DEEPEST} dots.")
         try:

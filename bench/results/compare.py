@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from bench.core.threat import Norm, format_eps, parse_eps, parse_norm
-from bench.errors import UsageError, unknown_name
+from bench.errors import StoreError, UsageError, unknown_name
 from bench.results.cell import EFFORT, SETTING, digest_of
 from bench.results.paired import Comparison, paired
 from bench.results.render import row_label, row_labels, told_apart
@@ -34,7 +34,15 @@ def compare(
     The filters choose among the cells of defenses. Raises UsageError where the sides cannot
     be told or share no images, and StoreError.
     """
-    cells = {folder.name: read_json(folder / "cell.json") for folder in store.cells()}
+    keys = [folder.name for folder in store.cells()]
+    damaged = store.damaged()
+    for side in (first, second):
+        found = [key for key in keys if key.startswith(side)]
+        if len(side) >= _PREFIX and len(found) == 1 and found[0] in damaged:
+            raise StoreError(damaged[found[0]])
+    cells = {
+        key: read_json(store.cell(key) / "cell.json") for key in keys if key not in damaged
+    }
     if not cells:
         raise UsageError(
             f"there are no results in {store.root}. Make some with `bench run`, or name their "

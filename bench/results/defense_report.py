@@ -70,10 +70,16 @@ def rung_of(cell: Mapping[str, Any]) -> str:
 def find(
     store: Store, *, defense: str, dataset: str, norm: str, eps: str, n: int | None
 ) -> list[dict[str, Any]]:
-    """List a defense's finished cells under a ball, in the order of attack; raises UsageError."""
+    """List a defense's finished cells under a ball, in the order of attack; raises UsageError.
+
+    Damaged cells are left out.
+    """
     wanted = {"dataset": dataset, "norm": norm, "eps": eps}
     found = []
+    damaged = store.damaged()
     for folder in store.cells():
+        if folder.name in damaged:
+            continue
         cell = read_json(folder / "cell.json")
         same = cell["defense"]["name"] == defense
         same &= not cell.get("images") and not cell.get("bits")  # judged again, not attacked
@@ -88,6 +94,7 @@ def find(
             + (f" with n {n}" if n else "")
             + f". Run some: `bench run --defense {defense} ...`, or a plan like plans/ladder.yaml "
             "for it with `bench matrix`."
+            + (f" Damaged cells are not used: {', '.join(damaged)}." if damaged else "")
         )
     fields = ("n", "shard", "seed", "draws")
     kinds = {(subject_of(cell), *(cell[name] for name in fields)) for cell in found}

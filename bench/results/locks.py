@@ -13,7 +13,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bench.errors import StoreError
@@ -22,6 +22,7 @@ from bench.results.progress import Progress, Work
 Shard = tuple[int, int]  # images [start, stop)
 
 _LOOK_AGAIN_S = 0.5
+_OPEN = os.O_CLOEXEC | os.O_NOFOLLOW  # a link would lead outside
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -34,6 +35,10 @@ def claimed(path: Path) -> Iterator[bool]:
     try:
         file = _locked(path)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise StoreError(
+                f"{path} is a link, and no claim is one: nothing was written. Remove it."
+            ) from error
         if error.errno not in _NO_LOCKS:
             raise StoreError(
                 f"cannot write {path}: {error.strerror}. Fix its permissions or choose another "
@@ -67,7 +72,7 @@ def _locked(path: Path) -> int | None:
     """Lock a file and return its descriptor, None where another process has it."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | _OPEN, 0o644)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(file), os.stat(path)):
@@ -86,7 +91,7 @@ def _locked(path: Path) -> int | None:
 def is_held(path: Path) -> bool:
     """Whether a living process has a claim."""
     try:
-        file = os.open(path, os.O_RDWR)
+        file = os.open(path, os.O_RDWR | _OPEN)
     except OSError:
         return False
     try:
@@ -97,6 +102,15 @@ def is_held(path: Path) -> bool:
     finally:
         os.close(file)
     return False
+
+
+def sweep(folder: Path) -> None:
+    """Remove the claims that dead processes left in a folder; raises nothing."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if path.is_file() and not path.is_symlink():
+                with suppress(StoreError), claimed(path):
+                    pass  # leaving a claim removes its file
 
 
 def works_in(folder: Path) -> bool:

@@ -28,13 +28,15 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import StoreError
 from bench.results.cell import Cell
+from bench.results.digests import digest_of_pixels, fault, sealed
+from bench.results.locks import sweep
 from bench.results.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,7 +44,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # The names that `written` gives: a dot, the name of the file, eight characters of mkstemp.
-_TEMPORARY = re.compile(r"\..+\.(json|parquet|safetensors|pt)\.[a-z0-9_]{8}")
+_TEMPORARY = re.compile(
+    r"\..+\.(json|parquet|safetensors|pt|md|csv|tex|png|pdf|svg)\.[a-z0-9_]{8}"
+)
+# In the results folder itself, which may hold a user's other things.
+_OURS = re.compile(r"\.(runs\.csv|\.probe)\.[a-z0-9_]{8}|\.claims-\d+")
+_IMAGES = "images sha256"  # of a shard's pixels, until the cell is whole
 
 
 @contextmanager
@@ -91,19 +98,41 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_rows(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Read per-image outcomes, some columns or all; raises StoreError where it is damaged."""
-    rows: pd.DataFrame = _read_table(path, columns).to_pandas()
+def read_rows(path: Path) -> pd.DataFrame:
+    """Read a cell's per-image outcomes; raises StoreError where the cell is damaged."""
+    folder = path.parent
+    if found := fault(folder):
+        raise damage(folder, found)
+    rows = unchecked_rows(path)
+    cell = read_json(folder / "cell.json")
+    if not cell.get("after") and len(rows) != cell["n"]:
+        raise damage(folder, f"{path.name} has {len(rows)} rows, not {cell['n']}")
     return rows
 
 
-def _read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+def unchecked_rows(path: Path) -> pd.DataFrame:
+    """Read outcomes whatever their digest; raises StoreError where they cannot be read."""
+    rows: pd.DataFrame = _read_table(path).to_pandas()
+    return rows
+
+
+def damage(folder: Path, found: str) -> StoreError:
+    """Build the error for a cell of which something is not what was written."""
+    return StoreError(
+        f"cell {folder.name} is damaged: {found}. Delete its folder and run its command again, "
+        "or restore the file."
+    )
+
+
+def _read_table(path: Path) -> pa.Table:
+    import pyarrow as pa
     import pyarrow.parquet as parquet
 
     try:
         # Half the time of pandas.read_parquet, whose search for data sets a file does not need.
-        return parquet.ParquetFile(path).read(columns=columns, use_threads=False)
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        file = parquet.ParquetFile(path, page_checksum_verification=True)
+        return file.read(use_threads=False)
+    except (OSError, ValueError, LookupError, pa.ArrowException, MemoryError) as error:
         raise _cannot_read(path, error) from error
 
 
@@ -128,19 +157,21 @@ class Store:
         probe = self.root / ".probe"
         with written(probe) as temporary:
             temporary.write_bytes(b"")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may probe as well
         self._sweep()
 
     def _sweep(self) -> None:
-        """Remove what killed processes left half written; younger files may be in work."""
+        """Remove what killed processes left: claims, and files half written a day ago."""
+        sweep(self.root / "claims")
         yesterday = time.time() - 24 * 3600
-        for folder in ("cells", "images", "checkpoints", "training"):
+        left = [path for path in self.root.iterdir() if _OURS.fullmatch(path.name)]
+        for folder in ("cells", "images", "checkpoints", "training", "audits", "figures"):
             for where, _, names in os.walk(self.root / folder):
-                for name in filter(_TEMPORARY.fullmatch, names):
-                    path = Path(where, name)
-                    with suppress(OSError):  # another process may sweep as well
-                        if path.stat().st_mtime < yesterday:
-                            path.unlink()
+                left += [Path(where, name) for name in filter(_TEMPORARY.fullmatch, names)]
+        for path in left:
+            with suppress(OSError):  # another process may sweep as well
+                if path.lstat().st_mtime < yesterday:  # younger files may be in work
+                    path.unlink()
 
     @property
     def runs(self) -> Path:
@@ -160,6 +191,19 @@ class Store:
         """List the folders of all cells, by key."""
         return sorted(path.parent for path in (self.root / "cells").glob("*/cell.json"))
 
+    def damaged(self) -> dict[str, str]:
+        """List the cells of which a file is not what was written: the error by key."""
+        found = {}
+        for folder in self.cells():
+            try:
+                if what := fault(folder):
+                    raise damage(folder, what)
+                if self.outcomes(folder.name).is_file():
+                    read_rows(self.outcomes(folder.name))
+            except StoreError as error:
+                found[folder.name] = str(error)
+        return found
+
     def finished(self) -> list[str]:
         """List the keys of all cells that have outcomes, whatever else they lack."""
         found = (self.root / "cells").glob("*/outcomes.parquet")
@@ -175,6 +219,8 @@ class Store:
 
     def open(self, cell: Cell, settings: Settings) -> None:
         """Write down a cell that is about to run, with what the user set."""
+        if fault(self.cell(cell.key())) is None:
+            return  # another process has it: what it hashes must not change
         content = {**cell.canonical(), **settings.stored()}
         write_json(self.cell(cell.key()) / "cell.json", content)
 
@@ -191,7 +237,8 @@ class Store:
     def fail(self, content: Mapping[str, Any], key: str, reason: str, run: str) -> None:
         """Write down why the latest try of a cell failed, and in which run that was."""
         write_json(self.cell(key) / "failed.json", {"reason": reason, "run": run})
-        write_json(self.cell(key) / "cell.json", content)
+        if fault(self.cell(key)) is not None:  # a cell that has begun is written down already
+            write_json(self.cell(key) / "cell.json", content)
 
     def failed(self, key: str, run: str) -> bool:
         """Say whether a cell failed in a run, in whichever of its processes."""
@@ -242,7 +289,9 @@ class Store:
         import pandas as pd
 
         path = self.shard(cell.key(), start)
-        write_json(path.with_suffix(".json"), provenance)
+        images = self.proposal(cell.proposal_key(), start, min(start + cell.shard, cell.n))
+        about = {**provenance, _IMAGES: digest_of_pixels(images)}
+        write_json(path.with_suffix(".json"), about)
         with written(path) as temporary:
             pd.DataFrame(dict(rows)).to_parquet(temporary, index=False)
 
@@ -269,10 +318,17 @@ class Store:
         tables = [_read_table(path) for path in shards]
         # Where no image was left to attack a shard has no rows, and its columns no types.
         whole = pa.concat_tables([table for table in tables if len(table)] or tables[:1])
-        provenance = join([read_json(path.with_suffix(".json")) for path in shards])
-        write_json(self.cell(key) / "provenance.json", provenance)
+        about = [read_json(path.with_suffix(".json")) for path in shards]
+        images = {
+            f"{start:06d}-{stop:06d}": one.pop(_IMAGES)
+            for (start, stop), one in zip(cell.shards(), about, strict=True)
+            if _IMAGES in one  # shards of an earlier version have none
+        }
+        content = read_json(self.cell(key) / "cell.json")
         with written(self.outcomes(key)) as temporary:
-            parquet.write_table(whole, temporary)
+            parquet.write_table(whole, temporary, write_page_checksum=True)
+            provenance = sealed(content, join(about), temporary, images)
+            write_json(self.cell(key) / "provenance.json", provenance)
 
     def proposal(self, key: str, start: int, stop: int) -> Path:
         """Name what an attack proposed for one shard."""

@@ -17,10 +17,12 @@ import pandas as pd
 
 from bench.errors import StoreError, UsageError
 from bench.results.cell import defended_of, subject_of
+from bench.results.digests import MALFORMED, fault
+from bench.results.locks import alone
 from bench.results.render import csv_text
 from bench.results.settings import Settings
 from bench.results.stats import wilson
-from bench.results.store import Store, read_json, read_rows, written
+from bench.results.store import Store, damage, read_json, read_rows, written
 from bench.results.vote_rules import Rule, read_outcomes
 
 COLUMNS = (
@@ -32,7 +34,10 @@ COLUMNS = (
     "classifier_checkpoint", "checkpoint", "commit", "date",
 )  # fmt: skip
 NOT_AUDITED = "none"
-_COUNTED = ("label", "distance", "legal", "clean", "robust", "clean_votes", "votes")
+DAMAGED = "damaged"  # the state of a cell of which a file is not what was written
+_TEXTS = (
+    "defense", "attack", "access", "norm", "eps", "dataset", "classifier", "judging", "audit",
+)  # fmt: skip
 _SAME_DEFENSE = [
     "dataset", "classifier", "classifier_checkpoint", "defense", "checkpoint", "norm", "eps",
     "n", "seed", "draws",
@@ -49,7 +54,7 @@ def collect(store: Store) -> pd.DataFrame:
 
 
 def rows_of(store: Store, keys: Sequence[str], audits: Mapping[str, Any]) -> pd.DataFrame:
-    """Read these cells to one row each, in this order; raises StoreError.
+    """Read these cells to one row each, in this order; a damaged one has no number.
 
     ``audits`` are reports by subject, as `bench audit` wrote them.
     """
@@ -60,45 +65,57 @@ def rows_of(store: Store, keys: Sequence[str], audits: Mapping[str, Any]) -> pd.
 
 def _row_again(store: Store, folder: Path, audits: Mapping[str, Any]) -> dict[str, Any] | None:
     """Read a cell that another process may be changing; None where it dropped a failure."""
-    try:
-        return _row(store, folder, audits)
-    except StoreError:
-        if not folder.exists():
-            return None
-        return _row(store, folder, audits)  # finished meanwhile; or damaged: it raises again
+    row = _row(store, folder, audits)
+    if row["state"] != DAMAGED:
+        return row
+    if not (folder / "cell.json").exists():
+        return None
+    return _row(store, folder, audits)  # finished meanwhile; or damaged indeed
 
 
 def _counted(frame: pd.DataFrame) -> pd.DataFrame:
     for name in ("passes", "forward", "backward", "memory", "attacked"):
         frame[name] = frame[name].astype("Int64")  # also beside rows that have none
+    for name in ("n", "seed", "draws"):
+        if frame[name].isna().any():  # of a damaged cell
+            frame[name] = frame[name].astype("Int64")
     return frame
 
 
 def write_runs(store: Store) -> pd.DataFrame:
     """Rebuild runs.csv from the cells and return its rows; raises StoreError."""
-    frame = collect(store)
-    with written(store.runs) as temporary:
-        temporary.write_text(csv_text(frame))
+    # Under one claim: who writes last has also read last, and leaves nobody's row out.
+    with alone(store.claim("runs.csv")):
+        frame = collect(store)
+        with written(store.runs) as temporary:
+            temporary.write_text(csv_text(frame))
     return frame
 
 
 def _row(store: Store, folder: Path, audits: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {**dict.fromkeys(_TEXTS, "?"), "settings": "", "key": folder.name}
     try:
-        return _known_row(store, folder, audits)
-    except KeyError as error:
-        raise StoreError(
-            f"{folder} was written by another version of bench: {error} is missing. Move the "
-            "folder away, or read it with that version."
-        ) from error
+        if found := fault(folder):
+            raise damage(folder, found)
+        cell = read_json(folder / "cell.json")
+        row |= _asked(cell)
+        with np.errstate(divide="raise", invalid="raise"):  # such as images without a vote
+            row |= _measured(store, folder, cell, audits)
+    except StoreError as error:
+        row |= {"state": DAMAGED, "note": str(error)}
+    except MALFORMED as error:  # cells from before the digests may hold anything
+        why = f"{type(error).__name__}: {error}"
+        note = f"cell.json or provenance.json is of another version or was changed ({why})"
+        row |= {"state": DAMAGED, "note": note}
+    return row
 
 
-def _known_row(store: Store, folder: Path, audits: Mapping[str, Any]) -> dict[str, Any]:
-    cell = read_json(folder / "cell.json")
-    row: dict[str, Any] = {
+def _asked(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns that say what was asked."""
+    return {
         "defense": cell["defense"]["name"],
         "attack": cell["attack"]["name"],
         "classifier": cell["classifier"]["name"],
-        "key": folder.name,
         "settings": str(Settings.read(cell)),
         "classifier_checkpoint": (cell["classifier"]["checkpoint"] or "")[:16],
         "checkpoint": (cell["defense"]["checkpoint"] or "")[:16],
@@ -110,39 +127,43 @@ def _known_row(store: Store, folder: Path, audits: Mapping[str, Any]) -> dict[st
             for name in ("access", "norm", "eps", "dataset", "n", "seed", "draws")
         },
     }
-    if store.outcomes(folder.name).is_file():
-        outcomes = read_rows(store.outcomes(folder.name), _COUNTED)
-        provenance = read_json(folder / "provenance.json")
-        illegal = int((~outcomes["legal"]).sum())
-        passes = {
-            way: sum(
-                count
-                for part in ("attack passes", "judge passes")
-                for name, count in provenance[part].items()
-                if name.endswith(way)
-            )
-            for way in ("forward", "backward")
-        }
-        row |= {
-            **(survival(outcomes, cell["n"]) if "after" in cell else accuracies(outcomes)),
-            "attacked": len(outcomes),
-            "passes": round(sum(passes.values()) / cell["n"]),
-            **{way: round(count / cell["n"]) for way, count in passes.items()},
-            "memory": provenance.get("peak memory MiB"),
-            "seconds": round(provenance["attack seconds"] + provenance["judge seconds"], 1),
-            "commit": (provenance["commit"] or "")[:12],
-            "date": provenance["date"],
-            "state": "void" if illegal else "done",
-            "note": void_note(outcomes) or "; ".join(provenance["flags"]),
-        }
-        row["audit"] = _audited(audits.get(subject_of(cell)), row["robust"])
-    elif (folder / "skipped.json").is_file():
-        row |= {"state": "skipped", "note": read_json(folder / "skipped.json")["reason"]}
-    elif (folder / "failed.json").is_file():
-        row |= {"state": "failed", "note": read_json(folder / "failed.json")["reason"]}
-    else:
-        row["state"] = "unfinished"
-    return row
+
+
+def _measured(
+    store: Store, folder: Path, cell: Mapping[str, Any], audits: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the columns that say how far the cell is, with its numbers once it is done."""
+    if not store.outcomes(folder.name).is_file():
+        for state in ("skipped", "failed"):
+            if (folder / f"{state}.json").is_file():
+                return {"state": state, "note": read_json(folder / f"{state}.json")["reason"]}
+        return {"state": "unfinished"}
+    outcomes = read_rows(store.outcomes(folder.name))
+    provenance = read_json(folder / "provenance.json")
+    illegal = int((~outcomes["legal"]).sum())
+    passes = {
+        way: sum(
+            count
+            for part in ("attack passes", "judge passes")
+            for name, count in provenance[part].items()
+            if name.endswith(way)
+        )
+        for way in ("forward", "backward")
+    }
+    shares = survival(outcomes, cell["n"]) if "after" in cell else accuracies(outcomes)
+    return {
+        **shares,
+        "attacked": len(outcomes),
+        "passes": round(sum(passes.values()) / cell["n"]),
+        **{way: round(count / cell["n"]) for way, count in passes.items()},
+        "memory": provenance.get("peak memory MiB"),
+        "seconds": round(provenance["attack seconds"] + provenance["judge seconds"], 1),
+        "commit": (provenance["commit"] or "")[:12],
+        "date": provenance["date"],
+        "state": "void" if illegal else "done",
+        "note": void_note(outcomes) or "; ".join(provenance["flags"]),
+        "audit": _audited(audits.get(subject_of(cell)), shares["robust"]),
+    }
 
 
 def void_note(outcomes: pd.DataFrame) -> str | None:

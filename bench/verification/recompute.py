@@ -25,25 +25,21 @@ from bench.core.protocols import Pixels
 from bench.core.registry import build
 from bench.data.load import load_test
 from bench.errors import BenchError, StoreError
+from bench.models.checkpoints import is_card_of
 from bench.results.cell import digest_of
+from bench.results.digests import fault_of_keys
 from bench.results.progress import Progress, Work
 from bench.results.settings import measured
-from bench.results.store import Store, read_json, read_rows
-from bench.results.table import collect
+from bench.results.store import Store, read_json, unchecked_rows
+from bench.verification.digests import changed, changed_images
+from bench.verification.problem import Problem
+from bench.verification.runs import runs_of
 
 Array = npt.NDArray[Any]
 Data = dict[str, Pixels | None]  # by name; None where a data set is not available
 _TOLERANCE = 1e-6  # by which a float32 image may lie outside its ball
 _ULP = 2.0**-23  # by which float32 may miss the level that a pixel stands for
 _SHOWN = 5  # images named in a message
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A contradiction (``wrong``), or something that could not be checked."""
-
-    wrong: bool
-    text: str
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ def verify(store: Store, *, data: Path) -> Work[Report]:
     yield Progress("verify", len(keys), len(keys))
     damaged = (Problem(True, f"{name} is not what its card says") for name in
                weights.damaged.values())  # fmt: skip
-    return Report(tuple(cells), (*missing, *damaged, *_runs(store)))
+    return Report(tuple(cells), (*missing, *damaged, *runs_of(store)))
 
 
 def _load(store: Store, keys: Sequence[str], root: Path) -> tuple[Data, list[Problem]]:
@@ -128,7 +124,7 @@ def _checked(store: Store, key: str, weights: Weights, data: Data) -> CheckedCel
     try:
         content = read_json(store.cell(key) / "cell.json")
         title = f"{content['defense']['name']} under {content['attack']['name']}"
-        rows = read_rows(store.outcomes(key))
+        rows = unchecked_rows(store.outcomes(key))
         void = int((~rows["legal"].to_numpy(bool)).sum())
         for finding in _findings(store, key, content, rows, weights, data, images):
             findings.append(finding)  # one by one: those before an error count
@@ -154,8 +150,16 @@ def _findings(
     found = digest_of(asked)
     if found != key:
         yield Problem(True, f"cell.json hashes to {found}, the folder is named {key}")
+    if malformed := fault_of_keys(content):
+        yield Problem(True, malformed)
+        return
     yield from _known_weights(content, weights)
-    yield from _provenance(store.cell(key) / "provenance.json")
+    about = read_json(store.cell(key) / "provenance.json")
+    yield from _provenance(about)
+    for text in changed(store.cell(key), content, about):
+        yield Problem(True, text)
+    for text in changed_images(store, _proposal_key(asked), about):
+        yield Problem(True, text)
     yield from _votes(content, rows)
     index = rows["index"].to_numpy(np.int64)
     expected = _expected(store, content)
@@ -186,7 +190,7 @@ def _expected(store: Store, content: Mapping[str, Any]) -> Array | None:
     for key in content.get("after", ()):
         if not store.outcomes(key).is_file():
             return None
-        rows = read_rows(store.outcomes(key))
+        rows = unchecked_rows(store.outcomes(key))
         left = np.intersect1d(left, rows["index"][rows["robust"]].to_numpy())
     return left
 
@@ -323,46 +327,21 @@ def _weights(store: Store) -> Weights:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         present.add(found)
         try:
-            vouched = read_json(path.with_suffix(".json")).get("sha256")
+            card = read_json(path.with_suffix(".json"))
         except StoreError:
-            vouched = None  # nothing is said that could be contradicted
-        if vouched not in (None, found):
-            damaged[str(vouched)] = path.name
+            continue  # nothing is said that could be contradicted
+        if card.get("sha256", found) != found:
+            damaged[str(card["sha256"])] = path.name
+        elif not is_card_of(card, path):  # two trainings were exchanged, with their cards
+            damaged[found] = path.name
     return Weights(frozenset(present), damaged)
 
 
-def _provenance(path: Path) -> Iterator[Problem]:
-    about = read_json(path)
+def _provenance(about: Mapping[str, Any]) -> Iterator[Problem]:
     lacking = [name for name in ("date", "command", "versions", "attack passes",
                                  "judge passes") if about.get(name) in (None, "")]  # fmt: skip
     if lacking:
         yield Problem(True, f"provenance.json lacks {', '.join(lacking)}")
-
-
-def _runs(store: Store) -> Iterator[Problem]:
-    """Compare runs.csv with the cells."""
-    if not store.runs.is_file():
-        return
-    try:
-        said = pd.read_csv(store.runs, dtype={"key": str}).set_index("key")["robust"]
-    except (OSError, KeyError, ValueError) as error:
-        yield Problem(True, f"runs.csv cannot be read ({error})")
-        return
-    try:
-        with np.errstate(all="ignore"):
-            found = collect(store).set_index("key")["robust"].astype(float)
-    except (BenchError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-        # What is wrong with a cell is said there.
-        yield Problem(False, f"runs.csv: the cells give no table ({error})")
-        return
-    if sorted(said.index) != sorted(found.index):
-        odd = sorted(set(said.index) ^ set(found.index))
-        yield Problem(True, f"runs.csv has other cells than the folder: {', '.join(odd)}")
-        return
-    same = np.isclose(said.loc[found.index].astype(float), found, atol=1e-9, equal_nan=True)
-    if not same.all():
-        odd = list(found.index[~same])
-        yield Problem(True, f"runs.csv has other robust accuracies for {', '.join(odd)}")
 
 
 def _which(where: Array, index: Array) -> str:

@@ -18,6 +18,7 @@ from bench.evaluation.run import Prepared, run_cell
 from bench.experiments.prepare import outline, prepare, resolve
 from bench.results.cell import Cell, Part, Request
 from bench.results.compare import complete_key
+from bench.results.digests import MALFORMED, fault_of_keys
 from bench.results.progress import Work
 from bench.results.settings import Settings
 from bench.results.stats import mcnemar, paired_interval
@@ -83,9 +84,11 @@ def read_cell(store: Store, key: str) -> Cell:
     path = store.cell(key) / "cell.json"
     content = read_json(path)
     try:
+        if malformed := fault_of_keys(content):
+            raise ValueError(malformed)
         cell = Cell.read(content)
         found = cell.key()
-    except (KeyError, TypeError, ValueError, UsageError) as error:
+    except (*MALFORMED, UsageError) as error:
         raise StoreError(f"{path} is not what bench wrote ({error}).") from error
     if found != key:
         raise StoreError(f"{path} was changed: it hashes to {found}. See `bench verify`.")

@@ -8,13 +8,18 @@ import numpy as np
 import pandas as pd
 
 from bench.errors import BenchError
+from bench.evaluation.batch_votes import votes_alone, votes_beside
+from bench.evaluation.run import Prepared
 from bench.results.progress import Work
 from bench.results.store import read_rows
 from bench.results.workspace import Workspace
-from bench.verification.recompute import CheckedCell, Problem, Report
-from bench.verification.rejudge import read_cell, repeat
+from bench.verification.problem import Problem
+from bench.verification.recompute import CheckedCell, Report
+from bench.verification.rejudge import read_cell, rebuild, repeat
+from bench.verification.stored import shown
 
 _ALLOWED = 0.005  # the share of verdicts that another machine's rounding may change
+_ALONE = 16  # images of a cell that are judged alone and beside foreign ones
 
 
 def revote(report: Report, *, workspace: Workspace) -> Work[Report]:
@@ -28,13 +33,46 @@ def revote(report: Report, *, workspace: Workspace) -> Work[Report]:
 def _revoted(checked: CheckedCell, workspace: Workspace) -> Work[CheckedCell]:
     try:
         cell = read_cell(workspace.store, checked.key)
+        rows = read_rows(workspace.store.outcomes(checked.key))
         again = yield from repeat(cell, workspace=workspace)
-        found = difference(read_rows(workspace.store.outcomes(checked.key)), again)
+        found = difference(rows, again)
+        if found is None:
+            prepared = yield from rebuild(cell, workspace=workspace)
+            found = _in_other_company(prepared, rows, workspace)
     except BenchError as error:
         found = Problem(False, f"votes: {error}")
     if found is None:
         return checked
     return replace(checked, findings=(*checked.findings, found))
+
+
+def _in_other_company(
+    prepared: Prepared, rows: pd.DataFrame, workspace: Workspace
+) -> Problem | None:
+    """Return how many images are voted otherwise alone or beside foreign ones; None for none.
+
+    Rounding may move one of them.
+    """
+    cell, moved, voted = prepared.cell, 0, 0
+    for seen in shown(prepared, rows, workspace=workspace, most=_ALONE):
+        for votes in (votes_alone, votes_beside):
+            found = votes(
+                prepared.defense,
+                seen.x,
+                seen.y,
+                draws=cell.draws,
+                rng=seen.rng,
+                sequential=cell.sequential,
+            )
+            moved += int((found.argmax(1) != seen.votes.argmax(1)).sum())
+            voted += len(found)
+    if moved <= 1 or moved <= _ALLOWED * voted:
+        return None
+    return Problem(
+        True,
+        f"{moved} of {voted} votes on single images and beside foreign ones elect another "
+        "class: the verdicts depend on the batch",
+    )
 
 
 def difference(stored: pd.DataFrame, again: pd.DataFrame) -> Problem | None:

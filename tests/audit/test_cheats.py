@@ -177,6 +177,12 @@ def test_a_cheat_is_void(
     named(check(make_subject(purifier, n=N)), words)
 
 
+def test_votes_alone_and_beside_foreign_images_give_the_batch_away(
+    make_subject: MakeSubject,
+) -> None:
+    assert verdicts_repeat(make_subject(Mean(), n=N)).values["company"] > 0.1
+
+
 def test_a_defense_that_is_honest_to_the_attack_only_is_void(
     make_subject: MakeSubject, monkeypatch: pytest.MonkeyPatch
 ) -> None:

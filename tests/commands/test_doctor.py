@@ -10,10 +10,13 @@ import sys
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench import cli
+from bench.commands import doctor as checks
+from bench.commands import import_apart
 from bench.commands.doctor import Finding, diagnose
 from bench.models.checkpoints import save_checkpoint
 
@@ -27,6 +30,24 @@ def found(tmp_path: Path, start: str, **options: Path) -> Finding:
     exact = [finding for finding in findings if finding.subject == start]
     (finding,) = exact or [f for f in findings if f.subject.startswith(start)]
     return finding
+
+
+_KNOWN: dict[object, tuple[list[str], str]] = {}
+
+
+@pytest.fixture(autouse=True)
+def _imported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Import what is the same for all tests once: each takes seconds."""
+
+    def known(what: Any, argument: str) -> tuple[list[str], str]:
+        if what == "plugins" and "sad" in argument:
+            return import_apart.import_apart(what, argument)
+        if (what, argument) not in _KNOWN:
+            _KNOWN[what, argument] = import_apart.import_apart(what, argument)
+        said, end = _KNOWN[what, argument]
+        return list(said), end
+
+    monkeypatch.setattr(checks, "import_apart", known)
 
 
 @pytest.fixture
@@ -63,8 +84,8 @@ def test_a_sound_environment_has_no_failure_and_nothing_is_written(tmp_path: Pat
     assert [finding for finding in findings if finding.state == "fail"] == []
     subjects = [finding.subject for finding in findings]
     assert len(set(subjects)) == len(subjects)
-    for name in ("Python", "torch", "devices", "torchvision", "pyautoattack", "robustbench",
-                 "disk", "data digits", "data mnist", "plugins"):  # fmt: skip
+    for name in ("Python", "command", "torch", "devices", "torchvision", "pyautoattack",
+                 "robustbench", "disk", "data digits", "data mnist", "plugins"):  # fmt: skip
         assert name in subjects
     assert list(tmp_path.iterdir()) == []
     for finding in findings:
@@ -148,6 +169,96 @@ def test_robustbench_without_pkg_resources(
     finding = found(tmp_path, "robustbench")
     assert finding.state == "warn"
     assert "setuptools<82" in finding.todo
+
+
+# --- broken libraries ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Put a library in front of the one that is installed, for processes that import it."""
+
+    def write(name: str, source: str) -> None:
+        path = tmp_path / "front" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+        monkeypatch.setattr(sys, "path", [str(tmp_path / "front"), *sys.path])
+
+    monkeypatch.setattr(checks, "import_apart", import_apart.import_apart)
+    return write
+
+
+def test_a_library_that_cannot_be_imported_fails_by_itself(
+    tmp_path: Path, library: Callable[[str, str], None]
+) -> None:
+    """Metadata says nothing: only an import does."""
+    library("torchvision.py", "raise RuntimeError('operator torchvision::nms does not exist')")
+    finding = checks._torchvision()
+    assert finding.state == "fail"
+    assert "RuntimeError: operator torchvision::nms does not exist" in finding.found
+    assert "pip install -U torch torchvision" in finding.todo
+    finding = checks._robustbench()
+    assert finding.state == "warn"
+    assert "torchvision::nms" in finding.found
+    assert "(in torchvision)" in finding.found, "the culprit is another one"
+    library("pyautoattack.py", "import os; print('noise'); os._exit(0)")
+    finding = checks._pyautoattack()
+    assert finding.state == "fail"
+    assert "ends the process with status 0" in finding.found
+
+
+def test_an_import_that_never_ends(
+    tmp_path: Path, library: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_apart, "LIMIT_S", 3.0)
+    library("endless.py", "while True: pass")
+    assert checks._fault("endless") == "its import takes more than 3 s"
+
+
+def test_a_wheel_that_writes_into_another_package_is_named(
+    tmp_path: Path, install: Callable[..., Path]
+) -> None:
+    site = install("torch-intruder", "intruder", "", "", version="3.5.1")
+    record = site / "torch_intruder-3.5.1.dist-info" / "RECORD"
+    record.write_text("intruder.py,,\nrobustbench/__init__.py,,\nrobustbench/utils.py,,\n")
+    finding = found(tmp_path, "robustbench")
+    assert finding.state == "warn"
+    assert "torch-intruder 3.5.1 wrote" in finding.found
+    assert "pip uninstall torch-intruder" in finding.todo
+
+
+def test_a_check_that_raises_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(_: Path) -> Disk:
+        raise PermissionError("no")
+
+    monkeypatch.setattr(shutil, "disk_usage", unreadable)
+    finding = found(tmp_path, "disk")
+    assert (finding.state, finding.found) == ("fail", "PermissionError: no")
+    assert found(tmp_path, "plugins").state == "ok", "the others go on"
+
+
+def test_whose_command_it_is(
+    tmp_path: Path, install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "bin" / "bench"
+    script.parent.mkdir()
+    script.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(script.parent))
+    script.write_text("from bench.cli import main")
+    finding = found(tmp_path, "command")
+    assert (finding.state, finding.found) == ("ok", f"{script} is purifybench")
+    install("other-bench", "otherbench", "", "[console_scripts]\nbench = otherbench:main\n")
+    finding = found(tmp_path, "command")
+    assert finding.state == "warn"
+    assert "other-bench 1.0" in finding.found
+    script.write_text("from otherbench import main")
+    finding = found(tmp_path, "command")
+    assert finding.state == "fail"
+    assert "Uninstall" in finding.todo
+    script.unlink()
+    assert found(tmp_path, "command").state == "warn"
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,11 +365,16 @@ def test_a_broken_plugin_is_a_failure_and_the_others_are_counted(
     assert "sad" in out
 
 
+@pytest.mark.parametrize("ends", ["raise SystemExit(0)\n", "import os\nos._exit(0)\n"])
 def test_a_plugin_that_exits_on_import_does_not_end_the_doctor(
-    tmp_path: Path, site: Path
+    tmp_path: Path, site: Path, ends: str
 ) -> None:
-    (site / "sad_fog_doctor.py").write_text("raise SystemExit(0)\n")
-    assert found(tmp_path, "plugin sad").state == "fail"
+    before = found(tmp_path, "plugins").found
+    (site / "sad_fog_doctor.py").write_text(ends)
+    finding = found(tmp_path, "plugin sad")
+    assert finding.state == "fail"
+    assert "sad-fog 1.0" in finding.found
+    assert found(tmp_path, "plugins").found == before, "those after it are looked at, too"
 
 
 def test_a_name_claimed_twice_is_a_failure(tmp_path: Path, site: Path) -> None:

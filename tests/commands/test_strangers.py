@@ -143,7 +143,7 @@ def test_what_plugins_print_breaks_no_json_and_is_not_lost(
         (*run, "--dry-run", "--json"),
         (*run, "--json"),
         ("matrix", plan(tmp_path), "--json"),
-        ("status", plan(tmp_path), "--json"),
+        ("matrix", plan(tmp_path), "--dry-run", "--json"),
         ("matrix", plan(tmp_path), "--json", "--executor=local", "--jobs=1", "--device=cpu",
          "--results=other"),
     ):  # fmt: skip
@@ -161,16 +161,20 @@ def test_what_plugins_print_breaks_no_json_and_is_not_lost(
     }
     said = apart("judge", key, "--draws=5", "--json", does="print", places=places)
     assert said.returncode == 0, said
-    assert json.loads(said.stdout)["rows"][-1]["draws"] == 3 or json.loads(said.stdout)["rows"]
+    assert len(json.loads(said.stdout)["rows"]) == 2
 
 
-@pytest.mark.parametrize("does", EXITS)
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("place", "does"),
+    [
+        *((place, "os._exit") for place in PLACES),
+        ("training", "sys.exit"),
+        ("load", "sys.exit"),
+    ],
+)
 def test_an_exit_in_a_run_is_an_error_with_a_status(
     bench: Bench, site: Path, monkeypatch: pytest.MonkeyPatch, place: str, does: str
 ) -> None:
-    if place == "import" and does == "os._exit":
-        sys.modules.pop("strange_plugins", None)
     monkeypatch.setenv("STRANGE_DOES", does)
     monkeypatch.setenv("STRANGE_PLACES", place)
     said = bench("run", *ALL, "--attack=strange")
@@ -181,12 +185,15 @@ def test_an_exit_in_a_run_is_an_error_with_a_status(
     assert "trange" in said.err
 
 
-@pytest.mark.parametrize("executor", [(), ("--executor=local", "--jobs=1", "--device=cpu")])
 @pytest.mark.parametrize(
-    ("place", "does"),
-    [("training", "os._exit"), ("purifier", "sys.exit"), ("attack", "os._exit"),
-     ("classifier", "raise")],
-)  # fmt: skip
+    ("place", "does", "executor"),
+    [
+        ("training", "os._exit", ("--executor=local", "--jobs=1", "--device=cpu")),
+        ("attack", "os._exit", ()),
+        ("purifier", "sys.exit", ()),
+        ("classifier", "raise", ()),
+    ],
+)
 def test_an_exit_in_a_plan_is_a_failure_of_its_own_cells(
     apart: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path,
     place: str, does: str, executor: tuple[str, ...],

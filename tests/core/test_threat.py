@@ -135,3 +135,30 @@ def test_an_unknown_norm(text: str) -> None:
 def test_an_unknown_access() -> None:
     with pytest.raises(UsageError, match="Known: bpda, full, query, transfer"):
         parse_access("white")
+
+
+@pytest.mark.parametrize(
+    "text", ["1e309", "1e-9999999", "1e999999999", "1e-400", "9" * 31, "1/" + "9" * 400,
+             "0.1234567890123456789", "1_0", "٣/255", "0." + "0" * 400 + "1", "1" * 30,
+             "1e0005"],
+)  # fmt: skip
+def test_a_radius_that_no_float_or_cell_can_hold_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"8/255|Did you mean"):
+        parse_eps(text, Norm.L2)
+
+
+@pytest.mark.parametrize("text", ["1e-300", "1e300", "1e-9", "0e999", "1/" + "9" * 28])
+def test_small_and_large_radii_are_kept_as_they_are(text: str) -> None:
+    found = parse_eps(text, Norm.L2)
+    assert found == Fraction(text)
+    assert parse_eps(format_eps(found), Norm.L2) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("0.03137254901960784", "8/255"), ("0.00784313725490196", "2/255"),
+     ("0.0313725490196", "8/255"), (8 / 255, "8/255"), (16 / 255, "16/255")],
+)  # fmt: skip
+def test_a_fraction_that_was_rounded_is_asked_about(text: str | float, meant: str) -> None:
+    with pytest.raises(UsageError, match=f"Did you mean {meant}\\?"):
+        parse_eps(text, Norm.LINF)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.defense import Defense
-from bench.core.protocols import Images, Purifier, Task, Trainable, TrainablePurifier
+from bench.core.protocols import Images, Purifier
 from bench.core.registry import catalogue, plugin
 from bench.core.rng import Rng
+from bench.models.trainable import Task, Trainable, TrainablePurifier
 
 NAMES = sorted(catalogue("defenses"))
 SHAPES = [(1, 8, 8), (3, 32, 32)]

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from bench.core.defense import Defense
-from bench.core.protocols import Images, Task, TrainableClassifier
+from bench.core.protocols import Images
 from bench.errors import CheckpointError
+from bench.models.trainable import Task, TrainableClassifier
 from bench_defenses.classifiers.resnet18 import ResNet18, ResNet18Net
 from bench_defenses.classifiers.supervised import SupervisedRecipe
 from bench_defenses.none import Identity

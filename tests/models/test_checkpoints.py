@@ -17,8 +17,14 @@ from torch import Tensor, nn
 from bench.core.defense import read_weights
 from bench.errors import CheckpointError
 from bench.models.checkpoints import complete, digest, load_checkpoint, save_checkpoint
+from bench.results.cell import digest_of
 from bench.results.store import Store
 from bench_defenses.energies.network import EnergyNet
+
+CARD = {
+    "name": "ebm", "revision": 1, "recipe": {"seed": 0}, "dataset": "digits", "data": "00",
+    "classifier": None,
+}  # fmt: skip
 
 
 def weights(seed: int = 0) -> dict[str, Tensor]:
@@ -31,8 +37,8 @@ def weights(seed: int = 0) -> dict[str, Tensor]:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    found = tmp_path / "ebm-01234567.safetensors"
-    save_checkpoint(found, weights(), {"name": "ebm"})
+    found = tmp_path / f"ebm-{digest_of(CARD)[:8]}.safetensors"
+    save_checkpoint(found, weights(), CARD)
     return found
 
 
@@ -41,7 +47,7 @@ def test_what_is_written_is_read(path: Path) -> None:
     assert found.keys() == weights().keys()
     assert all(torch.equal(found[name], value) for name, value in weights().items())
     card = json.loads(path.with_suffix(".json").read_text())
-    assert card == {"name": "ebm", "sha256": hashed}
+    assert card == {**CARD, "sha256": hashed}
     assert hashed == hashlib.sha256(path.read_bytes()).hexdigest() == digest(path)
     assert complete(path)
     assert sorted(os.listdir(path.parent)) == [path.with_suffix(".json").name, path.name]
@@ -146,7 +152,7 @@ def test_a_missing_file_is_refused(path: Path) -> None:
 def test_a_writer_that_dies_leaves_no_checkpoint_without_its_card(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = Store(tmp_path).checkpoint("digits", "ebm", "0123")
+    path = Store(tmp_path).checkpoint("digits", "ebm", digest_of(CARD)[:8])
 
     def die(*args: object) -> None:
         raise KeyboardInterrupt
@@ -154,9 +160,9 @@ def test_a_writer_that_dies_leaves_no_checkpoint_without_its_card(
     with monkeypatch.context() as patch:
         patch.setattr("bench.models.checkpoints.write_json", die)
         with pytest.raises(KeyboardInterrupt):
-            save_checkpoint(path, weights(), {})
+            save_checkpoint(path, weights(), CARD)
     assert not complete(path)
-    save_checkpoint(path, weights(), {})
+    save_checkpoint(path, weights(), CARD)
     assert load_checkpoint(path)[1] == digest(path)
 
 
@@ -175,8 +181,9 @@ def test_foreign_tensors_are_refused_with_advice(
 ) -> None:
     found = dict(EnergyNet((1, 8, 8), width=4).state_dict())
     change(found)
-    save_checkpoint(tmp_path / "a.safetensors", found, {})
-    loaded, _ = load_checkpoint(tmp_path / "a.safetensors")
+    path = tmp_path / f"a-{digest_of(CARD)[:8]}.safetensors"
+    save_checkpoint(path, found, CARD)
+    loaded, _ = load_checkpoint(path)
     with pytest.raises(
         CheckpointError, match=rf"EnergyNet: {said}.*Train again with"
     ) as caught:

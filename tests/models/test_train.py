@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 import bench.models.train
-from bench.core.protocols import Task
 from bench.core.registry import build, parameters
 from bench.data.load import load_test, load_train
 from bench.errors import BenchError, PluginError
 from bench.evaluation.propose import Proposal
 from bench.models.checkpoints import digest, save_checkpoint
 from bench.models.train import Trained, checkpoint_path, find_trained, identity, train
+from bench.models.trainable import Task
 from bench.results.cell import Part
 from bench.results.progress import Progress, finish
 from bench.results.store import Store, read_json
@@ -301,6 +301,29 @@ def without_optimizer(kept: dict[str, Any]) -> None:
     kept["run"]["optimizer"]["param_groups"] = []
 
 
+def of_another_shape(kept: dict[str, Any]) -> None:
+    """An optimiser takes such a state, and raises at its first step."""
+    for slot in kept["run"]["optimizer"]["state"].values():
+        slot["exp_avg"] = torch.zeros(3, 5)
+
+
+def beyond_its_end(kept: dict[str, Any]) -> None:
+    kept["run"]["step"] = 1000
+
+
+def of_no_number(kept: dict[str, Any]) -> None:
+    kept["seconds"] = None
+
+
+SPOILT = {
+    "net": of_another_version,
+    "optimizer": without_optimizer,
+    "shape": of_another_shape,
+    "beyond": beyond_its_end,
+    "seconds": of_no_number,
+}
+
+
 class OnGpu(Tensor):
     """A tensor that is not on the CPU until it is asked to be."""
 
@@ -336,9 +359,7 @@ def test_a_resumed_optimiser_counts_on_the_cpu(
         assert isinstance(slot["exp_avg"], OnGpu)
 
 
-@pytest.mark.parametrize(
-    "damage", ["cut", "empty", "page", "pickle", "key", "net", "optimizer"]
-)
+@pytest.mark.parametrize("damage", ["cut", "empty", "page", "pickle", "key", "list", *SPOILT])
 def test_a_state_that_is_damaged_is_begun_anew(
     damage: str, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,8 +376,10 @@ def test_a_state_that_is_damaged_is_begun_anew(
         torch.save({"run": Path("a pickle that torch does not know")}, state)
     elif damage == "key":
         torch.save({"seconds": 1.0}, state)
+    elif damage == "list":
+        torch.save([1, 2], state)
     else:
-        {"net": of_another_version, "optimizer": without_optimizer}[damage](kept)
+        SPOILT[damage](kept)
         torch.save(kept, state)
     clean = dataclasses.replace(workspace, store=Store(tmp_path / "clean"))
     assert trained("ebm", EBM, workspace).digest == trained("ebm", EBM, clean).digest

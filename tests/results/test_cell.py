@@ -366,3 +366,49 @@ def test_a_setting_that_cannot_be_read(pair: str) -> None:
 def test_settings_that_contradict_each_other() -> None:
     with pytest.raises(UsageError, match="contradicts"):
         parse_settings(["attack.a=1", "attack.a.b=2"])
+
+
+@pytest.mark.parametrize(
+    "value", ["0x_ : [", "!!int x", "!!bool x", "!!python/object/apply:os.getcwd []", "[" * 500,
+              "&a [*a]", '"\\ud800"', "010", "1e400", "1e-400", "9" * 5000, "a: b: c"],
+)  # fmt: skip
+def test_a_value_that_yaml_cannot_build_is_refused_with_its_path(value: str) -> None:
+    with pytest.raises(UsageError, match=r"--set attack\.x=") as caught:
+        parse_settings([f"attack.x={value}"])
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("path", ["attack." + "a." * 50 + "b", "attack.\ud800"])
+def test_a_path_that_no_parameter_can_have_is_refused(path: str) -> None:
+    with pytest.raises(UsageError, match=r"--set '?attack"):
+        parse_settings([f"{path}=1"])
+
+
+@pytest.mark.parametrize("name", ["n", "draws", "shard", "seed"])
+def test_a_number_that_no_machine_counts_to_is_refused(name: str) -> None:
+    numbers: dict[str, Any] = {name: 10**30}
+    with pytest.raises(UsageError, match=f"{name} is too large"):
+        Request.parse(defense="none", attack="pgd", **numbers)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"after": ["../../" + "a" * 10]}, {"after": ["A" * 16]}, {"after": ["a" * 17]},
+     {"after": [3]}, {"images": "../../images/abc"}, {"images": "a" * 15 + "\n"},
+     {"dataset": "../digits"}, {"defense": {**CELL.defense.canonical(), "name": "a/b"}},
+     {"attack": {**CELL.attack.canonical(), "name": "robustbench:"}},
+     {"classifier": {**CELL.classifier.canonical(), "name": "robustbench:../x"}}],
+    ids=str,
+)  # fmt: skip
+def test_a_key_or_name_that_would_leave_the_folder_is_refused(changes: dict[str, Any]) -> None:
+    assert Cell.read(CELL.canonical()) == CELL
+    with pytest.raises(UsageError, match=r"no key of a cell|no name"):
+        Cell.read({**CELL.canonical(), **changes})
+
+
+def test_keys_and_names_of_cells_are_read_as_before() -> None:
+    zoo = but(
+        classifier__name="robustbench:Wang2023Better_WRN-70-16", images="0123456789abcdef"
+    )
+    both = but(zoo, after=("a" * 16, "0" * 16))
+    assert Cell.read(both.canonical()) == both

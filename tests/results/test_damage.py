@@ -183,7 +183,49 @@ def test_a_damaged_cell(bench: Bench, tmp_path: Path, name: str, content: str | 
     else:
         path.write_text(content)
     key = path.parent.name
-    for words in (("table",), ("table", "--worst-case"), (*RUN, "--seed=1")):
+    for words in (("table",), ("table", "--worst-case")):
         said = bench(*words)
-        is_one_clear_message(said, key, code=1)
-        assert "Delete" in said.err or "Move the folder away" in said.err
+        is_one_clear_message(said, key, "Delete", code=1)
+        assert "damaged" in said.out
+    assert bench(*RUN, "--seed=1").code == 0
+    said = bench("table", "--format=csv")
+    assert (said.code, said.out.count(",damaged,"), said.out.count(",done,")) == (1, 1, 1)
+    said = bench(*RUN)
+    is_damaged = (
+        f"damaged: cell {key} is damaged: " in said.err or "another version" in said.err
+    )
+    assert (said.code, is_damaged) == (1, True), "what is there is not measured over"
+
+
+@pytest.mark.parametrize("text", ["", "\0\xff", "key,state\n1", "a\n" * 3, '"', "key,key\n1,2"])
+def test_a_broken_runs_csv_is_made_anew(bench: Bench, tmp_path: Path, text: str) -> None:
+    assert bench(*RUN).code == 0
+    path = tmp_path / "results" / "runs.csv"
+    whole = path.read_bytes()
+    path.write_bytes(text.encode("latin-1"))
+    said = bench("verify")
+    assert (said.code, "Traceback" in said.err) == (1, False)
+    assert "runs.csv cannot be read" in said.out
+    assert bench(*RUN).code == 0
+    assert path.read_bytes() == whole
+    assert bench("verify").code == 0
+
+
+def test_two_checkpoints_that_were_exchanged_with_their_cards_are_refused(
+    bench: Bench, tmp_path: Path
+) -> None:
+    seeds = (RUN, (*RUN, "--set=classifier.training.seed=1"))
+    for words in seeds:
+        assert bench(*words).code == 0
+    one, two = sorted(tmp_path.rglob("small_cnn-*.safetensors"))
+    for first, second in ((one, two), (one.with_suffix(".json"), two.with_suffix(".json"))):
+        kept = first.read_bytes()
+        first.write_bytes(second.read_bytes())
+        second.write_bytes(kept)
+    for words in seeds:
+        said = bench(*words, "--draws=4")
+        is_one_clear_message(said, "small_cnn-", "another training", "exchanged", code=1)
+    said = bench("verify")
+    assert said.code == 1
+    for path in (one, two):
+        assert f"WRONG {path.name} is not what its card says" in said.out

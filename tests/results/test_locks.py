@@ -47,6 +47,17 @@ def child(script: str, *words: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+def test_a_claim_that_is_a_link_creates_nothing_outside(tmp_path: Path) -> None:
+    path = tmp_path / "claims" / "a"
+    path.parent.mkdir()
+    path.symlink_to(tmp_path / "outside")
+    with pytest.raises(StoreError, match="is a link"), claimed(path):
+        pytest.fail("a link was claimed")
+    assert not is_held(path)
+    assert not (tmp_path / "outside").exists()
+    assert path.is_symlink()
+
+
 def test_a_claim_is_for_one_and_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "claims" / "a"
     assert not is_held(path)

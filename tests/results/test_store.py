@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from bench.evaluation.propose import Proposal, _write
 from bench.models.checkpoints import save_checkpoint
 from bench.models.train import _advance
 from bench.results.cell import Cell, Part
+from bench.results.locks import claimed
 from bench.results.settings import NOTHING_SET, Settings
 from bench.results.store import Store, read_json, write_json, written
 from bench.results.table import collect
@@ -199,7 +201,7 @@ def test_shards_become_one_file_in_the_order_of_the_images(tmp_path: Path) -> No
     assert store.done(CELL)
     assert pd.read_parquet(store.outcomes(CELL.key()))["index"].tolist() == [0, 1, 2, 3]
     folder = store.cell(CELL.key())
-    assert read_json(folder / "provenance.json") == {"starts": [0, 2]}
+    assert read_json(folder / "provenance.json")["starts"] == [0, 2]
     assert files(folder) == ["cell.json", "outcomes.parquet", "provenance.json"]
     assert read_json(folder / "cell.json")["settings"] == "defense.steps=3"
 
@@ -207,12 +209,13 @@ def test_shards_become_one_file_in_the_order_of_the_images(tmp_path: Path) -> No
 def test_a_failure_is_forgotten_and_other_cells_are_not(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.open(CELL, NOTHING_SET)
-    store.fail({**CELL.canonical(), **NOTHING_SET.stored()}, "failed", "because", "run")
-    store.skip({**CELL.canonical(), **NOTHING_SET.stored()}, "skipped", "no gradient")
+    failed, skipped = replace(CELL, seed=1), replace(CELL, seed=2)
+    store.fail({**failed.canonical(), **NOTHING_SET.stored()}, failed.key(), "because", "run")
+    store.skip({**skipped.canonical(), **NOTHING_SET.stored()}, skipped.key(), "no gradient")
     assert set(collect(store)["state"]) == {"unfinished", "failed", "skipped"}
-    for key in ("failed", "skipped", CELL.key(), "unknown"):
+    for key in (failed.key(), skipped.key(), CELL.key(), "unknown"):
         store.forget(key)
-    assert [path.name for path in store.cells()] == sorted([CELL.key(), "skipped"])
+    assert [path.name for path in store.cells()] == sorted([CELL.key(), skipped.key()])
 
 
 def test_files_that_a_killed_writer_left_are_no_results(tmp_path: Path) -> None:
@@ -230,6 +233,50 @@ def test_files_that_a_killed_writer_left_are_no_results(tmp_path: Path) -> None:
     assert not store.done(CELL)
     assert not store.shard(CELL.key(), 0).exists()
     assert collect(store).empty
+
+
+def test_two_probes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def beside_another(path: Path) -> Iterator[Path]:
+        with written(path) as temporary:
+            yield temporary
+        path.unlink()  # the other one has ended its probe
+
+    monkeypatch.setattr("bench.results.store.written", beside_another)
+    Store(tmp_path).probe()
+    assert files(tmp_path) == []
+
+
+def test_claims_of_dead_processes_are_removed_and_held_ones_are_not(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    dead, outside = store.claim("train-dead"), tmp_path / "outside"
+    dead.parent.mkdir(parents=True)
+    dead.touch()
+    outside.write_text("mine")
+    (dead.parent / "link").symlink_to(outside)
+    with claimed(store.claim("alive")) as ours:
+        assert ours
+        store.probe()
+        assert sorted(os.listdir(dead.parent)) == ["alive", "link"]
+    assert outside.read_text() == "mine"
+
+
+def test_what_writers_of_other_files_left_is_removed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (tmp_path / "figures").mkdir()
+    left = [
+        tmp_path / ".runs.csv.abcd1234",
+        tmp_path / "..probe.abcd1234",
+        tmp_path / ".claims-123",
+        tmp_path / "figures" / ".a.png.abcd1234",
+    ]
+    kept = [tmp_path / ".runs.csv", tmp_path / "figures" / ".a.png"]
+    for path in (*left, *kept):
+        path.touch()
+        os.utime(path, (time.time() - 25 * 3600,) * 2)
+    store.probe()
+    assert [path for path in left if path.exists()] == []
+    assert all(path.exists() for path in kept)
 
 
 def test_what_killed_writers_left_is_removed_once_it_is_a_day_old(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
+import bench.results.table
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.results.cell import Cell, Part, parse_settings
+from bench.results.locks import is_held
 from bench.results.render import render, shown
 from bench.results.settings import NOTHING_SET, Settings
 from bench.results.store import Store, read_json
@@ -231,12 +233,34 @@ def test_an_empty_store_gives_an_empty_table(store: Store) -> None:
     assert tuple(collect(store).columns) == COLUMNS
 
 
+def test_runs_csv_is_collected_and_written_under_one_claim(
+    store: Store, keep: Keep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise who collected first may write last, and drop the rows in between."""
+    keep(cell("pgd"), HALF)
+    held = []
+
+    def noted(made: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            held.append(is_held(store.claim("runs.csv")))
+            return made(*given)
+
+        return call
+
+    for name in ("collect", "csv_text"):
+        made = getattr(bench.results.table, name)
+        monkeypatch.setattr(bench.results.table, name, noted(made))
+    write_runs(store)
+    assert held == [True, True]
+    assert not is_held(store.claim("runs.csv"))
+
+
 def test_states_without_outcomes(store: Store) -> None:
     store.open(cell("pgd"), NOTHING_SET)
-    store.fail(
-        {**cell("noise").canonical(), **NOTHING_SET.stored()}, "f" * 16, "it burnt", "run"
-    )
-    store.skip({**cell("square").canonical(), **NOTHING_SET.stored()}, "0" * 16, "no gradient")
+    noise = cell("noise")
+    store.fail({**noise.canonical(), **NOTHING_SET.stored()}, noise.key(), "it burnt", "run")
+    square = cell("square")
+    store.skip({**square.canonical(), **NOTHING_SET.stored()}, square.key(), "no gradient")
     rows = {row["attack"]: row for row in collect(store).to_dict("records")}
     assert rows["pgd"]["state"] == "unfinished"
     assert (rows["noise"]["state"], rows["noise"]["note"]) == ("failed", "it burnt")
@@ -345,7 +369,8 @@ def test_csv_has_every_column_and_number(store: Store, keep: Keep) -> None:
 
 def test_markdown_and_latex_say_the_same(store: Store, keep: Keep) -> None:
     keep(cell("auto_attack"), HALF, settings=Settings((("defense.a_b", "5% & #3"),)))
-    store.skip({**cell("square").canonical(), **NOTHING_SET.stored()}, "0" * 16, "no gradient")
+    square = cell("square")
+    store.skip({**square.canonical(), **NOTHING_SET.stored()}, square.key(), "no gradient")
     frame = with_worst_case(collect(store), store)
     markdown = render(frame, "md").splitlines()
     assert len(markdown) == 2 + 3

@@ -285,10 +285,11 @@ def test_an_illegal_image_is_worth_what_the_clean_one_is(store: Store, keep: Kee
 
 def test_rows_without_outcomes_stay(store: Store, keep: Keep) -> None:
     keep(CLEAN, CLEAN)
-    content = {**Cell("digits", "d", 2, 4, Part("small_cnn", {}, 1), Part("jpeg", {}, 1),
-                      Part("pgd", {}, 1), ThreatModel(Norm.LINF, None, Access.FULL), 0, 4
-                      ).canonical(), **NOTHING_SET.stored()}  # fmt: skip
-    store.skip(content, "0" * 16, "no gradient")
+    skipped = Cell("digits", "d", 2, 4, Part("small_cnn", {}, 1), Part("jpeg", {}, 1),
+                   Part("pgd", {}, 1), ThreatModel(Norm.LINF, None, Access.FULL), 0, 4
+                   )  # fmt: skip
+    content = {**skipped.canonical(), **NOTHING_SET.stored()}
+    store.skip(content, skipped.key(), "no gradient")
     rows = decided(collect(store), store, Rule("single"))
     assert sorted(rows["state"]) == ["done", "skipped"]
 
@@ -371,3 +372,10 @@ def test_the_table_refuses_what_a_rule_cannot_say(
     assert rows["digits"]["robust"]
     assert not rows["mnist"]["robust"] + rows["mnist"]["clean"]
     assert "judged sequentially" in rows["mnist"]["note"]
+
+
+@pytest.mark.parametrize("text", ["vote@" + "9" * 5000, "worst-of-" + "1" * 30, "x" * 5000])
+def test_a_rule_of_thousands_of_digits_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="Write single") as caught:
+        parse_rule(text)
+    assert len(str(caught.value)) < 200

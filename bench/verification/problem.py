@@ -1,0 +1,13 @@
+"""What a check of stored results may find."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A contradiction (``wrong``), or something that could not be checked."""
+
+    wrong: bool
+    text: str

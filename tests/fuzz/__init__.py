@@ -1,0 +1,1 @@
+"""Random and mutated inputs for everything that reads what a user wrote."""
