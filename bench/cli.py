@@ -9,7 +9,7 @@ import traceback
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 
@@ -142,6 +142,14 @@ def _run() -> None:
         app(args=_with_new_names(_text(sys.argv[1:])))
 
 
+def _lose_output(error: OSError) -> NoReturn:
+    """Say once that stdout did not take everything, and end."""
+    complain(f"error: stdout cannot be written: {error.strerror}. Finished work is kept.")
+    # Python would try again at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
+
+
 def main() -> None:
     """Run the command line; errors a user can act on are one message and an exit code."""
     _shown.clear()
@@ -158,9 +166,12 @@ def main() -> None:
     except OSError as error:  # such as a path that is too long, or a disk that is full
         if _shown:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        complain(f"error: {where}{error.strerror or error}. Free space, or name another path.")
-        sys.exit(1)
+        if error.filename or not lost_output():
+            where = f"{error.filename}: " if error.filename else ""
+            advice = "Free space, or name another path."
+            complain(f"error: {where}{error.strerror or error}. {advice}")
+            sys.exit(1)
+        _lose_output(error)
     except Exception as error:
         if _shown:
             raise
@@ -173,9 +184,4 @@ def main() -> None:
         sys.exit(1)
     finally:
         if lost := lost_output():
-            complain(
-                f"error: stdout cannot be written: {lost.strerror}. Finished work is kept."
-            )
-            # Python would try again at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
+            _lose_output(lost)

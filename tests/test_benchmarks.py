@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import importlib
 import os
@@ -215,8 +216,10 @@ def test_the_loop_over_draws_gives_the_folded_gradient(subject: Subject) -> None
     images = subject.images(4)
     rng = Rng.seeded(0, images.indices)
     defense = Defense(
-        LangevinPurifier(subject.energy.double(), steps=2, step_size=5.0, noise=0.05),
-        subject.classifier.double(),
+        LangevinPurifier(
+            copy.deepcopy(subject.energy).double(), steps=2, step_size=5.0, noise=0.05
+        ),
+        copy.deepcopy(subject.classifier).double(),
     )
     try:
         view, x = view_of(defense, Access.FULL), images.x.double()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bench.core.border import logits_of
 from bench.core.defense import Defense
+from bench.core.networks import freeze
 from bench.core.protocols import CoarsePurifier, View, fits
 from bench.core.rng import Rng
 from bench.core.threat import Access
@@ -73,9 +74,9 @@ class _WholeView:
                 f"this defense has no cheaper process: {type(purifier).__name__} has no "
                 "'coarser'. Do not set attack.surrogate."
             )
-        coarse = Defense(
-            purifier.coarser(factor), self.defense.classifier, seed=self.defense.seed
-        )
+        coarser = purifier.coarser(factor)
+        freeze(coarser)  # or its networks were copied, and their passes counted nowhere
+        coarse = Defense(coarser, self.defense.classifier, seed=self.defense.seed)
         return replace(self, defense=coarse)
 
 

@@ -19,6 +19,7 @@ from bench.commands import doctor as checks
 from bench.commands import import_apart
 from bench.commands.doctor import Finding, diagnose
 from bench.models.checkpoints import save_checkpoint
+from bench.results.cell import digest_of
 
 Disk = namedtuple("Disk", "total used free")
 
@@ -74,8 +75,11 @@ def doctor(
 def checkpoint(tmp_path: Path) -> Path:
     import torch
 
-    path = tmp_path / "results" / "checkpoints" / "digits" / "small_cnn-01234567.safetensors"
-    save_checkpoint(path, {"w": torch.zeros(3)}, {"name": "small_cnn"})
+    names = ("name", "revision", "recipe", "dataset", "data", "classifier")
+    card = {**dict.fromkeys(names), "name": "small_cnn"}
+    folder = tmp_path / "results" / "checkpoints" / "digits"
+    path = folder / f"small_cnn-{digest_of(card)[:8]}.safetensors"
+    save_checkpoint(path, {"w": torch.zeros(3)}, card)
     return path
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import bench.models.train
 from bench.core.registry import build, build_dataclass, parameters
 from bench.core.threat import Access, Norm, ThreatModel
-from bench.errors import UsageError
+from bench.errors import BenchError, UsageError
 from bench.evaluation.propose import Proposal
 from bench.models.train import identity, train
 from bench.models.trainable import Negatives, Task
@@ -40,7 +40,7 @@ class Stop:
     seed: int = 0
 
 
-class Begun(Exception):  # noqa: N818 - it is no error
+class Begun(BenchError):  # noqa: N818 - it is no error, and is wrapped in none
     pass
 
 

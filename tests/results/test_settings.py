@@ -185,6 +185,9 @@ def test_a_value_with_spaces_stays_whole_in_every_command(
                 "defense.note=two words classifier.training.epochs=1"
             )
             (folder / "cell.json").write_text(json.dumps({**measured(cell), "settings": words}))
+            provenance = read_json(folder / "provenance.json")
+            del provenance["sha256"]  # as long as there were no digests either
+            (folder / "provenance.json").write_text(json.dumps(provenance))
     key = spaced_cell(four)
     spaced = "attack.note='a defense.steps=3 b'"
 

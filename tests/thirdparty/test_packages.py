@@ -74,7 +74,9 @@ def test_all_commands_run_and_the_rows_repeat(bench: Bench, defense: str) -> Non
         ("report", f"--defense={defense}", "--eps=0.1"),
         ("table", "--format=md"),
         ("judge", row["key"], "--draws=5", "--json"),
-        ("verify", "--votes"),
+        ("verify",),
+        # The sampler draws from torch's generator: its noise, and so its votes, go by the shard.
+        *([("verify", "--votes")] if defense == "diffusion" else []),
     ):
         said = bench(*words)
         assert said.code == 0, (words, said)
@@ -117,5 +119,5 @@ def test_an_audit_of_a_stranger_runs_every_check(bench: Bench, defense: str) -> 
                  "--set=attack.eot=2", "--json")  # fmt: skip
     assert said.code == 0, said
     findings = json.loads(said.out)["findings"]
-    assert [f["check"] for f in findings] == [f"C{k}" for k in range(1, 28)]
+    assert [f["check"] for f in findings] == [f"C{k}" for k in range(1, 30)]
     assert not [f for f in findings if "could not be run" in f["reason"]]
