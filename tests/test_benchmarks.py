@@ -215,10 +215,9 @@ def test_recording_ends_with_its_block(subject: Subject) -> None:
 def test_the_loop_over_draws_gives_the_folded_gradient(subject: Subject) -> None:
     images = subject.images(4)
     rng = Rng.seeded(0, images.indices)
+    energy = copy.deepcopy(subject.energy).double()
     defense = Defense(
-        LangevinPurifier(
-            copy.deepcopy(subject.energy).double(), steps=2, step_size=5.0, noise=0.05
-        ),
+        LangevinPurifier(energy, steps=2, step_size=5.0, noise=0.05),
         copy.deepcopy(subject.classifier).double(),
     )
     try:

@@ -75,7 +75,7 @@ def test_all_commands_run_and_the_rows_repeat(bench: Bench, defense: str) -> Non
         ("table", "--format=md"),
         ("judge", row["key"], "--draws=5", "--json"),
         ("verify",),
-        # The sampler draws from torch's generator: its noise, and so its votes, go by the shard.
+        # The sampler draws from torch's generator: noise, and so votes, go by the shard.
         *([("verify", "--votes")] if defense == "diffusion" else []),
     ):
         said = bench(*words)
