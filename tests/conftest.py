@@ -37,11 +37,6 @@ if "BENCH_DATA" not in os.environ and _BESIDE.is_dir():
 os.environ.setdefault("BENCH_DEVICE", "cpu")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the slow ones, so that no worker is left alone with them at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-
-
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     import torch

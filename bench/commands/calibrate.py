@@ -26,7 +26,7 @@ def calibrate(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Measure the attacks against known answers, and the audit against planted traps."""
+    """Measure the attacks against known answers, the audit on deliberately broken defenses."""
     import dataclasses
     import json
 

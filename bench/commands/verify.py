@@ -32,7 +32,7 @@ def verify(
     zoo: Zoo = ZOO,
     as_json: AsJson = False,
 ) -> None:
-    """Recompute distances, verdicts and digests from the stored images; 1 if any is wrong."""
+    """Recompute distances, verdicts and digests from stored images; exit code 1 if one is wrong."""
     import json
 
     from bench.results.store import Store

@@ -57,14 +57,12 @@ TINY = (
 def cheat(
     bench: Bench,
     install: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[[str], None]:
     """Install a purifier with a body, and run a cell of it."""
 
     def run(body: str) -> None:
         point = "[bench.defenses]\ncheat = cheating:Cheat\n"
-        site = install("cheat", "cheating", HEAD + body, point)
-        monkeypatch.syspath_prepend(str(site))
+        install("cheat", "cheating", HEAD + body, point)
         assert bench("run", *TINY).code == 0
 
     return run
