@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.audit.attacks import attackable, square
 from bench.audit.findings import Finding, State, Weight
-from bench.audit.subject import LEVEL, Run, Subject
+from bench.audit.subject import Run, Subject
 from bench.core.batch_size import in_blocks
 from bench.core.protocols import Attack, View
 from bench.core.registry import build
@@ -24,6 +24,8 @@ from bench.evaluation.judge import elected, vote
 from bench.results.stats import exceeds, worsens
 
 _IMAGES = 24  # the first ones
+# Of these tests: a false alarm voids an honest defense, and the salt is new in every audit.
+_LEVEL = 0.001
 _ROUNDING = 0.01  # the share of images that rounding may move
 _PIXEL = 0.01  # by how much rounding may move a pixel
 
@@ -62,7 +64,7 @@ def same_defense_for_all(subject: Subject) -> Finding:
         figure=f"of {n} clean and attacked images other votes on {caller} for the attacker, on "
         f"{moved['fresh']} on fresh streams and on {moved['attack']} on attack streams; "
         f"{mode} cleaned otherwise with gradients",
-        threshold=f"as many as rounding and chance move (exact tests, {LEVEL:.0%})",
+        threshold=f"as many as rounding and chance move (exact tests, {_LEVEL:.1%})",
         reason=f"the defense is another one depending on {' and on '.join(causes)}"
         if causes
         else "",
@@ -109,7 +111,7 @@ def _sights(subject: Subject) -> Iterator[_Sight]:
 
 
 def _too_many(count: int, n: int) -> bool:
-    return count > 1 and exceeds(count, n, _ROUNDING) <= LEVEL
+    return count > 1 and exceeds(count, n, _ROUNDING) <= _LEVEL
 
 
 def _by_caller(subject: Subject, sight: _Sight) -> int:
@@ -162,7 +164,7 @@ def _by_streams(subject: Subject, sights: list[_Sight], rng: Rng) -> tuple[int, 
     was, now = torch.cat(before).cpu().numpy(), torch.cat(after).cpu().numpy()
     moved = int((was != now).sum())
     if subject.defense.stochastic:
-        return moved, worsens(was, now) <= LEVEL
+        return moved, worsens(was, now) <= _LEVEL
     return moved, _too_many(moved, len(was))
 
 

@@ -32,7 +32,7 @@ def verify(
     zoo: Zoo = ZOO,
     as_json: AsJson = False,
 ) -> None:
-    """Recompute distances, verdicts and digests from stored images; exit code 1 if one is wrong."""
+    """Recompute distances, verdicts and digests from stored images; exit code 1 if wrong."""
     import json
 
     from bench.results.store import Store

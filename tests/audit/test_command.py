@@ -38,8 +38,16 @@ def report_of(said: Said) -> Report:
     return report
 
 
-def without_provenance(report: Report) -> Report:
-    return {name: value for name, value in report.items() if name != "provenance"}
+def repeatable(report: Report) -> Report:
+    """Leave out the provenance, and what C28 counts on streams that are new in every audit."""
+    findings = [
+        {name: value for name, value in found.items() if name not in ("figure", "values")}
+        if found["check"] == "C28"
+        else found
+        for found in report["findings"]
+    ]
+    kept = {name: value for name, value in report.items() if name != "provenance"}
+    return {**kept, "findings": findings}
 
 
 def the_file(suffix: str) -> Path:
@@ -167,9 +175,7 @@ def test_what_breaks_a_check_is_a_finding_and_what_stops_it_goes_on(
 
     resumed = report_of(bench(*ASK, "--json"))
     fresh = report_of(bench(*ASK, "--json", "--results=elsewhere"))
-    for one, other in zip(resumed["findings"], fresh["findings"], strict=True):
-        assert one == other
-    assert without_provenance(resumed) == without_provenance(fresh)
+    assert repeatable(resumed) == repeatable(fresh)
 
     with monkeypatch.context() as patch:
         raising(patch, RuntimeError("a | strange defense"))
