@@ -30,11 +30,11 @@ import torch
 import bench_attacks.apgd
 from bench.core.access import view_of
 from bench.core.passes import count_passes
-from bench.core.registry import build_dataclass
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel, parse_eps
 from bench.evaluation.judge import judge
 from bench.experiments.prepare import Plugins, outline, prepare
+from bench.plugins.catalogue import build_dataclass
 from bench.results.cell import Request
 from bench.results.progress import finish
 from bench.results.provenance import provenance

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.audit.subject import Run, Subject
-from bench.core.registry import build, parameters
 from bench.core.threat import Access, Norm
+from bench.plugins.catalogue import build, parameters
 
 Outcome = npt.NDArray[np.bool_]
 NO_GRADIENT = "the classifier passes no gradient back, so that the main attack cannot run"

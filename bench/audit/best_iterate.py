@@ -12,10 +12,10 @@ from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import LEVEL, Subject
 from bench.core.losses import LOSSES, Loss
 from bench.core.protocols import Attack, View
-from bench.core.registry import build
 from bench.core.rng import Rng
 from bench.core.threat import Access, ThreatModel
 from bench.evaluation.judge import judge
+from bench.plugins.catalogue import build
 from bench.results.stats import exceeds
 
 _MOST = 64  # images that are attacked a second time

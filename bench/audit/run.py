@@ -14,10 +14,10 @@ from bench.audit.findings import Finding, State, Verdict, Weight, in_words, verd
 from bench.audit.recheck import read_finding
 from bench.audit.report import markdown
 from bench.audit.subject import Subject
-from bench.core.registry import build, parameters, plugin
 from bench.core.threat import Access
 from bench.errors import BenchError, StoreError, UsageError
 from bench.experiments.prepare import Plugins, prepare, resolve
+from bench.plugins.catalogue import build, parameters, plugin
 from bench.results.cell import Request, Search, ladder_of, subject_of
 from bench.results.locks import claimed, wait
 from bench.results.progress import Progress, Work

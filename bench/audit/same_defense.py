@@ -17,10 +17,10 @@ from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import Run, Subject
 from bench.core.batch_size import in_blocks
 from bench.core.protocols import Attack, View
-from bench.core.registry import build
 from bench.core.rng import Rng
 from bench.core.threat import Access, ThreatModel
 from bench.evaluation.judge import elected, vote
+from bench.plugins.catalogue import build
 from bench.results.stats import exceeds, worsens
 
 _IMAGES = 24  # the first ones

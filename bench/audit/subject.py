@@ -16,10 +16,10 @@ from bench.audit.toys import Untouched
 from bench.core.access import view_of
 from bench.core.defense import Defense
 from bench.core.protocols import Attack, Images, Purifier, View
-from bench.core.registry import build, parameters
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.evaluation.run import Prepared, run_cell
+from bench.plugins.catalogue import build, parameters
 from bench.results.cell import Cell, Part
 from bench.results.progress import finish
 from bench.results.settings import Settings

@@ -15,11 +15,11 @@ from bench.calibrate.purifiers import Affine, Known, Mirror, Noisy, network
 from bench.core.access import view_of
 from bench.core.defense import Defense
 from bench.core.protocols import Attack
-from bench.core.registry import build, catalogue
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel, format_eps
 from bench.errors import AttackWarning
 from bench.evaluation.judge import Outcomes, judge
+from bench.plugins.catalogue import build, catalogue
 from bench.results.progress import Progress, Work
 
 SEED = 0

@@ -271,7 +271,7 @@ def _checkpoint(path: Path) -> Finding:
 
 
 def _plugins() -> list[Finding]:
-    from bench.core.registry import KINDS, blocked, catalogue, plugin
+    from bench.plugins.catalogue import KINDS, blocked, catalogue, plugin
 
     findings: list[Finding] = []
     points = []

@@ -158,7 +158,7 @@ def train(
     zoo: Zoo = ZOO,
 ) -> None:
     """Train a classifier or a defense, or find its checkpoint; a killed training resumes."""
-    from bench.core.registry import blocked, catalogue
+    from bench.plugins.catalogue import blocked, catalogue
     from bench.results.cell import Request, parse_settings
 
     classifiers, defenses = catalogue("classifiers"), catalogue("defenses")

@@ -66,8 +66,8 @@ def _culprit(error: BaseException, asked: str) -> str:
 def _fault_of_plugin(kind: str, name: str) -> str:
     from typing import cast
 
-    from bench.core.registry import Kind, plugin
     from bench.errors import PluginError
+    from bench.plugins.catalogue import Kind, plugin
 
     try:
         plugin(cast("Kind", kind), name)

@@ -122,9 +122,9 @@ def _read(paths: list[Path]) -> list[TableFile]:
 
 def _resolved(paths: list[Path], tables: list[TableFile]) -> list[list[list[Plugins]]]:
     """Resolve every run of every table before anything runs; raises PlanError, all faults."""
-    from bench.core.registry import parameters
     from bench.experiments.matrix import ordered
     from bench.experiments.plan import all_faults
+    from bench.plugins.catalogue import parameters
     from bench.results.settings import lookup
 
     found: list[list[list[Plugins]]] = []

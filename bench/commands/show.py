@@ -18,8 +18,8 @@ def list_(
     ] = None,
 ) -> None:
     """List what can be combined."""
-    from bench.core.registry import KINDS, blocked, catalogue, summary
     from bench.data.datasets import DATASETS
+    from bench.plugins.catalogue import KINDS, blocked, catalogue, summary
 
     tables: dict[str, dict[str, str]] = {
         kind: {name: summary(point) for name, point in catalogue(kind).items()}

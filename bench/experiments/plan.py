@@ -14,9 +14,9 @@ from typing import Annotated, Any, TypeVar
 import pydantic
 import pydantic_core
 
-from bench.core.registry import Kind, build
 from bench.data.datasets import dataset_info
 from bench.errors import BenchError, PlanError, UsageError
+from bench.plugins.catalogue import Kind, build
 from bench.results.cell import ZOO, Request
 from bench.results.strict_yaml import read_file
 

@@ -15,7 +15,6 @@ from bench.core.border import blamed
 from bench.core.defense import Defense
 from bench.core.networks import digest_of_weights, freeze, frozen
 from bench.core.protocols import Attack, DefensePlugin, Purifier, fits
-from bench.core.registry import SINGULAR, Kind, build_dataclass, parameters, plugin
 from bench.core.threat import ThreatModel
 from bench.data.datasets import dataset_info, trained_on
 from bench.data.load import load_test
@@ -24,6 +23,7 @@ from bench.evaluation.run import Prepared
 from bench.models.robustbench import find_threat, load_zoo_classifier
 from bench.models.train import find_trained, train
 from bench.models.trainable import Trainable, TrainableClassifier, TrainablePurifier
+from bench.plugins.catalogue import SINGULAR, Kind, build_dataclass, parameters, plugin
 from bench.results.cell import ZOO, Cell, Part, Request, asked_of
 from bench.results.progress import Work
 from bench.results.workspace import Workspace

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.core.registry import SINGULAR, Kind, blocked, build, catalogue, plugin
 from bench.data.datasets import dataset_info, trained_on
 from bench.errors import unknown_name
 from bench.models.checkpoints import complete, load_checkpoint, read_card
 from bench.models.trainable import Trainable
+from bench.plugins.catalogue import SINGULAR, Kind, blocked, build, catalogue, plugin
 from bench.results.store import Store
 
 _KINDS: tuple[Kind, ...] = ("defenses", "attacks", "classifiers")

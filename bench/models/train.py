@@ -18,7 +18,6 @@ from bench.core.border import blamed
 from bench.core.device import lacks_memory, lost
 from bench.core.networks import frozen
 from bench.core.protocols import Images
-from bench.core.registry import build, parameters
 from bench.core.threat import format_eps
 from bench.data.datasets import dataset_info
 from bench.data.load import load_train
@@ -32,6 +31,7 @@ from bench.models.trainable import (
     TrainablePurifier,
     Training,
 )
+from bench.plugins.catalogue import build, parameters
 from bench.results.cell import ZOO, Part, digest_of
 from bench.results.locks import Shard, claimed, is_held, share, wait
 from bench.results.progress import Progress, Work

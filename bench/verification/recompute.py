@@ -22,10 +22,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from bench.core.protocols import Pixels
-from bench.core.registry import build
 from bench.data.load import load_test
 from bench.errors import BenchError, StoreError
 from bench.models.checkpoints import is_card_of
+from bench.plugins.catalogue import build
 from bench.results.cell import digest_of
 from bench.results.digests import fault_of_keys
 from bench.results.progress import Progress, Work

@@ -15,10 +15,10 @@ from torch import nn
 from bench.audit.subject import Subject
 from bench.core.defense import Defense
 from bench.core.networks import frozen
-from bench.core.registry import build, parameters
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.data.load import load_test
 from bench.evaluation.run import Prepared
+from bench.plugins.catalogue import build, parameters
 from bench.results.cell import Cell, Part
 from bench.results.store import Store
 from bench.results.workspace import Workspace

@@ -18,9 +18,9 @@ from bench.audit.stored_images import no_stored_test_images
 from bench.audit.subject import Subject
 from bench.audit.votes import verdicts_repeat
 from bench.core.protocols import Purifier
-from bench.core.registry import build
 from bench.core.rng import Rng
 from bench.data.load import load_test
+from bench.plugins.catalogue import build
 
 MakeSubject = Callable[..., Subject]
 CHECKS = (same_defense_for_all, no_stored_test_images, verdicts_repeat)

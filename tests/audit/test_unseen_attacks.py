@@ -22,9 +22,9 @@ from bench.audit.unseen_attacks import (
     others,
     trained_against,
 )
-from bench.core.registry import build, parameters
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm
+from bench.plugins.catalogue import build, parameters
 
 Make = Callable[..., Subject]
 

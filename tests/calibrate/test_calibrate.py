@@ -29,9 +29,9 @@ from bench.calibrate.linear import (
 from bench.calibrate.purifiers import network
 from bench.calibrate.report import document, known_answers
 from bench.core.defense import Defense
-from bench.core.registry import build, catalogue
 from bench.core.rng import Rng
 from bench.core.threat import ThreatModel
+from bench.plugins.catalogue import build, catalogue
 
 TWO, FIVE = CASES[0], CASES[1]
 SMALL = 60

@@ -12,9 +12,9 @@ import pytest
 HEAVY = ("torch", "triton", "torchvision", "sklearn", "skimage", "robustbench", "pyautoattack",
          "safetensors.torch", "bench_attacks.pgd", "bench_defenses.ebm")  # fmt: skip
 LIGHT = ("cli", "experiments.plan", "results.cell", "results.store", "results.table",
-         "core.threat", "data.datasets", "core.registry", "results.stats", "results.vote_rules",
-         "results.paired", "results.compare", "errors", "results.progress",
-         "commands.doctor")  # fmt: skip
+         "core.threat", "data.datasets", "plugins.catalogue", "results.stats",
+         "results.vote_rules", "results.paired", "results.compare", "errors",
+         "results.progress", "commands.doctor")  # fmt: skip
 REPORT = f"print('HEAVY', *(name for name in {HEAVY!r} if name in sys.modules))"
 
 

@@ -19,12 +19,12 @@ from bench.core.defense import Defense
 from bench.core.networks import frozen
 from bench.core.passes import count_passes
 from bench.core.precision import Lowered, lowered
-from bench.core.registry import build, catalogue
 from bench.data.load import load_test
 from bench.errors import PlanError, PluginError
 from bench.evaluation.judge import judge
 from bench.evaluation.run import Prepared
 from bench.experiments.plan import Plan
+from bench.plugins.catalogue import build, catalogue
 from bench.results.cell import Search
 from bench.results.workspace import Workspace
 from bench_attacks.pgd import Pgd

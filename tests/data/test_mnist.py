@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from bench.core.access import TransferView
-from bench.core.registry import build, build_dataclass, catalogue, plugin
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.data.datasets import DATASETS
@@ -21,6 +20,7 @@ from bench.evaluation.judge import judge
 from bench.evaluation.propose import propose
 from bench.models.checkpoints import digest, load_checkpoint
 from bench.models.train import identity
+from bench.plugins.catalogue import build, build_dataclass, catalogue, plugin
 from bench.results.cell import digest_of
 from bench.results.store import read_json
 

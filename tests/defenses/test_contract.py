@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from bench.core.defense import Defense
 from bench.core.protocols import Images, Purifier
-from bench.core.registry import catalogue, plugin
 from bench.core.rng import Rng
 from bench.models.trainable import Task, Trainable, TrainablePurifier
+from bench.plugins.catalogue import catalogue, plugin
 
 NAMES = sorted(catalogue("defenses"))
 SHAPES = [(1, 8, 8), (3, 32, 32)]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bench.api import Images, Norm, Task
-from bench.core.registry import build_dataclass, parameters
+from bench.plugins.catalogue import build_dataclass, parameters
 from bench_defenses._recipe import recipe
 from bench_defenses.adv_ebm import AdvEbm
 from bench_defenses.control_ebm import ControlEbm

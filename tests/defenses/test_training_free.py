@@ -12,9 +12,9 @@ from skimage.restoration import denoise_tv_chambolle
 from torch import Tensor
 
 from bench.core.protocols import Purifier
-from bench.core.registry import build
 from bench.core.rng import Rng
 from bench.errors import PluginError, UsageError
+from bench.plugins.catalogue import build
 
 BOXED = ["bit_depth", "jpeg", "median", "nl_means", "none", "tv_min"]
 

@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import load_file
 
 import bench.models.train
-from bench.core.registry import build
 from bench.experiments.matrix import evaluate
 from bench.models.train import train
+from bench.plugins.catalogue import build
 from bench.results.cell import Request
 from bench.results.progress import finish
 from bench.results.store import Store, read_json
@@ -62,7 +62,7 @@ write_runs(store)
 TRAIN = COUNTED.format("""
 import bench.models.train
 from bench.results.progress import finish
-from bench.core.registry import build
+from bench.plugins.catalogue import build
 from bench.results.store import Store
 from bench.results.workspace import Workspace
 bench.models.train._SAVE_EVERY_S = -1.0

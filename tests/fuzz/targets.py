@@ -20,10 +20,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from bench import cli
-from bench.core.registry import build_dataclass, parameters
 from bench.core.threat import Norm, format_eps, parse_eps
 from bench.errors import BenchError
 from bench.experiments.plan import read_plan
+from bench.plugins.catalogue import build_dataclass, parameters
 from bench.results.cell import digest_of, parse_settings
 from bench.results.settings import Settings
 from bench.results.vote_rules import parse_rule

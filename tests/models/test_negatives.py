@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import bench.models.train
-from bench.core.registry import build, build_dataclass, parameters
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.errors import BenchError, UsageError
 from bench.evaluation.propose import Proposal
 from bench.models.train import identity, train
 from bench.models.trainable import Negatives, Task
+from bench.plugins.catalogue import build, build_dataclass, parameters
 from bench.results.cell import Part, digest_of
 from bench.results.progress import finish
 from bench.results.store import read_json

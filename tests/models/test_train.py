@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 import bench.models.train
-from bench.core.registry import build, parameters
 from bench.data.load import load_test, load_train
 from bench.errors import BenchError, PluginError
 from bench.evaluation.propose import Proposal
 from bench.models.checkpoints import digest, save_checkpoint
 from bench.models.train import Trained, checkpoint_path, find_trained, identity, train
 from bench.models.trainable import Task
+from bench.plugins.catalogue import build, parameters
 from bench.results.cell import Part
 from bench.results.progress import Progress, finish
 from bench.results.store import Store, read_json

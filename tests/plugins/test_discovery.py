@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.core.registry import blocked, catalogue, summary
+from bench.plugins.catalogue import blocked, catalogue, summary
 
 from ..command import NOISE, RUN, TINY, Bench
 

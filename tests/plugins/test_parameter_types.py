@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bench.core.registry import build_dataclass, parameters, plugin
 from bench.errors import UsageError
+from bench.plugins.catalogue import build_dataclass, parameters, plugin
 
 from ..command import NOISE, RUN, Bench, is_one_clear_message
 

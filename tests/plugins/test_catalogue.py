@@ -12,7 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 from pydantic import Field
 
-from bench.core.registry import (
+from bench.errors import UsageError
+from bench.plugins.catalogue import (
     Kind,
     build,
     build_dataclass,
@@ -21,7 +22,6 @@ from bench.core.registry import (
     plugin,
     summary,
 )
-from bench.errors import UsageError
 
 KINDS: list[Kind] = ["attacks", "defenses", "classifiers"]
 EVERY = [(kind, name) for kind in KINDS for name in catalogue(kind)]

@@ -1,0 +1,1 @@
+"""Plugins of all kinds: where they are found, and their parameters."""
