@@ -36,7 +36,6 @@ app = typer.Typer(
     name="bench",
     help="How robust is a classifier when a purifier cleans each image first?",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -152,6 +151,8 @@ def _lose_output(error: OSError) -> NoReturn:
 
 def main() -> None:
     """Run the command line; errors a user can act on are one message and an exit code."""
+    if sys.platform == "win32":  # claims on work need fcntl
+        sys.exit("purifybench runs on Linux and macOS. On Windows, use it in WSL.")
     _shown.clear()
     _open_streams()
     try:

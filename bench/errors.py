@@ -56,7 +56,9 @@ class AttackWarning(UserWarning):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Build the error for a name that nothing answers to, with the nearest match."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    lower = {known.casefold(): known for known in reversed(names)}  # MNIST is near mnist
+    close = difflib.get_close_matches(name.casefold(), lower, n=1, cutoff=0.5)
+    near = [lower[one] for one in close]
     meant = f" Did you mean '{near[0]}'?" if near else ""
     return UsageError(
         f"no {kind} is called '{name}'.{meant} Known: {', '.join(names) or 'none'}."

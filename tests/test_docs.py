@@ -13,7 +13,8 @@ from bench import cli
 REPO = Path(__file__).resolve().parents[1]
 README = REPO / "README.md"
 DOCS = sorted((REPO / "docs").glob("*.md"))
-PAGES = [README, *DOCS, REPO / "benchmarks/README.md", REPO / "results/gpu/README.md"]
+PAGES = [README, *DOCS, *(REPO / name for name in ("CHANGELOG.md", "CONTRIBUTING.md",
+         "benchmarks/README.md", "results/gpu/README.md"))]  # fmt: skip
 
 
 def headings(page: Path) -> set[str]:

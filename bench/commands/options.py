@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,17 @@ def at_home(path: Path | None) -> Path | None:
         return path and path.expanduser()
     except RuntimeError:
         raise UsageError(f"the path {path} names a home folder that is not known.") from None
+
+
+def _names(what: str) -> Callable[[str], list[str]]:
+    """Complete the names of a listing, for the shell."""
+
+    def complete(incomplete: str) -> list[str]:
+        from bench.commands.show import listing
+
+        return [name for name in listing(what) if name.startswith(incomplete)]
+
+    return complete
 
 
 Results = Annotated[
@@ -51,12 +63,29 @@ Settings = Annotated[
 # RobustBench itself keeps its files in `models` as well.
 RESULTS, DATA, ZOO = Path("results"), Path("data"), Path("models")
 
-Defense = Annotated[str, typer.Option(help="A defense: see `bench list defenses`.")]
-Attack = Annotated[str, typer.Option(help="An attack: see `bench list attacks`.")]
-Dataset = Annotated[
-    str, typer.Option(help="digits, mnist, fashion_mnist, cifar10 or cifar100.")
+Defense = Annotated[
+    str,
+    typer.Option(
+        help="A defense: see `bench list defenses`.", autocompletion=_names("defenses")
+    ),
 ]
-Classifier = Annotated[str, typer.Option(help="small_cnn, resnet18 or robustbench:NAME.")]
+Attack = Annotated[
+    str,
+    typer.Option(help="An attack: see `bench list attacks`.", autocompletion=_names("attacks")),
+]
+Dataset = Annotated[
+    str,
+    typer.Option(
+        help="digits, mnist, fashion_mnist, cifar10 or cifar100.",
+        autocompletion=_names("datasets"),
+    ),
+]
+Classifier = Annotated[
+    str,
+    typer.Option(
+        help="small_cnn, resnet18 or robustbench:NAME.", autocompletion=_names("classifiers")
+    ),
+]
 Norm = Annotated[str, typer.Option(help="Linf or L2.")]
 Eps = Annotated[str, typer.Option(help="Radius: 8/255, 0.3 or inf; exact.")]
 Access = Annotated[

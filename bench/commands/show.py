@@ -2,46 +2,85 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
 
-from bench.commands.options import RESULTS, Results
+from bench.commands.options import RESULTS, AsJson, Results
 from bench.commands.shared import complain, say
-from bench.errors import unknown_name
+from bench.errors import BenchError, unknown_name
+
+_LISTINGS = ("defenses", "attacks", "classifiers", "datasets")
+_ZOO = "zoo"  # by name only: it takes seconds to import
+
+
+def listing(what: str) -> dict[str, str]:
+    """Describe each name of a listing in one line, importing no plugin."""
+    from bench.data.datasets import DATASETS
+    from bench.plugins.catalogue import KINDS, catalogue, summary
+
+    if what == "datasets":
+        return {name: info.summary for name, info in DATASETS.items()}
+    (kind,) = (kind for kind in KINDS if kind == what)
+    return {name: summary(point) for name, point in catalogue(kind).items()}
+
+
+def _zoo() -> dict[str, str]:
+    """Name the classifiers of RobustBench's zoo; raises UsageError without robustbench."""
+    from bench.models.robustbench import DATASETS, find_threat, zoo_names
+
+    found: dict[str, list[str]] = {}
+    for dataset in DATASETS:
+        for name in zoo_names(dataset):
+            threat = find_threat(name, dataset=dataset)
+            found.setdefault(f"robustbench:{name}", []).append(f"{dataset} {threat}")
+    return {name: ", ".join(where) for name, where in sorted(found.items())}
 
 
 def list_(
     what: Annotated[
         str | None,
-        typer.Argument(help="attacks, defenses, classifiers or datasets; all by default."),
+        typer.Argument(help="attacks, defenses, classifiers, datasets or zoo."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """List what can be combined."""
-    from bench.data.datasets import DATASETS
-    from bench.plugins.catalogue import KINDS, blocked, catalogue, summary
+    """List what can be combined; RobustBench's classifiers with `list zoo` and --json."""
+    from bench.plugins.catalogue import KINDS, blocked
 
-    tables: dict[str, dict[str, str]] = {
-        kind: {name: summary(point) for name, point in catalogue(kind).items()}
-        for kind in ("defenses", "attacks", "classifiers")
-    }
-    tables["classifiers"]["robustbench:NAME"] = "any CIFAR classifier of the RobustBench zoo"
-    tables["datasets"] = {name: info.summary for name, info in DATASETS.items()}
     if what == "models":
         complain("warning: `bench list models` is now `bench list classifiers`.")
         what = "classifiers"
-    if what is not None and what not in tables:
-        raise unknown_name("listing", what, tables)
-    for kind, entries in tables.items():
-        if what in (None, kind):
-            say(f"{kind}:")
-            width = max(map(len, entries), default=0)
-            for name, line in entries.items():
-                say(f"  {name:<{width}}  {line}")
+    if what is not None and what not in (*_LISTINGS, _ZOO):
+        raise unknown_name("listing", what, (*_LISTINGS, _ZOO))
+    tables = {kind: listing(kind) for kind in _LISTINGS if what in (None, kind)}
+    if what == _ZOO:
+        tables[_ZOO] = _zoo()
+    elif as_json and what is None:
+        try:
+            tables[_ZOO] = _zoo()
+        except BenchError as error:
+            complain(f"without the zoo: {error}")
+    if as_json:
+        say(json.dumps(tables, indent=2))
+    else:
+        if "classifiers" in tables:
+            tables["classifiers"]["robustbench:NAME"] = (
+                "any CIFAR classifier of the RobustBench zoo: `bench list zoo`"
+            )
+        _print(tables)
     for claimed in KINDS:
         if what in (None, claimed):
             for reason in blocked(claimed).values():
                 complain(f"not usable: {reason}")
+
+
+def _print(tables: dict[str, dict[str, str]]) -> None:
+    for kind, entries in tables.items():
+        say(f"{kind}:")
+        width = max(map(len, entries), default=0)
+        for name, line in entries.items():
+            say(f"  {name:<{width}}  {line}")
 
 
 def show(

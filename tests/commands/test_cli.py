@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from bench import __version__
+from bench.cli import main
 from bench.errors import UsageError
 
 from ..command import RUN, TINY, Bench, files, never, no_work, runs
+
+REPO = Path(__file__).resolve().parents[2]
 
 
 def test_a_run_ends_in_a_row_of_runs_csv(bench: Bench, tmp_path: Path) -> None:
@@ -177,6 +182,23 @@ def test_an_interrupted_run_says_that_the_same_command_goes_on(
     assert said.code == 130
     assert "same command goes on" in said.err
     assert "Traceback" not in said.err
+
+
+def test_windows_is_told_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(SystemExit, match="On Windows, use it in WSL"):
+        main()
+
+
+def test_the_command_has_two_names() -> None:
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    assert project["scripts"]["purifybench"] == project["scripts"]["bench"]
+
+
+def test_a_name_in_capitals_is_recognized(bench: Bench) -> None:
+    said = bench("run", "--defense=none", "--attack=pgd", "--dataset=MNIST")
+    assert said.code == 2
+    assert "Did you mean 'mnist'?" in said.err
 
 
 def test_version_and_help(bench: Bench) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,44 @@ def test_list_models_is_the_old_name_of_list_classifiers(bench: Bench) -> None:
     assert (before.code, before.out) == (0, now.out)
     assert now.err == ""
     assert before.err == "warning: `bench list models` is now `bench list classifiers`.\n"
+
+
+def test_list_as_json_has_every_name_and_the_zoo(bench: Bench) -> None:
+    said = bench("list", "--json")
+    tables = json.loads(said.out)
+    assert list(tables)[:4] == ["defenses", "attacks", "classifiers", "datasets"]
+    assert tables["datasets"]["digits"].startswith("scikit-learn")
+    assert json.loads(bench("list", "attacks", "--json").out) == {"attacks": tables["attacks"]}
+    if importlib.util.find_spec("robustbench"):
+        assert tables["zoo"]["robustbench:Standard"] == "cifar10 Linf"
+        assert "  robustbench:Standard " in bench("list", "zoo").out
+
+
+def test_list_without_robustbench_lacks_only_the_zoo(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.models.robustbench.importlib.util.find_spec", lambda name: None)
+    said = bench("list", "--json")
+    assert said.code == 0
+    assert "zoo" not in json.loads(said.out)
+    assert "without the zoo" in said.err
+    assert "pip install 'purifybench[robustbench]'" in said.err
+    assert bench("list", "zoo").code == 2
+
+
+def test_names_are_completed_in_the_shell(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_BENCH_COMPLETE", "complete_bash")
+    for line, names in (
+        ("bench run --defense adv", ["adv_ebm", "adv_ebm_plus"]),
+        ("bench run --attack ap", ["apgd"]),
+        ("bench run --dataset fa", ["fashion_mnist"]),
+        ("bench run --classifier small", ["small_cnn"]),
+    ):
+        monkeypatch.setenv("COMP_WORDS", line)
+        monkeypatch.setenv("COMP_CWORD", "3")
+        assert bench().out.split() == names
 
 
 @pytest.mark.parametrize(
