@@ -14,7 +14,7 @@ import torch
 from bench.core.access import view_of
 from bench.core.defense import Defense
 from bench.core.geometry import rounded
-from bench.core.isolation import isolated
+from bench.core.isolation import generator_states, isolated
 from bench.core.networks import digest_of_weights
 from bench.core.passes import count_passes
 from bench.core.precision import lowered
@@ -31,6 +31,8 @@ from bench.results.progress import Work
 from bench.results.provenance import provenance
 from bench.results.settings import NOTHING_SET, Settings
 from bench.results.workspace import Workspace
+
+BY_BLOCK = "noise by block"  # of a defense that draws from other streams than an image's own
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ def _measured(
         isolated(chance.fork("judge", "generators", shard[0]).integer()),
         count_passes(defense.networks()) as passes,
     ):
+        before = generator_states()
         outcomes = judge(
             defense,
             images.x,
@@ -146,12 +149,13 @@ def _measured(
             sequential=cell.sequential,
             rng=chance.fork("judge"),
         )
+        drew = generator_states() != before or getattr(defense.purifier, "by_block", False)
     return _rows(images, outcomes), {
         "attack passes": dict(proposal.passes),
         "attack seconds": proposal.seconds,
         "judge passes": dict(passes),
         "judge seconds": time.perf_counter() - begun,
-        "flags": list(proposal.flags),
+        "flags": [*proposal.flags, *([BY_BLOCK] if drew else [])],
     }
 
 

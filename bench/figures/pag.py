@@ -34,6 +34,7 @@ from bench.figures.alignment import (
 )
 from bench.figures.strips import bare, shown
 from bench.figures.style import page
+from bench.models.trainable import Trainable
 from bench.results.progress import Progress, Work
 from bench.results.workspace import Workspace
 
@@ -110,7 +111,7 @@ def collect(
 def _other_seed(plugins: Plugins) -> Plugins:
     """Ask for the same classifier, trained with the next seed."""
     classifier = plugins.classifier
-    if classifier is None:
+    if not isinstance(classifier, Trainable):
         raise UsageError(
             f"{plugins.request.classifier} is not trained here, so there is no second one with "
             "another seed to judge the targets. Choose small_cnn or resnet18."

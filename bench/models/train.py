@@ -32,6 +32,7 @@ from bench.models.trainable import (
     Training,
 )
 from bench.plugins.catalogue import build, parameters
+from bench.plugins.elsewhere import source_of
 from bench.results.cell import ZOO, Part, digest_of
 from bench.results.locks import Shard, claimed, is_held, share, wait
 from bench.results.progress import Progress, Work
@@ -70,6 +71,7 @@ def identity(
         "classifier": classifier.canonical()
         if classifier and plugin.needs_classifier
         else None,
+        **({"source": source} if (source := source_of(plugin)) else {}),
     }
 
 

@@ -112,3 +112,23 @@ class TrainableClassifier(Trainable, Protocol):
     ) -> nn.Module:
         """Build the network for images of shape (C, H, W); raises CheckpointError."""
         ...
+
+
+@runtime_checkable
+class UntrainedClassifier(Protocol):
+    """A classifier plugin that has its weights already, wherever they come from."""
+
+    revision: ClassVar[int]
+
+    def network(self, *, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """Make the network for images of shape (C, H, W); raises PluginError."""
+        ...
+
+
+@runtime_checkable
+class MakesPurifier(DefensePlugin, Protocol):
+    """A defense plugin that is no purifier itself: it makes one, and nothing is trained."""
+
+    def purifier(self, *, shape: tuple[int, ...]) -> Purifier:
+        """Make the purifier for images of shape (C, H, W); raises PluginError."""
+        ...

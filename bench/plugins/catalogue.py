@@ -19,13 +19,17 @@ import pydantic
 import pydantic_core
 
 from bench.errors import OldNameWarning, PluginError, UsageError, unknown_name
+from bench.plugins.names import kept, parsed
 
 Kind = Literal["attacks", "defenses", "classifiers"]
-# What a plugin has to define, beside its parameters.
-_DEFINES: dict[Kind, tuple[str, ...]] = {
-    "attacks": ("revision", "norms", "accesses", "unbounded", "calls", "__call__"),
-    "defenses": ("revision", "stochastic", "differentiable"),
-    "classifiers": ("revision", "needs_classifier", "negatives", "start", "load"),
+# What a plugin has to define, beside its parameters: one of these.
+_DEFINES: dict[Kind, tuple[tuple[str, ...], ...]] = {
+    "attacks": (("revision", "norms", "accesses", "unbounded", "calls", "__call__"),),
+    "defenses": (("revision", "stochastic", "differentiable"),),
+    "classifiers": (
+        ("revision", "needs_classifier", "negatives", "start", "load"),
+        ("revision", "network"),  # of one that is trained already
+    ),
 }
 _CLIP = 100  # characters of a value in an error
 _ADAPTERS: dict[type[Any], pydantic.TypeAdapter[Any]] = {}
@@ -121,6 +125,10 @@ def _find_spec(module: str) -> ModuleSpec | None:
 
 def plugin(kind: Kind, name: str) -> type[Any]:
     """Import a plugin's class; raises UsageError (unknown) or PluginError (broken)."""
+    if typed := parsed(name):
+        from bench.plugins.elsewhere import plugin_of
+
+        return _sound(kind, plugin_of(kind, typed), f"the {SINGULAR[kind]} {kept(name)}")
     points, unusable = _told_apart(_points(kind, warn=True), kind)
     if name in unusable:
         raise PluginError(unusable[name])
@@ -134,20 +142,24 @@ def plugin(kind: Kind, name: str) -> type[Any]:
             f"the {SINGULAR[kind]} '{name}' of {_owner(point)} cannot be imported: "
             f"{type(error).__name__}: {error}. Repair or uninstall that distribution."
         ) from error
-    missing = [name for name in _DEFINES[kind] if not hasattr(found, name)]
-    if isinstance(found, type) and dataclasses.is_dataclass(found) and missing:
+    return _sound(kind, found, f"the {SINGULAR[kind]} '{name}' of {_owner(point)}")
+
+
+def _sound(kind: Kind, found: Any, what: str) -> type[Any]:
+    """Check that a class has a plugin's contract; raises PluginError."""
+    is_class = isinstance(found, type) and dataclasses.is_dataclass(found)
+    lacks = [[name for name in one if not hasattr(found, name)] for one in _DEFINES[kind]]
+    if is_class and all(lacks):
         raise PluginError(
-            f"the {SINGULAR[kind]} '{name}' of {_owner(point)} does not define "
-            f"{', '.join(missing)}. See 'Add a defense' in the README."
+            f"{what} does not define {', '.join(lacks[0])}. See 'Add a defense' in the README."
         )
-    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+    if not is_class:
         raise PluginError(
-            f"the {SINGULAR[kind]} '{name}' of {_owner(point)} is not a dataclass of its "
-            "parameters. See 'Add a defense' in the README."
+            f"{what} is not a dataclass of its parameters. See 'Add a defense' in the README."
         )
     if fault := _not_written(found):
-        raise PluginError(f"the {SINGULAR[kind]} '{name}' of {_owner(point)}: {fault}")
-    return found
+        raise PluginError(f"{what}: {fault}")
+    return found  # type: ignore[no-any-return]
 
 
 def _not_written(cls: type[Any]) -> str | None:

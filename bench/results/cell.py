@@ -25,6 +25,7 @@ from bench.core.threat import (
     parse_norm,
 )
 from bench.errors import UsageError, unknown_name
+from bench.plugins.names import is_kept
 
 ZOO = "robustbench:"  # the prefix of classifiers from the RobustBench zoo
 _SHOWN = 200  # characters of a --set in an error
@@ -154,12 +155,16 @@ def parse_settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Part:
-    """A plugin in a cell: all its parameters, its revision, the digest of its checkpoint."""
+    """A plugin in a cell: all its parameters, its revision, the digest of its checkpoint.
+
+    ``source`` is the digest of the file that defines it, None for a plugin of a package.
+    """
 
     name: str
     params: Mapping[str, Any]
     revision: int
     checkpoint: str | None = None
+    source: str | None = None
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> Part:
@@ -173,12 +178,12 @@ class Part:
             "params": dict(self.params),
             "revision": self.revision,
             "checkpoint": self.checkpoint,
+            **({"source": self.source} if self.source else {}),
         }
 
 
 _PARTS = ("classifier", "defense", "attack")
 _KEY = re.compile(r"[0-9a-f]{16}")
-_NAME = re.compile(rf"({ZOO})?[A-Za-z0-9_-]+")
 
 
 def _check_keys(keys: Iterable[Any]) -> None:
@@ -189,7 +194,7 @@ def _check_keys(keys: Iterable[Any]) -> None:
 
 def _check_names(names: Iterable[Any]) -> None:
     for name in names:
-        if not (isinstance(name, str) and _NAME.fullmatch(name)):
+        if not is_kept(name):
             raise UsageError(f"{name!a} is no name: it has letters, digits, _ and - only.")
 
 

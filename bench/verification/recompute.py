@@ -303,8 +303,8 @@ def _votes(content: Mapping[str, Any], rows: pd.DataFrame) -> Iterator[Problem]:
 def _draws(content: Mapping[str, Any]) -> tuple[int, int]:
     """Return how few and how many votes an image may have."""
     draws = content["draws"]
-    if content.get("sequential"):
-        return 1, draws
+    if content.get("sequential") or content["defense"].get("source"):
+        return 1, draws  # of a defense in a file it was measured
     try:  # its parameters decide whether a defense draws at all
         plugin = build("defenses", content["defense"]["name"], content["defense"]["params"])
     except BenchError:  # not installed here: both are possible
