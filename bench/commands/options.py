@@ -54,7 +54,11 @@ RESULTS, DATA, ZOO = Path("results"), Path("data"), Path("models")
 Defense = Annotated[str, typer.Option(help="A defense: see `bench list defenses`.")]
 Attack = Annotated[str, typer.Option(help="An attack: see `bench list attacks`.")]
 Dataset = Annotated[
-    str, typer.Option(help="digits, mnist, fashion_mnist, cifar10 or cifar100.")
+    str, typer.Option(help="digits, mnist, cifar10, file.npz, folder:PATH: see `bench list`.")
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(help="Resize the images of folder:PATH to this many pixels and crop them."),
 ]
 Classifier = Annotated[str, typer.Option(help="small_cnn, resnet18 or robustbench:NAME.")]
 Norm = Annotated[str, typer.Option(help="Linf or L2.")]

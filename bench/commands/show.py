@@ -18,7 +18,7 @@ def list_(
     ] = None,
 ) -> None:
     """List what can be combined."""
-    from bench.data.datasets import DATASETS
+    from bench.data.datasets import DATASETS, OTHERS
     from bench.plugins.catalogue import KINDS, blocked, catalogue, summary
 
     tables: dict[str, dict[str, str]] = {
@@ -27,6 +27,8 @@ def list_(
     }
     tables["classifiers"]["robustbench:NAME"] = "any CIFAR classifier of the RobustBench zoo"
     tables["datasets"] = {name: info.summary for name, info in DATASETS.items()}
+    others = {name: summary(point) for name, point in catalogue("datasets").items()}
+    tables["datasets"] = {**others, **tables["datasets"], **OTHERS}
     if what == "models":
         complain("warning: `bench list models` is now `bench list classifiers`.")
         what = "classifiers"
