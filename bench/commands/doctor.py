@@ -245,7 +245,7 @@ def _disk(results: Path) -> Finding:
 
 
 def _dataset(name: str, root: Path) -> Finding:
-    from bench.data.load import find_files
+    from bench.data.published import find_files
 
     subject = f"data {name}"
     try:

@@ -27,6 +27,7 @@ def table(
     results: Results = RESULTS,
 ) -> None:
     """Print the table of all results, from the stored outcomes of every image."""
+    from bench.data.names import cell_name
     from bench.results.render import render
     from bench.results.store import Store
     from bench.results.table import DAMAGED, collect, decided, with_worst_case
@@ -40,6 +41,7 @@ def table(
     bad = frame["state"] == DAMAGED
     damaged = list(frame["key"][bad])
     if dataset is not None and not frame.empty:
+        dataset = cell_name(dataset)
         present = sorted(set(frame["dataset"][~bad]))
         if dataset not in present:
             raise unknown_name("data set with results", dataset, present)

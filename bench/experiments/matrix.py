@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.core.device import lacks_memory, lost
 from bench.core.threat import format_eps
-from bench.data.datasets import trained_on
+from bench.data.names import cell_name, trained_on
 from bench.errors import BenchError, PlanError, UsageError
 from bench.evaluation.run import Prepared, run_cell
 from bench.experiments.attack_order import cheap_first, estimate
@@ -140,8 +140,8 @@ def title(plugins: Plugins) -> str:
     request, threat = plugins.request, plugins.threat
     settings = str(Settings.asked(request))
     return (
-        f"{request.dataset} {request.defense} under {request.attack} ({threat.access}, "
-        f"{threat.norm} {format_eps(threat.eps)}, seed {request.seed})"
+        f"{cell_name(request.dataset)} {request.defense} under {request.attack} "
+        f"({threat.access}, {threat.norm} {format_eps(threat.eps)}, seed {request.seed})"
         + (f" {settings}" if settings else "")
     )
 

@@ -16,10 +16,12 @@ from bench.core.defense import Defense
 from bench.core.networks import digest_of_weights, freeze, frozen, modules_in
 from bench.core.protocols import Attack, DefensePlugin, Purifier, fits
 from bench.core.threat import ThreatModel
-from bench.data.datasets import dataset_info, trained_on
+from bench.data.datasets import dataset_info
 from bench.data.load import load_test
+from bench.data.names import cell_name, found_at, trained_on
 from bench.errors import PluginError, UsageError
 from bench.evaluation.run import Prepared
+from bench.experiments.compatible import check_classes, check_trainable
 from bench.models.robustbench import find_threat, load_zoo_classifier
 from bench.models.train import find_trained, train
 from bench.models.trainable import (
@@ -69,7 +71,7 @@ class Plugins:
         """
         request = self.request
         return Cell(
-            dataset=request.dataset,
+            dataset=cell_name(request.dataset),
             data=data,
             n=request.n,
             shard=request.shard,
@@ -82,6 +84,7 @@ class Plugins:
             sequential=request.sequential,
             search=request.search,
             after=after,
+            sources={"dataset": source} if (source := found_at(request.dataset)) else {},
         )
 
     def classifier_part(self, digest: str | None) -> Part:
@@ -104,7 +107,8 @@ def resolve(request: Request) -> Plugins:
     info = dataset_info(request.dataset)
     if request.n > info.test_images:
         raise UsageError(
-            f"n is {request.n}, but {info.name} has {info.test_images} images to test on."
+            f"n is {request.n}, but {info.name} has {info.test_images} images to test on. "
+            f"Give -n {info.test_images} or less."
         )
     classifier = None
     if request.classifier.startswith(ZOO):
@@ -115,6 +119,8 @@ def resolve(request: Request) -> Plugins:
         classifier = configured("classifiers", request.classifier, request)
     attack = configured("attacks", request.attack, request)
     defense = configured("defenses", request.defense, request)
+    trained = {request.classifier: classifier, request.defense: defense}
+    check_trainable(request.dataset, trained)
     access = request.access or attack.accesses[0]
     threat = ThreatModel(request.norm, request.eps, access)
     return Plugins(
@@ -131,7 +137,9 @@ def configured(kind: Kind, name: str, request: Request) -> Any:
     """Build a plugin from its defaults, the data set's recipe and the user's settings."""
     cls = plugin(kind, name)
     target = SINGULAR[kind]
-    params = cls.recipe(trained_on(request.dataset)) if hasattr(cls, "recipe") else {}
+    params = (
+        cls.recipe(cell_name(trained_on(request.dataset))) if hasattr(cls, "recipe") else {}
+    )
     return build_dataclass(cls, _merged(params, request.settings.get(target, {})), where=target)
 
 
@@ -209,8 +217,12 @@ def prepare(
     ``after``: keys of finished cells whose broken images are not attacked again.
     """
     request = plugins.request
-    pixels = load_test(request.dataset, root=workspace.data)
+    pixels = load_test(request.dataset, root=workspace.data, first=request.n)
     network, classifier = yield from prepare_classifier(plugins, workspace=workspace)
+    check_classes(
+        network, pixels, classifier=request.classifier, dataset=cell_name(request.dataset),
+        device=workspace.device,
+    )  # fmt: skip
     defense: object = plugins.defense
     digest = None
     if isinstance(defense, TrainablePurifier):
@@ -260,7 +272,7 @@ def prepare_classifier(
         trained = yield from train(
             kept(plugins.request.classifier),
             plugins.classifier,
-            dataset=trained_on(info.name),
+            dataset=trained_on(plugins.request.dataset),
             workspace=workspace,
         )
         digest = trained.digest

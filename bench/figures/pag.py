@@ -21,6 +21,7 @@ from bench.core.rng import Rng
 from bench.core.threat import ThreatModel
 from bench.data.datasets import dataset_info
 from bench.data.load import load_train
+from bench.data.names import trained_on
 from bench.errors import UsageError
 from bench.evaluation.run import Prepared
 from bench.experiments.prepare import Plugins, prepare, prepare_classifier, resolve
@@ -91,7 +92,7 @@ def collect(
         checkpoints["control classifier"] = part.checkpoint or ""
     for one in used:
         views[one.cell.defense.name] = view_of(one.defense, threat.access)
-    train, _, _ = load_train(request.dataset, root=workspace.data)
+    train, _, _ = load_train(trained_on(request.dataset), root=workspace.data)
     classes = dataset_info(request.dataset).classes
     means = class_means(train, classes=classes).to(workspace.device)
     images = used[0].pixels.images(0, request.n).to(workspace.device)

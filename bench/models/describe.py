@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.data.datasets import dataset_info, trained_on
+from bench.data.datasets import dataset_info
+from bench.data.names import cell_name, trained_on
 from bench.errors import unknown_name
 from bench.models.checkpoints import complete, load_checkpoint, read_card
 from bench.models.trainable import Trainable
@@ -28,7 +29,7 @@ def describe(name: str, *, dataset: str, results: Path) -> Iterator[str]:
         raise unknown_name("defense, attack or classifier", name, known)
     for kind in kinds:
         cls = plugin(kind, name)
-        params = cls.recipe(trained_on(dataset)) if hasattr(cls, "recipe") else {}
+        params = cls.recipe(cell_name(trained_on(dataset))) if hasattr(cls, "recipe") else {}
         made = build(kind, name, params)
         yield f"{name} ({SINGULAR[kind]}, {cls.__module__}.{cls.__qualname__})"
         yield ""

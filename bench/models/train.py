@@ -21,6 +21,7 @@ from bench.core.protocols import Images
 from bench.core.threat import format_eps
 from bench.data.datasets import dataset_info
 from bench.data.load import load_train
+from bench.data.names import cell_name
 from bench.errors import UsageError
 from bench.evaluation.propose import propose
 from bench.models.checkpoints import complete, load_checkpoint, save_checkpoint
@@ -100,8 +101,9 @@ def checkpoint_path(
 ) -> Path:
     """Name the file where a plugin's weights are, or will be once it is trained."""
     _, _, data = load_train(dataset, root=workspace.data)
-    about = identity(name, plugin, dataset=dataset, data=data, classifier=classifier)
-    return workspace.store.checkpoint(dataset, name, digest_of(about)[:8])
+    known = cell_name(dataset)
+    about = identity(name, plugin, dataset=known, data=data, classifier=classifier)
+    return workspace.store.checkpoint(known, name, digest_of(about)[:8])
 
 
 def train(
@@ -121,11 +123,11 @@ def train(
     about = identity(
         name,
         plugin,
-        dataset=dataset,
+        dataset=cell_name(dataset),
         data=data,
         classifier=classifier[1] if classifier else None,
     )
-    path = workspace.store.checkpoint(dataset, name, digest_of(about)[:8])
+    path = workspace.store.checkpoint(cell_name(dataset), name, digest_of(about)[:8])
     what = f"train {name} on {dataset}"
     claim = workspace.store.claim(f"train-{digest_of(about)}")
     while not complete(path):

@@ -21,7 +21,7 @@ import pydantic_core
 from bench.errors import OldNameWarning, PluginError, UsageError, unknown_name
 from bench.plugins.names import kept, parsed
 
-Kind = Literal["attacks", "defenses", "classifiers"]
+Kind = Literal["attacks", "defenses", "classifiers", "datasets"]
 # What a plugin has to define, beside its parameters: one of these.
 _DEFINES: dict[Kind, tuple[tuple[str, ...], ...]] = {
     "attacks": (("revision", "norms", "accesses", "unbounded", "calls", "__call__"),),
@@ -30,15 +30,17 @@ _DEFINES: dict[Kind, tuple[tuple[str, ...], ...]] = {
         ("revision", "needs_classifier", "negatives", "start", "load"),
         ("revision", "network"),  # of one that is trained already
     ),
+    "datasets": (("shape", "classes", "test_images", "load"),),
 }
 _CLIP = 100  # characters of a value in an error
 _ADAPTERS: dict[type[Any], pydantic.TypeAdapter[Any]] = {}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
-KINDS: tuple[Kind, ...] = ("attacks", "defenses", "classifiers")
+KINDS: tuple[Kind, ...] = ("attacks", "defenses", "classifiers", "datasets")
 SINGULAR: dict[Kind, str] = {
     "attacks": "attack",
     "defenses": "defense",
     "classifiers": "classifier",
+    "datasets": "data set",
 }
 _OLD_GROUP: dict[Kind, str] = {"classifiers": "bench.models"}  # still read, with a warning
 

@@ -28,6 +28,7 @@ from bench.errors import UsageError, unknown_name
 from bench.plugins.names import is_kept
 
 ZOO = "robustbench:"  # the prefix of classifiers from the RobustBench zoo
+SOURCES = "sources"  # the field of a stored cell that says where its files were found
 _SHOWN = 200  # characters of a --set in an error
 _DEEPEST = 10  # dots in the path of a parameter
 _MOST = {"n": 10**9, "draws": 10**9, "shard": 10**9, "seed": 2**63 - 1}
@@ -184,6 +185,8 @@ class Part:
 
 _PARTS = ("classifier", "defense", "attack")
 _KEY = re.compile(r"[0-9a-f]{16}")
+# 'mnist:validation', 'mine.npz', 'folder:val@224', 'cifar10c:fog:3': no name leaves a folder.
+_DATASET = re.compile(r"(folder:)?[\w+=@][\w.+=@ -]{0,199}(:[A-Za-z0-9_]{1,100}){0,3}")
 
 
 def _check_keys(keys: Iterable[Any]) -> None:
@@ -198,6 +201,15 @@ def _check_names(names: Iterable[Any]) -> None:
             raise UsageError(f"{name!a} is no name: it has letters, digits, _ and - only.")
 
 
+def check_dataset_name(name: Any) -> None:
+    """Refuse what cannot be the name of a data set, which becomes a path; raises UsageError."""
+    if not (isinstance(name, str) and _DATASET.fullmatch(name)):
+        raise UsageError(
+            f"{name!a} is no name for a data set: it has letters, digits, spaces and . _ - + = "
+            "@, and does not begin with a dot. Rename the file or folder."
+        )
+
+
 @dataclass(frozen=True)
 class Cell:
     """One defense, attack, access and threat on one fixed list of images: the first n.
@@ -208,7 +220,8 @@ class Cell:
     the networks that the attack sees, never of the judge's. ``after``: keys of cheaper
     cells; images that one of them broke are not attacked again. ``images``: the proposal key
     of another cell whose stored images are judged here in place of an attack, rounded towards
-    the clean image to ``bits`` per pixel where that is set.
+    the clean image to ``bits`` per pixel where that is set. ``sources`` says where files were
+    found, such as {"dataset": "/home/me/mine.npz"}; it is kept beside the key, not in it.
     """
 
     dataset: str
@@ -226,6 +239,7 @@ class Cell:
     after: tuple[str, ...] = ()
     images: str | None = None
     bits: int | None = None
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> Cell:
@@ -235,7 +249,8 @@ class Cell:
         """
         norm = parse_norm(content["norm"])
         _check_keys([*content.get("after", ()), *filter(None, [content.get("images")])])
-        _check_names([content["dataset"], *(content[part]["name"] for part in _PARTS)])
+        check_dataset_name(content["dataset"])
+        _check_names(content[part]["name"] for part in _PARTS)
         eps, access = parse_eps(content["eps"], norm), parse_access(content["access"])
         return cls(
             dataset=content["dataset"],
@@ -253,6 +268,7 @@ class Cell:
             after=tuple(content.get("after", ())),
             images=content.get("images"),
             bits=content.get("bits"),
+            sources=content.get(SOURCES, {}),
         )
 
     def canonical(self) -> dict[str, Any]:

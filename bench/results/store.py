@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import StoreError
-from bench.results.cell import Cell
+from bench.results.cell import SOURCES, Cell
 from bench.results.digests import digest_of_pixels, fault, sealed
 from bench.results.locks import sweep
 from bench.results.settings import Settings
@@ -221,7 +221,8 @@ class Store:
         """Write down a cell that is about to run, with what the user set."""
         if fault(self.cell(cell.key())) is None:
             return  # another process has it: what it hashes must not change
-        content = {**cell.canonical(), **settings.stored()}
+        found = {SOURCES: dict(cell.sources)} if cell.sources else {}
+        content = {**cell.canonical(), **settings.stored(), **found}
         write_json(self.cell(cell.key()) / "cell.json", content)
 
     def forget(self, key: str) -> None:

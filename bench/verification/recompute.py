@@ -23,10 +23,11 @@ from safetensors.numpy import load_file
 
 from bench.core.protocols import Pixels
 from bench.data.load import load_test
+from bench.data.names import found_again
 from bench.errors import BenchError, StoreError
 from bench.models.checkpoints import is_card_of
 from bench.plugins.catalogue import build
-from bench.results.cell import digest_of
+from bench.results.cell import SOURCES, digest_of
 from bench.results.digests import fault_of_keys
 from bench.results.progress import Progress, Work
 from bench.results.settings import measured
@@ -105,7 +106,7 @@ def _load(store: Store, keys: Sequence[str], root: Path) -> tuple[Data, list[Pro
     missing = []
     for key in keys:
         try:
-            name = str(read_json(store.cell(key) / "cell.json").get("dataset"))
+            name = _dataset(read_json(store.cell(key) / "cell.json"))
         except StoreError:
             continue  # told of the cell
         if name not in found:
@@ -115,6 +116,11 @@ def _load(store: Store, keys: Sequence[str], root: Path) -> tuple[Data, list[Pro
                 found[name] = None
                 missing.append(Problem(False, f"labels and images of {name}: {error}"))
     return found, missing
+
+
+def _dataset(content: Mapping[str, Any]) -> str:
+    """Return the name of a cell's data set, or where its files were found."""
+    return found_again(str(content.get("dataset")), content.get(SOURCES) or {})
 
 
 def _checked(store: Store, key: str, weights: Weights, data: Data) -> CheckedCell:
@@ -168,12 +174,14 @@ def _findings(
     elif not np.array_equal(index, expected):
         what = "the survivors of 'after'" if content.get("after") else "the first n images"
         yield Problem(True, f"rows are not {what}, once each and in order")
-    pixels = data[content["dataset"]]
-    if pixels is None:
+    pixels = data[_dataset(content)]
+    changed_since = pixels is not None and pixels.digest != content["data"]
+    if pixels is None or (changed_since and content.get(SOURCES)):  # a file of the user's own
         images.append(False)
-        yield Problem(False, f"labels and images: {content['dataset']} is not at hand")
+        what = "has changed since" if changed_since else "is not at hand"
+        yield Problem(False, f"labels and images: {_dataset(content)} {what}")
         return
-    if pixels.digest != content["data"]:
+    if changed_since:
         yield Problem(True, f"the data set {content['dataset']} at hand has another digest")
     if len(index) and not (index.min() >= 0 and index.max() < len(pixels)):
         yield Problem(True, "rows name images that the test set does not have")
@@ -221,7 +229,8 @@ def _geometry(
         except (OSError, SafetensorError, KeyError) as error:
             yield Problem(True, f"images {path.name} cannot be read ({error})")
             continue
-        x = pixels.x.numpy()[index[here]].astype(np.float32) / np.float32(pixels.top)
+        shown = pixels.x[start:stop].numpy()[index[here] - start]
+        x = shown.astype(np.float32) / np.float32(pixels.top)
         if len(x_adv) == stop - start:
             x_adv = x_adv[index[here] - start]
         if x_adv.shape != x.shape:
