@@ -15,17 +15,19 @@ from bench.audit.subject import Subject
 from bench.results.cell import subject_of
 from bench.results.settings import flat, measured
 from bench.results.store import Store, read_json, read_rows
+from bench.results.table import void_note
 
 _FEW = 8  # images left right: a second restart improves none of fewer by chance
 
 
 def images_are_legal(subject: Subject) -> Finding:
     """C1: no proposal leaves the ball or the box or is not a number, here or in the results."""
-    illegal = {}
+    illegal, said = {}, []
     for where, cell, rows in cells_of(subject):
-        out = int((~rows["legal"]).sum())
-        if out:
-            illegal[f"{cell['attack']['name']} ({where} {cell['key']})"] = out
+        if note := void_note(rows):
+            name = f"{cell['attack']['name']} ({where} {cell['key']})"
+            illegal[name] = int((~rows["legal"]).sum())
+            said.append(f"{name}: {note}")
     return Finding(
         "C1",
         "images are legal",
@@ -33,9 +35,7 @@ def images_are_legal(subject: Subject) -> Finding:
         State.FAIL if illegal else State.PASS,
         figure=f"{sum(illegal.values())} illegal images",
         threshold="none beyond eps + 1e-6, outside [0, 1] or NaN",
-        reason=f"of {', '.join(illegal)} some images left the ball or the box"
-        if illegal
-        else "",
+        reason="; ".join(said),
         values={"illegal": illegal},
     )
 

@@ -27,6 +27,7 @@ def table(
     results: Results = RESULTS,
 ) -> None:
     """Print the table of all results, from the stored outcomes of every image."""
+    from bench.results.audits import damaged_audits
     from bench.results.render import render
     from bench.results.store import Store
     from bench.results.table import DAMAGED, collect, decided, with_worst_case
@@ -68,4 +69,5 @@ def table(
     else:
         write_output(output, text)
         say(f"wrote {output}")
-    exit_if_damaged(damaged, results)
+    unread = [f"audit {subject}" for subject in damaged_audits(store)]
+    exit_if_damaged([*damaged, *unread], results)

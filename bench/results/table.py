@@ -95,10 +95,12 @@ def _row(store: Store, key: str, audits: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {**dict.fromkeys(_TEXTS, "?"), "settings": "", "key": key}
     try:
         folder = store.cell(key)
-        if found := fault(folder):
+        found = fault(folder)
+        if not (found and found.startswith("cell.json")):
+            cell = read_json(folder / "cell.json")
+            row |= _asked(cell)
+        if found:
             raise damage(folder, found)
-        cell = read_json(folder / "cell.json")
-        row |= _asked(cell)
         with np.errstate(divide="raise", invalid="raise"):  # such as images without a vote
             row |= _measured(store, folder, cell, audits)
     except StoreError as error:
