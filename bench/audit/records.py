@@ -12,6 +12,7 @@ import pandas as pd
 
 from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import Subject
+from bench.plugins.strangers import SAID
 from bench.results.cell import subject_of
 from bench.results.settings import flat, measured
 from bench.results.store import Store, read_json, read_rows
@@ -55,7 +56,13 @@ def cost_is_recorded(subject: Subject) -> Finding:
         # The judge cannot have seen its draws with fewer passes than draws. An attack may well
         # be so short that its seconds round to 0, above all one that calls no network.
         seen = cost["judge passes"].get("classifier forward", 0)
-        if seen < asked or cost["attack seconds"] < 0 or cost["peak memory MiB"] <= 0:
+        strange = any(SAID in flag for flag in cost["flags"])
+        if (
+            strange
+            or seen < asked
+            or cost["attack seconds"] < 0
+            or cost["peak memory MiB"] <= 0
+        ):
             missing.append(f"{cell['attack']['name']} ({where} {cell['key']})")
     return Finding(
         "C26",
@@ -64,8 +71,8 @@ def cost_is_recorded(subject: Subject) -> Finding:
         State.FAIL if missing else State.PASS,
         figure=f"{total - len(missing)} of {total} cells",
         threshold="passes of all draws, seconds and memory in every cell",
-        reason=f"{', '.join(missing)} ran on networks that were not counted: a defense has to "
-        "hold its networks as modules"
+        reason=f"{', '.join(missing)} ran on networks that were not counted, and that no key "
+        "knows: a defense has to hold its networks as modules"
         if missing
         else "",
         values={"missing": missing},
