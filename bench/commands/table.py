@@ -28,6 +28,7 @@ def table(
 ) -> None:
     """Print the table of all results, from the stored outcomes of every image."""
     from bench.data.names import cell_name
+    from bench.results.audits import damaged_audits
     from bench.results.render import render
     from bench.results.store import Store
     from bench.results.table import DAMAGED, collect, decided, with_worst_case
@@ -70,4 +71,5 @@ def table(
     else:
         write_output(output, text)
         say(f"wrote {output}")
-    exit_if_damaged(damaged, results)
+    unread = [f"audit {subject}" for subject in damaged_audits(store)]
+    exit_if_damaged([*damaged, *unread], results)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -16,12 +16,45 @@ from bench.core.rng import Rng
 from bench.core.threat import Access
 from bench.errors import PluginError
 
+_MANY = 0.01  # of the pixels of all gradients: beyond it a flag says so
+
+
+class Gradients:
+    """Counts on the device in how many pixels the gradients that an attack takes are finite."""
+
+    def __init__(self) -> None:
+        self.pixels = 0
+        self.finite: Tensor | int = 0
+
+    def seen(self, x: Tensor) -> Tensor:
+        """Return images (N, C, H, W) as they are, with their gradient counted."""
+        if not (x.requires_grad and torch.is_grad_enabled()):
+            return x
+        x = x.view_as(x)  # so that the hook is that of this call
+        x.register_hook(self._count)  # type: ignore[no-untyped-call]  # torch's has no types
+        return x
+
+    def _count(self, gradient: Tensor) -> None:
+        self.pixels += gradient.numel()
+        self.finite = self.finite + gradient.detach().isfinite().sum()
+
+    def flag(self) -> str | None:
+        """Say how many pixels had no gradient; None for few. Waits for the device."""
+        lost = 1 - float(self.finite) / max(1, self.pixels) if self.pixels else 0.0
+        if lost <= _MANY:
+            return None
+        return (
+            f"the gradient was NaN or infinite at {lost:.0%} of the pixels, which no gradient "
+            "attack could use"
+        )
+
 
 @dataclass(frozen=True)
 class TransferView:
     """The bare classifier: the purifier is unknown to the attacker (gray box)."""
 
     classifier: nn.Module
+    gradients: Gradients = field(default_factory=Gradients)
     access: ClassVar[Access] = Access.TRANSFER
     stochastic: ClassVar[bool] = False
 
@@ -32,7 +65,7 @@ class TransferView:
 
     def classify(self, x: Tensor) -> Tensor:
         """Return the classifier's logits (N, K); it gets a copy of x (N, C, H, W)."""
-        return logits_of(self.classifier, x.clone())
+        return logits_of(self.classifier, self.gradients.seen(x).clone())
 
     def purification_step(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Refuse: a transfer attack does not know the purifier."""
@@ -52,6 +85,7 @@ class TransferView:
 @dataclass(frozen=True)
 class _WholeView:
     defense: Defense
+    gradients: Gradients = field(default_factory=Gradients)
 
     @property
     def stochastic(self) -> bool:
@@ -59,7 +93,7 @@ class _WholeView:
 
     def classify(self, x: Tensor) -> Tensor:
         """Return the bare classifier's logits (N, K); it gets a copy of x (N, C, H, W)."""
-        return self.defense.classify(x.clone())
+        return self.defense.classify(self.gradients.seen(x).clone())
 
     def purification_step(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Take one step of the purifier on a copy of x (N, C, H, W), without a gradient."""
@@ -111,7 +145,7 @@ class BpdaView(_WholeView):
         """Return the logits (N * draws, K) of x (N, C, H, W)."""
         with torch.no_grad():
             purified = self.defense.purify(x, rng=rng)
-        shown: Tensor = _StraightThrough.apply(x, purified)
+        shown: Tensor = _StraightThrough.apply(self.gradients.seen(x), purified)
         return self.defense.classify(shown)
 
 
@@ -123,7 +157,7 @@ class FullView(_WholeView):
 
     def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Return the logits (N * draws, K) of x (N, C, H, W)."""
-        return self.defense.classify(self.defense.purify(x, rng=rng))
+        return self.defense.classify(self.defense.purify(self.gradients.seen(x), rng=rng))
 
 
 @dataclass(frozen=True)

@@ -216,7 +216,7 @@ def build_dataclass(cls: type[Any], params: Mapping[str, Any], *, where: str) ->
             ) from error
         else:
             kept = parameters(made)
-            faults = [*_not_finite(kept, where), *_true_for_one(params, kept, where)]
+            faults = [*_not_finite(kept, where), *_taken_otherwise(params, kept, where)]
             if not faults:
                 return made
     raise UsageError(" ".join(faults))
@@ -251,17 +251,20 @@ def _not_finite(value: Any, path: str) -> Iterator[str]:
             yield from _not_finite(inner, f"{path}.{number}")
 
 
-def _true_for_one(given: Any, kept: Any, path: str) -> Iterator[str]:
-    """Find where true or false was taken for a number."""
+def _taken_otherwise(given: Any, kept: Any, path: str) -> Iterator[str]:
+    """Find where true or false was taken for a number, or a whole number was rounded."""
     if isinstance(given, bool):
         if not isinstance(kept, bool | str):
             yield f"{path} = {str(given).lower()}: write a number."
+    elif isinstance(given, int) and isinstance(kept, float):
+        if given != kept:
+            yield f"{path} = {_clipped(given)}: it would be kept as {kept!r}. Write that."
     elif isinstance(given, Mapping) and isinstance(kept, Mapping):
         for name in given.keys() & kept.keys():
-            yield from _true_for_one(given[name], kept[name], f"{path}.{name}")
+            yield from _taken_otherwise(given[name], kept[name], f"{path}.{name}")
     elif isinstance(given, list) and isinstance(kept, list):
         for number, (one, other) in enumerate(zip(given, kept, strict=False)):
-            yield from _true_for_one(one, other, f"{path}.{number}")
+            yield from _taken_otherwise(one, other, f"{path}.{number}")
 
 
 def _clipped(value: Any) -> str:

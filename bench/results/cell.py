@@ -189,9 +189,14 @@ _KEY = re.compile(r"[0-9a-f]{16}")
 _DATASET = re.compile(r"(folder:)?[\w+=@][\w.+=@ -]{0,199}(:[A-Za-z0-9_]{1,100}){0,3}")
 
 
+def is_key(key: object) -> bool:
+    """Say whether something is the key of a cell; keys become names of folders."""
+    return isinstance(key, str) and _KEY.fullmatch(key) is not None
+
+
 def _check_keys(keys: Iterable[Any]) -> None:
     for key in keys:
-        if not (isinstance(key, str) and _KEY.fullmatch(key)):
+        if not is_key(key):
             raise UsageError(f"{key!a} is no key of a cell: it has 16 hexadecimal digits.")
 
 

@@ -32,6 +32,7 @@ from bench.results.digests import fault_of_keys
 from bench.results.progress import Progress, Work
 from bench.results.settings import measured
 from bench.results.store import Store, read_json, unchecked_rows
+from bench.results.table import void_note
 from bench.verification.digests import changed, changed_images
 from bench.verification.problem import Problem
 from bench.verification.runs import runs_of
@@ -51,7 +52,7 @@ class CheckedCell:
     title: str
     findings: tuple[Problem, ...]
     images: bool
-    void: int = 0  # images outside the ball: the cell says so itself
+    void: str = ""  # why it is void, which the cell says itself
 
     @property
     def wrong(self) -> list[str]:
@@ -124,14 +125,14 @@ def _dataset(content: Mapping[str, Any]) -> str:
 
 
 def _checked(store: Store, key: str, weights: Weights, data: Data) -> CheckedCell:
-    title, void = "?", 0
+    title, void = "?", ""
     images: list[bool] = []  # filled by the checks: whether each block's images are there
     findings = []
     try:
         content = read_json(store.cell(key) / "cell.json")
         title = f"{content['defense']['name']} under {content['attack']['name']}"
         rows = unchecked_rows(store.outcomes(key))
-        void = int((~rows["legal"].to_numpy(bool)).sum())
+        void = void_note(rows) or ""
         for finding in _findings(store, key, content, rows, weights, data, images):
             findings.append(finding)  # one by one: those before an error count
     except StoreError as error:

@@ -1,4 +1,8 @@
-"""Repeat the votes of verified cells in this process, with the defense loaded afresh."""
+"""Repeat the votes of verified cells in this process, with the defense loaded afresh.
+
+They are repeated block by block as the judge did, then on single images and beside foreign
+ones. Of a defense that draws from generators of the process only the first can be asked.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,14 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from bench.core.isolation import isolated
 from bench.errors import BenchError
 from bench.evaluation.batch_votes import votes_alone, votes_beside
 from bench.evaluation.run import Prepared
 from bench.results.progress import Work
 from bench.results.store import read_rows
 from bench.results.workspace import Workspace
+from bench.verification.generators import states
 from bench.verification.problem import Problem
 from bench.verification.recompute import CheckedCell, Report
 from bench.verification.rejudge import read_cell, rebuild, repeat
@@ -20,6 +26,10 @@ from bench.verification.stored import shown
 
 _ALLOWED = 0.005  # the share of verdicts that another machine's rounding may change
 _ALONE = 16  # images of a cell that are judged alone and beside foreign ones
+_BY_BLOCK = (
+    "votes on single images and beside foreign ones: noise by block, the defense draws from a "
+    "generator of the process in place of its rng. Votes were repeated block by block"
+)
 
 
 def revote(report: Report, *, workspace: Workspace) -> Work[Report]:
@@ -51,19 +61,23 @@ def _in_other_company(
 ) -> Problem | None:
     """Return how many images are voted otherwise alone or beside foreign ones; None for none.
 
-    Rounding may move one of them.
+    Rounding may move one of them. What draws from generators of the process is not asked.
     """
     cell, moved, voted = prepared.cell, 0, 0
     for seen in shown(prepared, rows, workspace=workspace, most=_ALONE):
         for votes in (votes_alone, votes_beside):
-            found = votes(
-                prepared.defense,
-                seen.x,
-                seen.y,
-                draws=cell.draws,
-                rng=seen.rng,
-                sequential=cell.sequential,
-            )
+            with isolated(cell.seed):
+                before = states()
+                found = votes(
+                    prepared.defense,
+                    seen.x,
+                    seen.y,
+                    draws=cell.draws,
+                    rng=seen.rng,
+                    sequential=cell.sequential,
+                )
+                if states() != before:
+                    return Problem(False, _BY_BLOCK)
             moved += int((found.argmax(1) != seen.votes.argmax(1)).sum())
             voted += len(found)
     if moved <= 1 or moved <= _ALLOWED * voted:

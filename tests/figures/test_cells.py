@@ -154,6 +154,15 @@ def test_the_csv_alone_gives_the_same_picture(workspace: Workspace, tmp_path: Pa
         assert {"command", "date", "commit", "versions", "checkpoints"} <= set(said)
 
 
+def test_no_text_of_a_figure_s_csv_is_a_formula(workspace: Workspace, tmp_path: Path) -> None:
+    stepped(workspace, 1)
+    frame = curves.collect(workspace.store, DIGITS).assign(curve="=1+1")
+    csv, png, _ = keep(tmp_path, "name", frame, curves.draw, about(frame))
+    assert csv.read_text().splitlines()[1].startswith("'=1+1,")
+    assert set(read(csv)["curve"]) == {"=1+1"}
+    assert render(curves.draw, frame) == png.read_bytes(), "the picture has the text as it is"
+
+
 def test_the_command_line_draws_what_was_run(bench: Bench) -> None:
     for eps in ("0.1", "0.2"):
         run = ("run", "--defense=gaussian", "--attack=noise", "--set=attack.tries=1")
