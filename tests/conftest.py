@@ -76,6 +76,15 @@ def bench(
 
 
 @pytest.fixture
+def few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AutoAttack's Square with 50 queries: its 5,000 take seconds where an image stands."""
+    from pyautoattack.square import SquareAttack
+
+    fixed = property(lambda _: 50, lambda _, given: None)
+    monkeypatch.setattr(SquareAttack, "n_queries", fixed, raising=False)
+
+
+@pytest.fixture
 def install(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Path]:
