@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-from bench import cli
-
-from .command import Bench, Said
+from .command import Bench, Said, exit_code
 
 if TYPE_CHECKING:
     from bench.results.workspace import Workspace
@@ -63,14 +61,7 @@ def bench(
         monkeypatch.delenv(name, raising=False)
 
     def run(*words: str) -> Said:
-        monkeypatch.setattr(sys, "argv", ["bench", *words])
-        monkeypatch.setattr(cli, "_shown", [])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return Said(code, *capsys.readouterr())
+        return Said(exit_code(monkeypatch, *words), *capsys.readouterr())
 
     return run
 
