@@ -228,7 +228,7 @@ def _writers(package: str) -> list[str]:
     found = {
         f"{one.name} {one.version}"
         for one in importlib.metadata.distributions()
-        if one.name != package and any(f.parts[0] == package for f in one.files or ())
+        if one.name != package and f"\n{package}/" in f"\n{one.read_text('RECORD') or ''}"
     }
     return sorted(found)
 

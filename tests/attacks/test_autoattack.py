@@ -16,6 +16,8 @@ from bench.api import Access, AttackWarning, Norm, size
 from bench.core.access import view_of
 from bench_attacks.autoattack import AutoAttack
 
+pytestmark = pytest.mark.usefixtures("few_queries")
+
 
 class Energy(Pull):
     """A purifier that differentiates something itself, as energy-based ones do."""
