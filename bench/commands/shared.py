@@ -167,8 +167,9 @@ def exit_if_damaged(keys: Sequence[str], results: Path) -> None:
         return
     names = ", ".join(sorted(keys)[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")
     complain(
-        f"error: damaged and not used: {len(keys)} cells or audits ({names}). `bench verify {results}` "
-        "says what changed. Delete their folders and run their commands again."
+        f"error: damaged and not used: {len(keys)} cells or audits ({names}). "
+        f"`bench verify {results}` says what changed. Delete their folders and run their "
+        "commands again."
     )
     raise typer.Exit(1)
 

@@ -28,10 +28,10 @@ def table(
 ) -> None:
     """Print the table of all results, from the stored outcomes of every image."""
     from bench.data.names import cell_name
-    from bench.results.audits import damaged_audits
+    from bench.results.audits import DAMAGED, damaged_audits
     from bench.results.render import render
     from bench.results.store import Store
-    from bench.results.table import DAMAGED, collect, decided, with_worst_case
+    from bench.results.table import collect, decided, with_worst_case
     from bench.results.vote_rules import headline, parse_rule
 
     if form not in ("csv", "md", "latex"):

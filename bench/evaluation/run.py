@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +28,7 @@ from bench.plugins.strangers import strangers
 from bench.results.cell import Cell, Search
 from bench.results.locks import Shard, share
 from bench.results.progress import Work
-from bench.results.provenance import provenance
+from bench.results.provenance import joined, provenance
 from bench.results.settings import NOTHING_SET, Settings
 from bench.results.workspace import Workspace
 
@@ -72,7 +71,7 @@ def run_cell(
         claim=lambda shard: store.claim_on_shard(cell.proposal_key(), *shard),
         work=measure,
     )
-    store.finish(cell, _joined)
+    store.finish(cell, joined)
 
 
 def _searched(prepared: Prepared) -> Defense:
@@ -188,21 +187,3 @@ _NO_COST: dict[str, Any] = {
     **dict.fromkeys(("attack seconds", "judge seconds"), 0.0),
     "flags": [],
 }
-
-
-def _joined(shards: list[dict[str, Any]]) -> dict[str, Any]:
-    """Add the costs of all shards up; what describes the process is the last shard's."""
-    joined = dict(shards[-1])
-    for name in ("attack passes", "judge passes"):
-        joined[name] = dict(sum((Counter(shard[name]) for shard in shards), Counter()))
-    for name in ("attack seconds", "judge seconds"):
-        joined[name] = round(sum(shard[name] for shard in shards), 3)
-    joined["peak memory MiB"] = max(shard["peak memory MiB"] for shard in shards)
-    # Cells that were begun before this was recorded have shards without it.
-    rows = [shard["rows per pass"] for shard in shards if "rows per pass" in shard]
-    if rows:
-        joined["rows per pass"] = min(rows)
-    joined["flags"] = sorted({flag for shard in shards for flag in shard["flags"]})
-    joined["devices"] = sorted({shard["device"] for shard in shards})
-    del joined["device"]
-    return joined

@@ -1,4 +1,4 @@
-"""A table of damaged cells and a damaged sidecar: shown or said, never a number or a traceback."""
+"""Damaged cells and sidecars of a table: shown or said, never a number or a traceback."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def test_a_damaged_cell_of_a_table_has_no_number(
     assert len(lines) == 2
     bad = [line for line in lines if "damaged" in line]
     assert [f"| {defense} " in line for line in bad] == [True]
-    assert ("done" in heads or "state" in heads) and "%" not in bad[0]
+    assert "done" in heads or "state" in heads
+    assert "%" not in bad[0]
 
 
 @pytest.mark.parametrize("words", [("two.yaml",), ("--rebuild",)], ids=["again", "rebuilt"])
@@ -78,8 +79,11 @@ def test_a_cell_of_which_nothing_is_known_is_named(
     assert (folder / "paper" / "two.csv").read_bytes() == before
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"runs": 3}', '{"runs": [{"cells": ["x"]}]}',
-                                  '{"runs": [{"cells": [{"key": "../../x"}]}]}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "{}", '{"runs": 3}', '{"runs": [{"cells": ["x"]}]}',
+     '{"runs": [{"cells": [{"key": "../../x"}]}]}'],
+)  # fmt: skip
 def test_a_damaged_sidecar_is_one_sentence(bench: Bench, folder: Path, text: str) -> None:
     (folder / "paper" / "two.json").write_text(text)
     for words in (("two.yaml",), ("--rebuild",)):
