@@ -18,7 +18,7 @@ from typing import Any, Literal
 import pydantic
 import pydantic_core
 
-from bench.errors import OldNameWarning, PluginError, UsageError, unknown_name
+from bench.errors import BenchError, OldNameWarning, PluginError, UsageError, unknown_name
 from bench.plugins.names import kept, parsed
 
 Kind = Literal["attacks", "defenses", "classifiers", "datasets"]
@@ -208,15 +208,20 @@ def build_dataclass(cls: type[Any], params: Mapping[str, Any], *, where: str) ->
         except pydantic.ValidationError as error:
             for fault in error.errors():
                 path = ".".join(str(step) for step in (where, *fault["loc"]))
+                if fault["type"] == "missing":
+                    faults.append(f"{path} has no default: give it by --set {path}=VALUE.")
+                    continue
                 faults.append(f"{path} = {_clipped(fault['input'])}: {fault['msg']}.")
+        except BenchError:
+            raise
         except (Exception, SystemExit) as error:  # whatever a constructor raises
             raise PluginError(
                 f"the {where} {cls.__name__} cannot be made: {type(error).__name__}: {error}. "
                 "Repair its __post_init__, or choose other parameters."
             ) from error
         else:
-            kept = parameters(made)
-            faults = [*_not_finite(kept, where), *_taken_otherwise(params, kept, where)]
+            values = parameters(made)
+            faults = [*_not_finite(values, where), *_taken_otherwise(params, values, where)]
             if not faults:
                 return made
     raise UsageError(" ".join(faults))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import types
 from collections.abc import Callable
 from functools import partial
@@ -13,11 +14,13 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from bench.errors import UsageError
+from bench.plugins.architectures import architecture
 from bench.plugins.as_attack import as_attack
 from bench.plugins.as_classifier import as_classifier
 from bench.plugins.as_defense import as_defense
 from bench.plugins.files import Source, load, working_in
-from bench.plugins.names import ATTACK_LIBRARIES, Typed
+from bench.plugins.names import ARCHITECTURES, ATTACK_LIBRARIES, Typed
+from bench.plugins.state_dicts import load_weights
 from bench.plugins.thing import Thing
 
 _AS: dict[str, Callable[[Thing], type[Any]]] = {
@@ -31,6 +34,8 @@ _sources: WeakKeyDictionary[type[Any], str] = WeakKeyDictionary()
 
 def plugin_of(kind: str, typed: Typed) -> type[Any]:
     """Find the class behind a name with a source; raises UsageError or PluginError."""
+    if typed.source in ARCHITECTURES and kind == "classifiers":
+        return _architecture(typed)
     if not typed.in_file:
         if typed.source not in ATTACK_LIBRARIES or kind != "attacks":
             raise UsageError(f"{typed} is no name of one of the {kind}. See `bench list`.")
@@ -40,18 +45,23 @@ def plugin_of(kind: str, typed: Typed) -> type[Any]:
         )
         return found
     source = load(typed.source)
+    read = partial(load_weights, path=typed.weights) if typed.weights else None
     key = kind, typed.name, typed.weights
     if key not in source.plugins:
         label = f"{source.path.name}:{typed.name}"
-        thing = Thing(
-            _named(source, typed), label, source.namespaces(), partial(working_in, source)
-        )
+        named, working = _named(source, typed), partial(working_in, source)
+        thing = Thing(named, label, source.namespaces(), working, read)
         found = _AS[kind](thing)
         if not source.defines(found):  # of a package: there it is another plugin
             found = type(found.__name__, (found,), {"__doc__": found.__doc__})
         source.plugins[key] = found
         _sources[found] = source.digest
     return source.plugins[key]
+
+
+@functools.cache
+def _architecture(typed: Typed) -> type[Any]:
+    return architecture(typed)
 
 
 def source_of(plugin: object) -> str | None:
