@@ -127,7 +127,7 @@ def _plugin(name: str) -> DatasetInfo:
             raise UsageError(
                 f"'{name}' is a folder. Write --dataset folder:{name} for its images."
             )
-        raise unknown_name("data set", name, [*DATASETS, *catalogue("datasets"), *OTHERS])
+        raise unknown_name("data set", name, {*DATASETS, *catalogue("datasets"), *OTHERS})
     made = build("datasets", name, {})
     shape, train = made.shape, getattr(made, "train_images", 0)
     numbers = (made.classes, train, made.test_images)

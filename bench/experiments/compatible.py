@@ -10,8 +10,9 @@ from torch import nn
 from bench.core.border import logits_of
 from bench.core.isolation import isolated
 from bench.core.protocols import Pixels
+from bench.data.datasets import dataset_info
 from bench.data.load import require_training_images
-from bench.data.names import trained_on
+from bench.data.names import found_at, trained_on
 from bench.errors import UsageError
 from bench.models.trainable import Trainable
 
@@ -21,6 +22,14 @@ def check_trainable(dataset: str, plugins: Mapping[str, object]) -> None:
     for name, plugin in plugins.items():
         if isinstance(plugin, Trainable):
             require_training_images(trained_on(dataset), what=name)
+
+
+def zoo_dataset(dataset: str) -> str:
+    """Name the data set whose RobustBench classifiers are meant: by the classes of own images."""
+    base = trained_on(dataset)
+    if found_at(base) is None:
+        return base
+    return "cifar10" if dataset_info(base).classes <= 10 else "cifar100"
 
 
 def check_classes(

@@ -21,7 +21,7 @@ from bench.data.load import load_test
 from bench.data.names import cell_name, found_at, trained_on
 from bench.errors import PluginError, UsageError
 from bench.evaluation.run import Prepared
-from bench.experiments.compatible import check_classes, check_trainable
+from bench.experiments.compatible import check_classes, check_trainable, zoo_dataset
 from bench.models.robustbench import find_threat, load_zoo_classifier
 from bench.models.train import find_trained, train
 from bench.models.trainable import (
@@ -112,7 +112,7 @@ def resolve(request: Request) -> Plugins:
         )
     classifier = None
     if request.classifier.startswith(ZOO):
-        find_threat(request.classifier.removeprefix(ZOO), dataset=trained_on(request.dataset))
+        find_threat(request.classifier.removeprefix(ZOO), dataset=zoo_dataset(request.dataset))
         if request.settings.get("classifier"):
             raise UsageError("a classifier of the RobustBench zoo has no parameters to --set.")
     else:
@@ -314,7 +314,7 @@ def _zoo_names(plugins: Plugins) -> tuple[str, str, str]:
     """Name a classifier of the zoo, its data set and the norm that it is wanted for."""
     request = plugins.request
     name = request.classifier.removeprefix(ZOO)
-    return name, trained_on(request.dataset), request.norm.value
+    return name, zoo_dataset(request.dataset), request.norm.value
 
 
 def _zoo(name: str, dataset: str, norm: str, folder: Path) -> tuple[nn.Module, str]:

@@ -65,7 +65,7 @@ def _cut(found: re.Match[str]) -> str:
 @functools.cache
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "purifybench": __version__}
-    for name in ("torch", "torchvision", "numpy", "pyautoattack", "robustbench"):
+    for name in ("torch", "torchvision", "numpy", "pillow", "pyautoattack", "robustbench"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
