@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from bench.core.threat import Norm
-from bench.plugins.libraries.adapter import BOTH, L2, LINF, Job, Known, Library
+from bench.plugins.libraries.library import BOTH, L2, LINF, Job, Known, Library
 
 
 def run(job: Job) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.threat import Norm
-from bench.plugins.libraries.adapter import BOTH, L2, LINF, Job, Known, Library
+from bench.plugins.libraries.library import BOTH, L2, LINF, Job, Known, Library
 
 
 def run(job: Job) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.core.geometry import per_image
 from bench.core.threat import Norm
-from bench.plugins.libraries.adapter import BOTH, L2, LINF, Job, Known, Library
+from bench.plugins.libraries.library import BOTH, L2, LINF, Job, Known, Library
 
 _START = 1000 + 51 + 1  # rows of the search for a wrong start: directions, a line, a check
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from bench.errors import PluginError
-from bench.plugins.libraries.adapter import BOTH, L2, LINF, Job, Known, Library
+from bench.plugins.libraries.library import BOTH, L2, LINF, Job, Known, Library
 
 _COLOUR = ("TIFGSM", "PIFGSM", "PIFGSMPP")  # their kernels have three channels
 
@@ -92,7 +92,7 @@ LIBRARY = Library(
         "MultiAttack": "it needs other attacks: measure each, and join them by --worst-case",
     },
     hint=(
-        " in an environment of its own, for its wheel overwrites parts of robustbench and it "
-        "asks for an old requests"
+        " (in an environment of its own: its wheel overwrites parts of robustbench, and it "
+        "asks for an old requests)"
     ),
 )
