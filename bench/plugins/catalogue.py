@@ -229,9 +229,12 @@ def build_dataclass(cls: type[Any], params: Mapping[str, Any], *, where: str) ->
 
 def _unknown_fields(cls: type[Any], params: Mapping[str, Any], where: str) -> list[str]:
     known = [field.name for field in dataclasses.fields(cls)]
+    set_elsewhere: Mapping[str, str] = getattr(cls, "not_parameters", {})
     faults = []
     for name, value in params.items():
-        if name not in known:
+        if name in set_elsewhere:
+            faults.append(f"{where}.{name} is no parameter: {set_elsewhere[name]}.")
+        elif name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             meant = f" Did you mean '{where}.{near[0]}'?" if near else ""
             faults.append(
