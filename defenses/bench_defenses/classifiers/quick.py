@@ -63,7 +63,7 @@ class Quick(Supervised):
         """Return SGD, with its own learning rate and the same decay for biases."""
         recipe, trained = self.recipe, [p for p in self.net.parameters() if p.requires_grad]
         fast = recipe.bias_lr
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [p for p in trained if p.ndim > 1]},
             {
                 "params": [p for p in trained if p.ndim == 1],
