@@ -99,7 +99,7 @@ class Quick(Supervised):
         reach = self.recipe.shift
         return shifted(x, reach, generator, border="reflect") if reach else x
 
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+    def loss(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         """Return the cross-entropy to soft labels, from passes in the recipe's precision."""
         with torch.autocast(
             x.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"

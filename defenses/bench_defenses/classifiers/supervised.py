@@ -72,7 +72,7 @@ class Supervised:
         x = self.augmented(data.x[rows], rows, generator)
         self.net.train()
         x = self.perturbed(x, data.y[rows], generator)
-        loss = self.loss(x, data.y[rows])
+        loss = self.loss(x, data.y[rows], generator)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
         self.optimizer.step()
@@ -84,7 +84,7 @@ class Supervised:
         """Shift and mirror images x (N, C, H, W), which are these rows of the training."""
         return _augment(x, self.recipe, generator)
 
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+    def loss(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         """Return what is minimized on images (N, C, H, W) of labels (N,)."""
         return F.cross_entropy(self.net(x), y)
 
