@@ -26,13 +26,13 @@ class Reformer(nn.Module):
     stochastic = False
     differentiable = True
 
-    def __init__(self, net: Autoencoder) -> None:
+    def __init__(self, denoiser: Autoencoder) -> None:
         super().__init__()
-        self.net = net
+        self.denoiser = denoiser
 
     def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Return the autoencoder's images (N, C, H, W) in [0, 1]."""
-        cleaned: Tensor = self.net(x)
+        cleaned: Tensor = self.denoiser(x)
         return cleaned
 
 

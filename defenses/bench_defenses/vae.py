@@ -108,7 +108,7 @@ class DefenseVae:
 
     def passes(self) -> dict[str, int]:
         """Count the passes of one purification, per image."""
-        return {"denoiser forward": 1}
+        return {"encoder forward": 1, "decoder forward": 1}
 
     def start(self, task: Task) -> VaeTraining:
         """Begin training."""

@@ -32,7 +32,7 @@ class DenoiserRecipe(AveragedRecipe):
     ``precision`` is that of the network's passes in training; its weights are in float32.
     """
 
-    iterations: Positive = 4000
+    iterations: Positive = 2000
     batch: Positive = 128
     lr: Annotated[float, Field(gt=0)] = 2e-3
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
