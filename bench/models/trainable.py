@@ -78,7 +78,9 @@ class Trainable(Protocol):
     """A plugin whose weights are trained: it has ``training`` parameters of its own."""
 
     revision: ClassVar[int]
-    needs_classifier: ClassVar[bool]
+
+    @property
+    def needs_classifier(self) -> bool: ...
 
     @property
     def training(self) -> object:
