@@ -1,4 +1,4 @@
-"""Plugins that no entry point names: in a file, or of a library."""
+"""Plugins that no entry point names: in a file, of a library, or objects of a script."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from bench.plugins.as_attack import as_attack
 from bench.plugins.as_classifier import as_classifier
 from bench.plugins.as_defense import as_defense
 from bench.plugins.files import Source, load, working_in
-from bench.plugins.names import ATTACK_LIBRARIES, Typed
+from bench.plugins.names import ATTACK_LIBRARIES, OBJECTS, Typed
+from bench.plugins.offered import offered
 from bench.plugins.thing import Thing
 
 _AS: dict[str, Callable[[Thing], type[Any]]] = {
@@ -31,6 +32,8 @@ _sources: WeakKeyDictionary[type[Any], str] = WeakKeyDictionary()
 
 def plugin_of(kind: str, typed: Typed) -> type[Any]:
     """Find the class behind a name with a source; raises UsageError or PluginError."""
+    if typed.source == OBJECTS:
+        return offered(kind, typed.name)
     if not typed.in_file:
         if typed.source not in ATTACK_LIBRARIES or kind != "attacks":
             raise UsageError(f"{typed} is no name of one of the {kind}. See `bench list`.")
@@ -52,6 +55,18 @@ def plugin_of(kind: str, typed: Typed) -> type[Any]:
         source.plugins[key] = found
         _sources[found] = source.digest
     return source.plugins[key]
+
+
+def plugin_of_object(kind: str, thing: Thing, *, digest: str) -> type[Any]:
+    """Make the class of an object that a script has, whose source has this digest.
+
+    Raises PluginError where it is no plugin of this kind.
+    """
+    found = _AS[kind](thing)
+    if found is thing.object:  # its own class may be known by another name, and without source
+        found = type(found.__name__, (found,), {"__doc__": found.__doc__})
+    _sources[found] = digest
+    return found
 
 
 def source_of(plugin: object) -> str | None:
