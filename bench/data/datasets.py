@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.data.given import given, is_given
 from bench.data.names import VALIDATION, cell_name, corruption_of, file_of, folder_of
 from bench.errors import PluginError, UsageError, unknown_name
 from bench.plugins.catalogue import blocked, build, catalogue
@@ -83,7 +84,9 @@ def dataset_info(name: str) -> DatasetInfo:
 def check_known(name: str) -> str:
     """Return what results call a data set, without opening its files; raises UsageError."""
     base = name.removesuffix(VALIDATION)
-    if not (file_of(name) or folder_of(base) or corruption_of(base) or base in DATASETS):
+    if is_given(base):
+        given(base)
+    elif not (file_of(name) or folder_of(base) or corruption_of(base) or base in DATASETS):
         _plugin(base)
     return cell_name(name)
 
@@ -102,6 +105,11 @@ def _info(base: str) -> DatasetInfo:
         found = folder_info(folder)
         numbers = 0, len(found.files)
         return DatasetInfo(known, found.shape, found.classes, *numbers, str(folder.path))
+    if is_given(base):
+        pixels = given(base)
+        _, c, h, w = pixels.x.shape
+        classes = int(pixels.y.max()) + 1
+        return DatasetInfo(known, (c, h, w), classes, 0, len(pixels), "a script's own images")
     if corruption_of(base):
         return DatasetInfo(known, (3, 32, 32), 10, 0, 10_000, OTHERS["cifar10c:KIND:SEVERITY"])
     if base not in DATASETS:

@@ -20,6 +20,7 @@ from bench.data.arrays import digest, lazy, pixels_of
 from bench.data.datasets import DATASETS, DatasetInfo, dataset_info
 from bench.data.files import read_split, stamp
 from bench.data.folders import FolderInfo, decoded, folder_info
+from bench.data.given import given, is_given
 from bench.data.names import VALIDATION, corruption_of, file_of, folder_of, trained_on
 from bench.data.published import read_corrupted, read_published
 from bench.errors import PluginError, UsageError
@@ -34,6 +35,8 @@ def load_test(name: str, *, root: Path, first: int = 0) -> Pixels:
     if name.endswith(VALIDATION):
         dataset_info(name)
         return _held_out(trained_on(name), root=root, stamp=_stamp(name))
+    if is_given(name):
+        return given(name)
     pixels = _load(name, train=False, root=root, stamp=_stamp(name))
     if isinstance(pixels.x, FolderRows):
         pixels.x.try_out(first)

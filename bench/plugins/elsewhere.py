@@ -1,4 +1,4 @@
-"""Plugins that no entry point names: in a file, or of a library."""
+"""Plugins that no entry point names: in a file, of a library, or objects of a script."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from bench.plugins.as_attack import as_attack
 from bench.plugins.as_classifier import as_classifier
 from bench.plugins.as_defense import as_defense
 from bench.plugins.files import Source, load, working_in
-from bench.plugins.names import ARCHITECTURES, ATTACK_LIBRARIES, Typed
+from bench.plugins.names import ARCHITECTURES, ATTACK_LIBRARIES, OBJECTS, Typed
+from bench.plugins.offered import offered
 from bench.plugins.state_dicts import load_weights
 from bench.plugins.thing import Thing
 
@@ -36,6 +37,8 @@ def plugin_of(kind: str, typed: Typed) -> type[Any]:
     """Find the class behind a name with a source; raises UsageError or PluginError."""
     if typed.source in ARCHITECTURES and kind == "classifiers":
         return _architecture(typed)
+    if typed.source == OBJECTS:
+        return offered(kind, typed.name)
     if not typed.in_file:
         if typed.source not in ATTACK_LIBRARIES or kind != "attacks":
             raise UsageError(f"{typed} is no name of one of the {kind}. See `bench list`.")
@@ -62,6 +65,18 @@ def plugin_of(kind: str, typed: Typed) -> type[Any]:
 @functools.cache
 def _architecture(typed: Typed) -> type[Any]:
     return architecture(typed)
+
+
+def plugin_of_object(kind: str, thing: Thing, *, digest: str) -> type[Any]:
+    """Make the class of an object that a script has, whose source has this digest.
+
+    Raises PluginError where it is no plugin of this kind.
+    """
+    found = _AS[kind](thing)
+    if found is thing.object:  # its own class may be known by another name, and without source
+        found = type(found.__name__, (found,), {"__doc__": found.__doc__})
+    _sources[found] = digest
+    return found
 
 
 def source_of(plugin: object) -> str | None:

@@ -4,6 +4,7 @@
     dir/mine.py:Name                    what a file defines
     dir/mine.py:Net=dir/weights.pth     the same, with weights from another file
     torchvision:resnet18=weights.pth    an architecture of a library, with weights
+    python:Name                         an object that a script passed to bench.api
 
 A cell keeps the name without its folders, so that the same file elsewhere is the same cell.
 Where the files are is said beside the key. Imports no torch.
@@ -20,7 +21,8 @@ from bench.errors import UsageError
 
 ARCHITECTURES = ("torchvision", "timm")  # libraries of classifiers
 ATTACK_LIBRARIES = ("torchattacks", "foolbox", "advlib", "art")
-_PREFIXES = (*ARCHITECTURES, *ATTACK_LIBRARIES, "robustbench")
+OBJECTS = "python"  # before the names of what a script or a notebook has
+_PREFIXES = (*ARCHITECTURES, *ATTACK_LIBRARIES, "robustbench", OBJECTS)
 _PLAIN = r"[A-Za-z0-9_-]+"
 _IN_FILE = r"\w[\w .+-]*\.py:\w+"
 _OF_LIBRARY = rf"(?:{'|'.join(_PREFIXES)}):\w[\w.-]*"

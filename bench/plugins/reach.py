@@ -78,7 +78,7 @@ def _look(
         function.__code__.co_freevars, function.__closure__ or (), strict=True
     ):
         _add(Slot(name, cell), own, found, seen)
-    names = set(_names(function.__code__))
+    names = set(names_in(function.__code__))
     space = function.__globals__
     spaces = [space] if any(space is known for known in own.values()) else []
     for name in sorted(names & set(space)):
@@ -117,9 +117,9 @@ def _function(thing: object) -> types.FunctionType | None:
     return thing if isinstance(thing, types.FunctionType) else None
 
 
-def _names(code: types.CodeType) -> Iterator[str]:
+def names_in(code: types.CodeType) -> Iterator[str]:
     """Name the globals and attributes that code uses, with the functions inside it."""
     yield from code.co_names
     for inner in code.co_consts:
         if isinstance(inner, types.CodeType):
-            yield from _names(inner)
+            yield from names_in(inner)
