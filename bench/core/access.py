@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from bench.core.border import logits_of
+from bench.core.border import blamed, logits_of
 from bench.core.defense import Defense
 from bench.core.networks import freeze
 from bench.core.protocols import CoarsePurifier, View, fits
@@ -108,7 +108,8 @@ class _WholeView:
                 f"this defense has no cheaper process: {type(purifier).__name__} has no "
                 "'coarser'. Do not set attack.surrogate."
             )
-        coarser = purifier.coarser(factor)
+        with blamed(f"the purifier {type(purifier).__name__}"):
+            coarser = purifier.coarser(factor)
         freeze(coarser)  # or its networks were copied, and their passes counted nowhere
         coarse = Defense(coarser, self.defense.classifier, seed=self.defense.seed)
         return replace(self, defense=coarse)

@@ -164,7 +164,8 @@ def train(
                     **provenance(workspace.device),
                 }
                 save_checkpoint(path, weights, card)
-                state.unlink(missing_ok=True)
+    # Here, also for a process that died before it could.
+    workspace.store.training(digest_of(about)).unlink(missing_ok=True)
     return Trained(*load_checkpoint(path))
 
 

@@ -263,6 +263,7 @@ class Store:
     def forget(self, key: str) -> None:
         """Drop the folder of an earlier failure, if there is one."""
         if (self.cell(key) / "failed.json").is_file():
+            (self.cell(key) / "cell.json").unlink(missing_ok=True)  # else it might be left over
             shutil.rmtree(self.cell(key), ignore_errors=True)
 
     def skip(self, content: Mapping[str, Any], key: str, reason: str) -> None:
@@ -335,15 +336,19 @@ class Store:
         self, cell: Cell, join: Callable[[list[dict[str, Any]]], dict[str, Any]]
     ) -> None:
         """Join all shards of a cell to one file and drop them."""
-        key = cell.key()
         try:
             self._join(cell, join)
         except StoreError:
             # Another process on the same folder may have joined and dropped them first.
             if not self.done(cell):
                 raise
-        shutil.rmtree(self.cell(key) / "shards", ignore_errors=True)
-        (self.cell(key) / "failed.json").unlink(missing_ok=True)
+        self.tidy(cell)
+
+    def tidy(self, cell: Cell) -> None:
+        """Drop what a finished cell has no more use for: its shards and an earlier failure."""
+        folder = self.cell(cell.key())
+        shutil.rmtree(folder / "shards", ignore_errors=True)
+        (folder / "failed.json").unlink(missing_ok=True)
 
     def _join(self, cell: Cell, join: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
         import pyarrow as pa

@@ -219,6 +219,20 @@ def test_a_failure_is_forgotten_and_other_cells_are_not(tmp_path: Path) -> None:
     assert [path.name for path in store.cells()] == sorted([CELL.key(), skipped.key()])
 
 
+def test_a_failure_that_is_half_forgotten_is_no_unfinished_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    content = {**CELL.canonical(), **NOTHING_SET.stored()}
+    store.fail(content, CELL.key(), "because", "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.results.store.shutil.rmtree", lambda *args, **rest: None)
+        store.forget(CELL.key())
+    assert collect(store).empty
+    store.forget(CELL.key())
+    assert not store.cell(CELL.key()).exists()
+
+
 def test_files_that_a_killed_writer_left_are_no_results(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for path in (
