@@ -16,22 +16,18 @@ from bench.core.rng import Rng
 from bench.core.threat import Access
 from bench.errors import PluginError
 
-_MANY = 0.01  # of the pixels of all gradients: beyond it a flag says so
-
 
 class Gradients:
     """Counts on the device in how many pixels the gradients that an attack takes are finite."""
 
-    def __init__(self) -> None:
-        self.pixels = 0
-        self.finite: Tensor | int = 0
+    pixels: int = 0
+    finite: Tensor | int = 0
 
     def seen(self, x: Tensor) -> Tensor:
         """Return images (N, C, H, W) as they are, with their gradient counted."""
-        if not (x.requires_grad and torch.is_grad_enabled()):
-            return x
-        x = x.view_as(x)  # so that the hook is that of this call
-        x.register_hook(self._count)  # type: ignore[no-untyped-call]  # torch's has no types
+        if x.requires_grad and torch.is_grad_enabled():
+            x = x.view_as(x)  # so that the hook is that of this call
+            x.register_hook(self._count)  # type: ignore[no-untyped-call]  # torch's has no types
         return x
 
     def _count(self, gradient: Tensor) -> None:
@@ -39,14 +35,10 @@ class Gradients:
         self.finite = self.finite + gradient.detach().isfinite().sum()
 
     def flag(self) -> str | None:
-        """Say how many pixels had no gradient; None for few. Waits for the device."""
-        lost = 1 - float(self.finite) / max(1, self.pixels) if self.pixels else 0.0
-        if lost <= _MANY:
-            return None
-        return (
-            f"the gradient was NaN or infinite at {lost:.0%} of the pixels, which no gradient "
-            "attack could use"
-        )
+        """Say how many pixels had no gradient; None for 1 % or less. Waits for the device."""
+        lost = 1 - float(self.finite) / self.pixels if self.pixels else 0.0
+        said = f"the gradient was NaN or infinite at {lost:.0%} of the pixels: no help there"
+        return said if lost > 0.01 else None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ DETACHED = (
     "a purifier or classifier detaches its images, or runs under no_grad. Let gradients pass, "
     "or set `differentiable = False` and attack with --access bpda."
 )
-_GRADLESS = "does not require grad and does not have a grad_fn"  # torch's words
 # Networks that were found not to run channels last; they run as their authors wrote them.
 _contiguous: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -148,7 +147,7 @@ def blamed(name: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if isinstance(error, BenchError) or lacks_memory(error) or lost(error):
             raise
-        if _GRADLESS in str(error):  # whatever asked for a gradient is not to blame
+        if "does not have a grad_fn" in str(error):  # who asked for a gradient is not to blame
             raise PluginError(f"no gradient passes the defense: {DETACHED}") from error
         where = traceback.extract_tb(error.__traceback__)[-1]
         raise PluginError(

@@ -11,14 +11,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from bench.core.isolation import isolated
+from bench.core.isolation import generator_states, isolated
 from bench.errors import BenchError
 from bench.evaluation.batch_votes import votes_alone, votes_beside
-from bench.evaluation.run import Prepared
+from bench.evaluation.run import BY_BLOCK, Prepared
 from bench.results.progress import Work
-from bench.results.store import read_rows
+from bench.results.store import read_json, read_rows
 from bench.results.workspace import Workspace
-from bench.verification.generators import states
 from bench.verification.problem import Problem
 from bench.verification.recompute import CheckedCell, Report
 from bench.verification.rejudge import read_cell, rebuild, repeat
@@ -27,8 +26,8 @@ from bench.verification.stored import shown
 _ALLOWED = 0.005  # the share of verdicts that another machine's rounding may change
 _ALONE = 16  # images of a cell that are judged alone and beside foreign ones
 _BY_BLOCK = (
-    "votes on single images and beside foreign ones: noise by block, the defense draws from a "
-    "generator of the process in place of its rng. Votes were repeated block by block"
+    f"votes on single images and beside foreign ones: {BY_BLOCK}, the defense draws from other "
+    "streams than an image's own. Votes were repeated block by block"
 )
 
 
@@ -64,10 +63,13 @@ def _in_other_company(
     Rounding may move one of them. What draws from generators of the process is not asked.
     """
     cell, moved, voted = prepared.cell, 0, 0
+    about = read_json(workspace.store.cell(cell.key()) / "provenance.json")
+    if BY_BLOCK in about["flags"]:
+        return Problem(False, _BY_BLOCK)
     for seen in shown(prepared, rows, workspace=workspace, most=_ALONE):
         for votes in (votes_alone, votes_beside):
             with isolated(cell.seed):
-                before = states()
+                before = generator_states()
                 found = votes(
                     prepared.defense,
                     seen.x,
@@ -76,7 +78,7 @@ def _in_other_company(
                     rng=seen.rng,
                     sequential=cell.sequential,
                 )
-                if states() != before:
+                if generator_states() != before:
                     return Problem(False, _BY_BLOCK)
             moved += int((found.argmax(1) != seen.votes.argmax(1)).sum())
             voted += len(found)
