@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
-import json
 import shutil
 import sys
 from collections import namedtuple
@@ -23,6 +22,8 @@ from bench.models.checkpoints import save_checkpoint
 from bench.plugins.catalogue import KINDS, catalogue
 from bench.results.cell import digest_of
 
+from ..command import imported_well
+
 Disk = namedtuple("Disk", "total used free")
 
 
@@ -35,16 +36,10 @@ def found(tmp_path: Path, start: str, **options: Path) -> Finding:
     return finding
 
 
-def sound(what: str, argument: str) -> tuple[list[str], str]:
-    """Say of a module, or of each plugin, that its import went well."""
-    imported = json.loads(argument) if what == "plugins" else [argument]
-    return [""] * len(imported), "its import ends the process with status 0"
-
-
 @pytest.fixture(autouse=True)
 def _nothing_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     """An import in a process of its own takes seconds: tests that need one use ``apart``."""
-    monkeypatch.setattr(checks, "import_apart", sound)
+    monkeypatch.setattr(checks, "import_apart", imported_well)
 
 
 @pytest.fixture
@@ -91,7 +86,7 @@ def test_a_sound_environment_has_no_failure_and_nothing_is_written(
     def imported(what: Any, argument: str) -> tuple[list[str], str]:
         """RobustBench imports torch and torchvision, and a plugin imports pyautoattack."""
         known = what == "module" and argument != "robustbench"
-        return (sound if known else import_apart.import_apart)(what, argument)
+        return (imported_well if known else import_apart.import_apart)(what, argument)
 
     monkeypatch.setattr(checks, "import_apart", imported)
     findings = diagnose(data_root=tmp_path / "data", results=tmp_path / "results")
@@ -387,7 +382,7 @@ def test_a_broken_plugin_is_a_failure_and_the_others_are_counted(
     assert "no fog" in sad.found
     assert "uninstall" in sad.todo
     assert (others.state, others.found) == ("ok", all_but_one_load())
-    monkeypatch.setattr(checks, "import_apart", sound)
+    monkeypatch.setattr(checks, "import_apart", imported_well)
     monkeypatch.setattr(checks, "_plugins", lambda: [sad, others])
     code, out = doctor()
     assert code == 1
