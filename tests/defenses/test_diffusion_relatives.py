@@ -18,6 +18,7 @@ from bench_defenses.dds import Dds, OneStep
 from bench_defenses.denoisers.diffusion import TIMES, kept, sigma_of, time_of
 from bench_defenses.diffusion import Diffusion
 from bench_defenses.likelihood import Likelihood, LikelihoodAscent
+from bench_defenses.score import Score, ScoreSteps
 
 from ..cells import finish
 
@@ -70,8 +71,31 @@ def test_steps_differ_in_time_and_noise_and_fewer_are_longer() -> None:
     assert (coarse.first, coarse.last) == (100, 900)
 
 
-def test_three_purifiers_share_one_checkpoint(workspace: Workspace) -> None:
-    names = {"diffusion": Diffusion, "dds": Dds, "likelihood": Likelihood}
+def test_a_score_step_is_a_fraction_of_the_way_to_where_the_score_vanishes() -> None:
+    """For this denoiser the score is linear, so the way is known: to gray, by 1 - fraction."""
+    net: Any = Normal()
+    climb = ScoreSteps(net, sigma=0.25, steps=1, step=0.05, stop=0.0)
+    x = 0.2 + 0.6 * torch.rand(3, 1, 8, 8).double()
+    live = torch.tensor([True, True, False])
+    moved, still = climb._climb(x, live)
+    assert torch.allclose(moved[:2] - 0.5, 0.95 * (x[:2] - 0.5), atol=1e-6)
+    assert torch.equal(moved[2], x[2])
+    assert still.tolist() == [True, True, False]
+    share = kept(climb.t)
+    size = 0.05 * 0.25 / (2 * math.sqrt(share * (1 - share)))
+    for stop, moves in ((0.99 * size, True), (1.01 * size, False)):
+        stopped = ScoreSteps(net, sigma=0.25, steps=1, step=0.05, stop=stop)
+        found, going = stopped._climb(x, torch.ones(3, dtype=torch.bool))
+        assert bool((found != x).any()) is moves
+        assert going.all() == moves
+    coarse = climb.coarser(3)
+    assert (coarse.steps, coarse.fraction) == (1, pytest.approx(0.05))
+    ten = ScoreSteps(net, sigma=0.25, steps=10, step=0.05, stop=0.0).coarser(4)
+    assert (ten.steps, ten.fraction) == (3, pytest.approx(0.05 * 10 / 3))
+
+
+def test_four_purifiers_share_one_checkpoint(workspace: Workspace) -> None:
+    names = {"diffusion": Diffusion, "dds": Dds, "likelihood": Likelihood, "score": Score}
     short = {"training": {"iterations": 1, "width": 4, "batch": 4}}
     digests = {
         finish(
@@ -86,7 +110,7 @@ def test_three_purifiers_share_one_checkpoint(workspace: Workspace) -> None:
         identity(name, cls(), dataset="digits", data="d", classifier=None)
         for name, cls in names.items()
     ]
-    assert about[0] == about[1] == about[2]
+    assert all(one == about[0] for one in about)
     for name, cls in names.items():
         recipe = cls.recipe("mnist")
         assert recipe["training"] == Diffusion.recipe("mnist")["training"], name
