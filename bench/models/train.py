@@ -56,6 +56,12 @@ class Trained:
     digest: str
 
 
+def trained_as(name: str, plugin: Trainable) -> str:
+    """Return the name under which a plugin's weights are kept: plugins may share them."""
+    shared: str = getattr(plugin, "trained_as", name)
+    return shared
+
+
 def identity(
     name: str, plugin: Trainable, *, dataset: str, data: str, classifier: Part | None
 ) -> dict[str, Any]:
@@ -64,7 +70,7 @@ def identity(
     if isinstance(plugin, TrainablePurifier):
         params = params["training"]
     return {
-        "name": name,
+        "name": trained_as(name, plugin),
         "revision": plugin.revision,
         "recipe": params,
         "dataset": dataset,
@@ -103,7 +109,7 @@ def checkpoint_path(
     _, _, data = load_train(dataset, root=workspace.data)
     known = cell_name(dataset)
     about = identity(name, plugin, dataset=known, data=data, classifier=classifier)
-    return workspace.store.checkpoint(known, name, digest_of(about)[:8])
+    return workspace.store.checkpoint(known, about["name"], digest_of(about)[:8])
 
 
 def train(
@@ -127,7 +133,7 @@ def train(
         data=data,
         classifier=classifier[1] if classifier else None,
     )
-    path = workspace.store.checkpoint(cell_name(dataset), name, digest_of(about)[:8])
+    path = workspace.store.checkpoint(cell_name(dataset), about["name"], digest_of(about)[:8])
     what = f"train {name} on {dataset}"
     claim = workspace.store.claim(f"train-{digest_of(about)}")
     while not complete(path):
