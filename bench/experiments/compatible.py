@@ -25,7 +25,7 @@ def check_trainable(dataset: str, plugins: Mapping[str, object]) -> None:
 
 
 def zoo_dataset(dataset: str) -> str:
-    """Name the data set whose RobustBench classifiers are meant: by the classes of own images."""
+    """Name the data set whose RobustBench classifiers are meant; own images tell by classes."""
     base = trained_on(dataset)
     if found_at(base) is None:
         return base
