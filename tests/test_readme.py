@@ -150,7 +150,7 @@ def test_the_plugins_of_the_page_work_as_an_installed_package(
     info.joinpath("entry_points.txt").write_text("".join(points))
     monkeypatch.syspath_prepend(site)
     monkeypatch.chdir(tmp_path)
-    assert len(points) == 3
+    assert len(points) == 4
     for line in lines(PLUGINS, "console"):
         assert bench(line, monkeypatch) == 0, f"{line}\n{capsys.readouterr()}"
     said = capsys.readouterr().out
@@ -159,7 +159,8 @@ def test_the_plugins_of_the_page_work_as_an_installed_package(
         rows = list(csv.DictReader(file))
     for name, only in (("attack", "fgsm"), ("classifier", "linear"), ("state", "done")):
         assert {row[name] for row in rows} == {only}
-    assert len(rows) == 3
+    assert len(rows) == 4
+    assert {row["dataset"] for row in rows} == {"digits", "halves"}
     for row in rows:  # the classifier has learned, and the attack breaks
         assert float(row["clean"]) > 70
         assert float(row["robust"]) < float(row["clean"])

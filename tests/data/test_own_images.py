@@ -249,14 +249,53 @@ def test_the_faults_of_a_plan_are_told_together(
         assert part in fault
 
 
-def test_workers_find_a_relative_path(bench: Bench) -> None:
-    save(Path("mine.npz"), **TRAIN)
+MINE = """
+import torch
+from torch import nn
+
+def classifier():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+def nine():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 9))
+"""
+
+
+@pytest.fixture
+def photos(bench: Bench) -> tuple[str, ...]:
+    """Lay twenty images and a classifier into the current folder; return their options."""
+    Path("mine.py").write_text(MINE)
+    save_folder(Path("photos"), X, Y)
+    return ("--dataset=folder:photos/", "--classifier=mine.py:classifier", "--draws=3")
+
+
+def test_a_folder_needs_nothing_but_a_classifier(bench: Bench, photos: tuple[str, ...]) -> None:
+    words = ("run", "--defense=gaussian", "--attack=noise", "-n", "20", "--json", *photos)
+    (row,) = bench(*words).rows
+    assert [row[name] for name in ("dataset", "state")] == ["folder:photos", "done"]
+    assert bench("judge", row["key"], "--draws=4").code == 0
+    said = bench("verify", "--votes")
+    assert said.code == 0
+    assert "2 finished cells" in said.out
+    assert "labels and images" not in said.out
+    assert "votes" not in said.out
+    (smaller,) = bench(*words, "--image-size=8").rows
+    assert smaller["dataset"] == "folder:photos@8"
+    assert smaller["clean"] == row["clean"], "they have 8 pixels already"
+    assert smaller["key"] != row["key"]
+    is_one_clear_message(
+        bench(*words, "--classifier=mine.py:nine"),
+        "folder:photos has labels up to 9", "only 9 classes, 0 to 8", code=2,
+    )  # fmt: skip
+
+
+def test_workers_find_a_relative_path(bench: Bench, photos: tuple[str, ...]) -> None:
     plan = {
-        "datasets": "mine.npz", "defenses": "none", "attacks": {"name": "noise"}, "n": 8,
-        "threats": {"eps": "0.1"}, "draws": 1, "shard": 4,
-        "classifiers": {"name": "small_cnn", "set": {"width": 4, "training.epochs": 1}},
+        "datasets": "folder:photos", "classifiers": "mine.py:classifier", "defenses": "none",
+        "attacks": "noise", "threats": {"eps": "0.1"}, "n": 8, "draws": 1, "shard": 4,
     }  # fmt: skip
     Path("plan.yaml").write_text(yaml.safe_dump(plan))
     said = bench("matrix", "plan.yaml", "--executor=local", "--jobs=1", "--json")
     assert said.code == 0, said
-    assert [(row["dataset"], row["state"]) for row in said.rows] == [("mine.npz", "done")]
+    assert [(row["dataset"], row["state"]) for row in said.rows] == [("folder:photos", "done")]
