@@ -37,7 +37,7 @@ class Gradients:
     def flag(self) -> str | None:
         """Say how many pixels had no gradient; None for 1 % or less. Waits for the device."""
         lost = 1 - float(self.finite) / self.pixels if self.pixels else 0.0
-        said = f"the gradient was NaN or infinite at {lost:.0%} of the pixels: no help there"
+        said = f"the gradient was NaN or infinite at {lost:.0%} of the pixels: unusable there"
         return said if lost > 0.01 else None
 
 

@@ -21,7 +21,7 @@ from bench.core.protocols import Attack, Images, Pixels, WarmAttack
 from bench.core.rng import Rng
 from bench.core.threat import Access
 from bench.errors import PluginError
-from bench.evaluation.judge import Outcomes, check_classes, judge
+from bench.evaluation.judge import Outcomes, judge
 from bench.evaluation.propose import propose
 from bench.evaluation.survivors import best_before, left_over, survivors_of
 from bench.plugins.strangers import strangers
@@ -152,8 +152,6 @@ def _measured(
             rng=chance.fork("judge"),
         )
         drew = generator_states() != before or getattr(defense.purifier, "by_block", False)
-    # A block may lack the labels that the classifier does not know.
-    check_classes(defense, outcomes.logits, prepared.pixels.y)
     return _rows(images, outcomes), {
         "attack passes": dict(proposal.passes),
         "attack seconds": proposal.seconds,

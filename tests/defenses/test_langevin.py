@@ -296,3 +296,14 @@ def test_a_coarser_process_of_a_constant_drift_is_the_same() -> None:
     coarse = fine.coarser(3)
     assert not coarse.stochastic
     torch.testing.assert_close(coarse.purify(x, rng=RNG), fine.purify(x, rng=RNG))
+
+
+def test_inference_mode_changes_nothing() -> None:
+    energy = EnergyNet((1, 8, 8), width=2).eval()
+    defense = Defense(LangevinPurifier(energy, steps=2, step_size=5.0, noise=0.05), Head())
+    x, streams = torch.rand(3, 1, 8, 8), Rng.seeded(0, range(3))
+    with torch.no_grad():
+        plain = defense.purify(x, rng=streams)
+    with torch.inference_mode():
+        inside = defense.purify(x.clone(), rng=streams)
+    assert torch.equal(plain, inside)

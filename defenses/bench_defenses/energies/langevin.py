@@ -13,7 +13,9 @@ from bench.api import Rng
 
 def energy_gradient(energy: nn.Module, x: Tensor, *, create_graph: bool = False) -> Tensor:
     """Return the gradient (N, C, H, W) of each image's own energy at x."""
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        if x.is_inference():
+            x = x.clone()  # a tensor of inference_mode has no gradient ever
         leaf = x if x.requires_grad else x.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(energy(leaf).sum(), leaf, create_graph=create_graph)
     return gradient
