@@ -239,7 +239,7 @@ def test_a_kernel_that_fails_or_draws_other_numbers_is_not_used(
 ) -> None:
     stub = ModuleType("philox_triton")
     if draw is not None:
-        stub.draw = draw  # type: ignore[attr-defined]
+        stub.draw = draw
     monkeypatch.setitem(sys.modules, "bench.core.philox_triton", stub)
     found = _one_kernel.__wrapped__(torch.device("cpu"))
     assert found is (draw if used else None)
