@@ -70,7 +70,7 @@ def run_of(
 ) -> Callable[[], Climbed]:
     """Build a run of all attacks; without warm starts, so that verdicts can be equal."""
     draws = settings.size(20, quick=5)
-    rungs: list[tuple[Any, Access]] = [
+    attacks: list[tuple[Any, Access]] = [
         (Noise(tries=steps, eot=2), Access.QUERY),
         (BpdaEot(steps=steps, eot=5), Access.BPDA),
         (Pgd(steps=2 * steps, eot=5), Access.FULL),
@@ -82,7 +82,7 @@ def run_of(
             workspace = open_workspace(Path(folder))
             after: tuple[str, ...] = ()
             robust, passes = dict.fromkeys(range(n), True), 0
-            for attack, access in rungs:
+            for attack, access in attacks:
                 one = found.cell(
                     attack, access=access, n=n, eps=found.eps, draws=draws, after=after
                 )

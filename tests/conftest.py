@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,28 @@ def bench(
         return Said(exit_code(monkeypatch, *words), *capsys.readouterr())
 
     return run
+
+
+_MADE: dict[tuple[tuple[str, ...], ...], Path] = {}
+
+
+@pytest.fixture
+def filled_by(
+    bench: Bench, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Fill the results folder by commands, which run once: every test gets a copy."""
+
+    def filled_by(*commands: tuple[str, ...]) -> Path:
+        if commands not in _MADE:
+            folder = tmp_path_factory.mktemp("filled") / "results"
+            for words in commands:
+                said = bench(*words, f"--results={folder}")
+                assert said.code == 0, said.err
+            _MADE[commands] = folder
+        shutil.copytree(_MADE[commands], tmp_path / "results")
+        return tmp_path / "results"
+
+    return filled_by
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def test_words_are_defined_once_and_used_as_defined() -> None:
 def test_help_groups_every_command_and_the_usage_page_names_it() -> None:
     usage = (REPO / "docs" / "usage.md").read_text().partition("\n## ")[0]
     groups: dict[str, list[str]] = {}
-    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    commands = typer.main.get_command(cli.app).commands
     for name, command in commands.items():
         assert isinstance(command.rich_help_panel, str), name
         groups.setdefault(command.rich_help_panel, []).append(name)

@@ -128,7 +128,6 @@ def test_every_page_with_commands_is_run() -> None:
     assert pages == {README, FIGURES, USAGE, TRUST, PLUGINS}
 
 
-@pytest.mark.timeout(600)
 def test_the_plugins_of_the_page_work_as_an_installed_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -104,4 +104,4 @@ def test_an_evaluation_on_a_cpu_does_not_load_what_is_not_counted() -> None:
     code = f"import sys, bench.evaluation.run; assert not {set(names)} & set(sys.modules)"
     for name in names:
         assert importlib.util.find_spec(name)
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -30,7 +30,7 @@ def _draw(  # type: ignore[no-untyped-def]  # Triton's own types are no Python t
     k1,
     numbers,
     KIND: tl.constexpr,  # noqa: N803  # constants are in capitals in Triton
-    BLOCK: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,  # noqa: N803  # the same
 ):
     """Encrypt BLOCK counters of one row, four words each, and store them as one kind."""
     row = tl.program_id(0).to(tl.int64)

@@ -15,7 +15,7 @@ from bench.data.arrays import pixels_of
 from bench.errors import UsageError
 from bench.plugins.names import OBJECTS
 
-_given: ContextVar[Mapping[str, Pixels]] = ContextVar("given", default={})  # noqa: B039
+_given: ContextVar[Mapping[str, Pixels]] = ContextVar("given", default={})  # noqa: B039 - never changed
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def _stamp(name: str) -> Hashable:
 
 
 @functools.lru_cache(maxsize=4)
-def _load(name: str, *, train: bool, root: Path, stamp: Hashable) -> Pixels:  # noqa: ARG001
+def _load(name: str, *, train: bool, root: Path, stamp: Hashable) -> Pixels:  # noqa: ARG001 - part of the cache's key
     if path := file_of(name):
         ends = ("_train'", "_train'") if train else ("'", "'")
         named = (f"'x{ends[0]} of {path}", f"'y{ends[1]} of {path}")

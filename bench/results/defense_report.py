@@ -20,7 +20,7 @@ from bench.results.store import Store, read_json, read_rows
 from bench.results.table import judging, void_note
 
 # The levels of access (T0 to T9) and what each means.
-RUNGS = {
+LEVELS = {
     "T0": "clean images",
     "T1": "random noise in the ball",
     "T2": "transfer: the attack sees only the bare classifier (gray box)",
@@ -36,10 +36,10 @@ _OF_THE_AUDIT = {"T8": "C14", "T9": "C19"}
 
 
 @dataclass(frozen=True)
-class Rung:
+class Tried:
     """One attack: images ``attacked``, those that it ``broke`` first, those still ``left``."""
 
-    rung: str
+    level: str
     attack: str
     access: str
     budget: str
@@ -52,7 +52,7 @@ class Rung:
     key: str
 
 
-def rung_of(cell: Mapping[str, Any]) -> str:
+def level_of(cell: Mapping[str, Any]) -> str:
     """Return the level of access (T0 to T9) of a cell."""
     attack, access = cell["attack"], cell["access"]
     if access == "transfer":
@@ -107,7 +107,7 @@ def find(
             "keep them in separate folders."
         )
     return sorted(
-        found, key=lambda cell: (len(cell.get("after", ())), rung_of(cell), cell["key"])
+        found, key=lambda cell: (len(cell.get("after", ())), level_of(cell), cell["key"])
     )
 
 
@@ -129,10 +129,10 @@ def _budget(cell: Mapping[str, Any]) -> dict[str, Any]:
     return {**cell["attack"]["params"], **low}
 
 
-def follow(store: Store, cells: list[dict[str, Any]]) -> tuple[list[Rung], int]:
+def follow(store: Store, cells: list[dict[str, Any]]) -> tuple[list[Tried], int]:
     """Follow the images through all attacks; return the attacks and how many clean images are right."""
     robust: dict[int, bool] = {}
-    rungs = []
+    attacks = []
     for cell, budget in zip(cells, _budgets(cells), strict=True):
         rows = read_rows(store.outcomes(cell["key"]))
         clean = dict(zip(rows["index"], rows["clean"], strict=True))
@@ -145,9 +145,9 @@ def follow(store: Store, cells: list[dict[str, Any]]) -> tuple[list[Rung], int]:
         reason = void_note(rows)
         void = [f"VOID: {reason}"] if reason else []
         nothing = [] if len(rows) else ["no image was left to attack"]
-        rungs.append(
-            Rung(
-                rung=rung_of(cell),
+        attacks.append(
+            Tried(
+                level=level_of(cell),
                 attack=cell["attack"]["name"],
                 access=cell["access"],
                 budget=budget,
@@ -160,7 +160,7 @@ def follow(store: Store, cells: list[dict[str, Any]]) -> tuple[list[Rung], int]:
                 key=cell["key"],
             )
         )
-    return rungs, right
+    return attacks, right
 
 
 def page(store: Store, cells: list[dict[str, Any]]) -> str:
@@ -168,17 +168,17 @@ def page(store: Store, cells: list[dict[str, Any]]) -> str:
     first = cells[0]
     if first.get("after"):
         raise UsageError("the cell that attacked all images is missing: run the plan again.")
-    rungs, right = follow(store, cells)
+    attacks, right = follow(store, cells)
     audit = store.audit(subject_of(first))
     report, damaged = None, ""
     try:
         report = read_report(audit) if audit.is_file() else None
     except StoreError as error:
         damaged = str(error)
-    n, left = first["n"], rungs[-1].left
-    tried = {rung.rung for rung in rungs if rung.attacked} | {"T0"}
+    n, left = first["n"], attacks[-1].left
+    tried = {one.level for one in attacks if one.attacked} | {"T0"}
     checks = {found["check"]: found for found in report["findings"]} if report else {}
-    tried |= {rung for rung, check in _OF_THE_AUDIT.items() if check in checks}
+    tried |= {level for level, check in _OF_THE_AUDIT.items() if check in checks}
     pages = jinja2.Environment(
         undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True
     )
@@ -186,8 +186,8 @@ def page(store: Store, cells: list[dict[str, Any]]) -> str:
     pages.filters["cell"] = markdown_cell
     return pages.from_string(_PAGE).render(
         cell=first,
-        rungs=rungs,
-        meaning=RUNGS,
+        attacks=attacks,
+        meaning=LEVELS,
         n=n,
         robust=100 * left / n,
         interval=[round(100 * side, 2) for side in wilson(left, n)],
@@ -197,7 +197,7 @@ def page(store: Store, cells: list[dict[str, Any]]) -> str:
         damaged=damaged,
         known_seed=checks.get("C14"),
         again=checks.get("C19"),
-        untried={rung: text for rung, text in RUNGS.items() if rung not in tried},
+        untried={level: text for level, text in LEVELS.items() if level not in tried},
         commands=sorted({cell["about"]["command"] for cell in cells}),
         commits=sorted({(cell["about"]["commit"] or "unknown")[:12] for cell in cells}),
         dates=sorted(cell["about"]["date"] for cell in cells),
@@ -228,13 +228,13 @@ This defense was not audited: `bench audit` tells whether the number can be trus
 | level | attack | access | images attacked | newly broken | surviving | surviving, % | cell |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 | T0 | none | | {{ n }} | {{ n - (clean * n / 100)|round|int }} | {{ (clean * n / 100)|round|int }} | {{ "%.1f"|format(clean) }} | |
-{% for r in rungs -%}
-| {{ r.rung }} | {{ r.attack }} | {{ r.access }} | {{ r.attacked }} | {{ r.broke }} | {{ r.left }} | {{ "%.1f"|format(100 * r.left / n) }} | {{ r.key }} |
+{% for r in attacks -%}
+| {{ r.level }} | {{ r.attack }} | {{ r.access }} | {{ r.attacked }} | {{ r.broke }} | {{ r.left }} | {{ "%.1f"|format(100 * r.left / n) }} | {{ r.key }} |
 {% endfor %}
 Where fewer than {{ n }} images were attacked, the others were already broken or were wrong
 without an attack.
-{% for rung, text in meaning.items() %}
-- {{ rung }}: {{ text }}{% endfor %}
+{% for level, text in meaning.items() %}
+- {{ level }}: {{ text }}{% endfor %}
 
 {% if known_seed -%}
 T8, fixed randomness (audit C14, {{ known_seed.state }}): {{ known_seed.figure or known_seed.reason }}.
@@ -250,7 +250,7 @@ Not tried: {{ untried | join(", ") }}. These attacks may break more images.
 
 | attack | parameters | passes per attacked image | seconds | remarks |
 | --- | --- | --- | --- | --- |
-{% for r in rungs -%}
+{% for r in attacks -%}
 | {{ r.attack }}, {{ r.access }} | {{ r.budget | cell }} | {{ r.passes }} | {{ "%.0f"|format(r.seconds) }} | {{ r.flags | cell }} |
 {% endfor %}
 Attacks {{ "%.0f"|format(seconds) }} s, judging {{ "%.0f"|format(judging) }} s, on {{ devices | join(", ") }}. Passes are

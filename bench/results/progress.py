@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -31,14 +31,16 @@ class Progress:
 Work = Generator[Progress, None, Result]
 
 
-def finish(work: Work[Result]) -> Result:
-    """Run work to its end in silence and return its result."""
+def finish(work: Work[Result], show: Callable[[Progress], None] | None = None) -> Result:
+    """Run work to its end, in silence or showing how far it is, and return its result."""
     while True:
         try:
-            next(work)
+            now = next(work)
         except StopIteration as stop:
             result: Result = stop.value
             return result
+        if show is not None:
+            show(now)
 
 
 def unless_waiting(work: Work[Result]) -> Work[Result | None]:
@@ -83,12 +85,8 @@ def watch(work: Work[Result]) -> Result:
         console=console,
     ) as bars:
         tasks: dict[str, TaskID] = {}
-        while True:
-            try:
-                now = next(work)
-            except StopIteration as stop:
-                result: Result = stop.value
-                return result
+
+        def show(now: Progress) -> None:
             if now.what not in tasks:
                 tasks[now.what] = bars.add_task(now.what, total=now.total, figures="")
             bars.update(tasks[now.what], completed=now.done)
@@ -96,16 +94,15 @@ def watch(work: Work[Result]) -> Result:
                 figures = [f"{name} {value:.3g}" for name, value in now.figures.items()]
                 bars.update(tasks[now.what], figures="  ".join([*figures, now.note]))
 
+        return finish(work, show)
+
 
 def _log(work: Work[Result]) -> Result:
     """Report to a log file: a line a stage or note, and one every ten seconds within it."""
     stage, said = ("", "", False), 0.0
-    while True:
-        try:
-            now = next(work)
-        except StopIteration as stop:
-            result: Result = stop.value
-            return result
+
+    def show(now: Progress) -> None:
+        nonlocal stage, said
         here = (now.what, now.note, now.done == now.total)
         if here != stage or time.monotonic() - said > _LOG_EVERY_S:
             figures = "".join(f", {name} {value:.3g}" for name, value in now.figures.items())
@@ -113,3 +110,5 @@ def _log(work: Work[Result]) -> Result:
             with suppress(OSError):  # a full disk or a closed terminal ends no work
                 sys.stderr.write(f"{now.what}: {now.done}/{now.total}{figures}{note}\n")
             stage, said = here, time.monotonic()
+
+    return finish(work, show)

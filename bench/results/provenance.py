@@ -80,7 +80,7 @@ def _device_versions(device: torch.device) -> dict[str, str]:
         return {}
     import torch
 
-    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]  # torch's has no types
     found = {"cuda": str(torch.version.cuda), "cudnn": str(cudnn)}
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:

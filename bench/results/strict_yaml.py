@@ -76,7 +76,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Compose a node; an alias counts as what it stands for."""
-        event = self.peek_event()  # type: ignore[no-untyped-call]
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML's has no types
         mark = event.start_mark
         if getattr(event, "tag", None) is not None:
             raise _fault(f"tags such as {str(event.tag)[:30]} are not read here", mark)

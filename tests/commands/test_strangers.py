@@ -109,7 +109,7 @@ def apart(site: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProce
         env["PYTHONPATH"] = os.pathsep.join([*sys.path, str(site)])
         return subprocess.run(
             [sys.executable, "-c", MAIN, *words],
-            capture_output=True, text=True, cwd=tmp_path, env=env, timeout=600, check=False,
+            capture_output=True, text=True, cwd=tmp_path, env=env, check=False,
         )  # fmt: skip
 
     return run

@@ -36,7 +36,7 @@ EPS = Fraction(12, 100)
 N = 24
 
 
-def rungs(warm: bool = False) -> list[tuple[Any, Access]]:
+def attacks_in_order(warm: bool = False) -> list[tuple[Any, Access]]:
     return [
         (Noise(tries=5, eot=2), Access.QUERY),
         (Pgd(steps=3, eot=2), Access.BPDA),
@@ -54,9 +54,9 @@ def made(attack: Any, access: Access, after: tuple[str, ...] = ()) -> Prepared:
 
 
 def climb(workspace: Workspace, *, warm: bool = False) -> list[Prepared]:
-    """Run all rungs, each on what those before it left."""
+    """Run all attacks, each on what those before it left."""
     done: list[Prepared] = []
-    for attack, access in rungs(warm):
+    for attack, access in attacks_in_order(warm):
         one = made(attack, access, tuple(before.cell.key() for before in done))
         rows(one, workspace)
         done.append(one)
@@ -70,7 +70,7 @@ def outcomes(cells: list[Prepared], workspace: Workspace) -> list[pd.DataFrame]:
 def test_survivors_first_gives_the_same_minimum_per_image(tmp_path: Path) -> None:
     ladder, everything = at(tmp_path / "ladder"), at(tmp_path / "all")
     climbed = outcomes(climb(ladder), ladder)
-    whole = [rows(made(attack, access), everything) for attack, access in rungs()]
+    whole = [rows(made(attack, access), everything) for attack, access in attacks_in_order()]
 
     one, other = join([f for f in climbed if len(f)]), join(whole)
     assert_equal(one[["clean", "robust"]], other[["clean", "robust"]])
@@ -78,7 +78,7 @@ def test_survivors_first_gives_the_same_minimum_per_image(tmp_path: Path) -> Non
     assert sum(map(len, climbed)) < sum(map(len, whole))
 
 
-def test_each_rung_attacks_exactly_what_is_left(tmp_path: Path) -> None:
+def test_each_attack_is_given_exactly_what_is_left(tmp_path: Path) -> None:
     workspace = at(tmp_path)
     left = set(range(N))
     for frame in outcomes(climb(workspace), workspace):
@@ -86,7 +86,7 @@ def test_each_rung_attacks_exactly_what_is_left(tmp_path: Path) -> None:
         left &= set(frame["index"][frame["robust"]])
 
 
-def test_a_killed_rung_ends_with_the_same_rows(tmp_path: Path) -> None:
+def test_a_killed_attack_ends_with_the_same_rows(tmp_path: Path) -> None:
     whole, killed = at(tmp_path / "whole"), at(tmp_path / "killed")
     cells = climb(whole, warm=True)
     shutil.copytree(tmp_path / "whole", tmp_path / "killed")
@@ -192,7 +192,7 @@ sequential: true
 
 
 def test_votes_of_a_ladder_are_taken_again(bench: Bench) -> None:
-    """Also where a rung attacked survivors, or found nothing left to attack."""
+    """Also where an attack was given survivors, or found nothing left to attack."""
     Path("plan.yaml").write_text(PLAN.replace("eps: 0.2", "eps: 0.5"))
     assert bench("matrix", "plan.yaml").code == 0
     assert "0" in {row["attacked"] for row in runs(Path())}

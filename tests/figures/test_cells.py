@@ -213,7 +213,7 @@ def test_the_backend_of_a_notebook_changes_no_figure(tmp_path: Path) -> None:
 
     def drawn(**environment: str) -> list[str]:
         said = subprocess.run(
-            [sys.executable, "-c", code], check=True, timeout=600, capture_output=True,
+            [sys.executable, "-c", code], check=True, capture_output=True,
             text=True, cwd=tmp_path, env={**os.environ, **environment},
         )  # fmt: skip
         return said.stdout.split()

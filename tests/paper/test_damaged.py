@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,20 +19,13 @@ runs:
   - {defenses: [none, gaussian], attacks: {name: noise, set: {tries: 1}}, threats: {eps: 0.3},
      classifiers: {name: small_cnn, set: {training: {epochs: 1}}}, n: 4, draws: 3}
 """
-_MADE: list[Path] = []
 
 
 @pytest.fixture
-def folder(bench: Bench, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder with a table of two cells: made once, copied for every test."""
+def folder(filled_by: Callable[..., Path], tmp_path: Path) -> Path:
+    """A results folder with a table of two cells."""
     (tmp_path / "two.yaml").write_text(TABLE)
-    if not _MADE:
-        made = tmp_path_factory.mktemp("made") / "results"
-        done = bench("paper", "two.yaml", f"--results={made}")
-        assert done.code == 0, done.err
-        _MADE.append(made)
-    shutil.copytree(_MADE[0], tmp_path / "results")
-    return tmp_path / "results"
+    return filled_by(("paper", "two.yaml"))
 
 
 def cell_of(folder: Path, defense: str) -> Path:

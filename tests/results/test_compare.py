@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from bench import cli
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.errors import UsageError
 from bench.results.cell import Cell, Part, parse_settings
@@ -24,6 +22,8 @@ from bench.results.paired import lines
 from bench.results.settings import NOTHING_SET, Settings
 from bench.results.stats import paired_bootstrap, paired_interval, wilson
 from bench.results.store import Store
+
+from ..command import Bench, is_one_clear_message
 
 PROVENANCE: dict[str, Any] = {
     "attack passes": {}, "judge passes": {}, "attack seconds": 0.0, "judge seconds": 0.0,
@@ -334,32 +334,13 @@ def test_a_defense_without_a_finished_cell(store: Store, keep: Keep) -> None:
 # --- the command ---------------------------------------------------------------------------
 
 
-@pytest.fixture
-def said(
-    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    def said(*words: str) -> tuple[int, str, str]:
-        argv = ["bench", "compare", f"--results={store.root}", *words]
-        monkeypatch.setattr(sys, "argv", argv)
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return (code, *capsys.readouterr())
-
-    return said
-
-
-Said = Callable[..., tuple[int, str, str]]
-
-
-def test_the_command_says_everything_and_no_difference_alone(keep: Keep, said: Said) -> None:
+def test_the_command_says_everything_and_no_difference_alone(keep: Keep, bench: Bench) -> None:
     keep("1" * 50 + "0" * 50)
     keep("1" * 80 + "0" * 20, "adv_ebm")
     keep("0" * 100, "adv_ebm", "square")
-    code, out, err = said("adv_ebm", "ebm")
-    assert (code, err) == (0, "")
+    said = bench("compare", "adv_ebm", "ebm")
+    assert (said.code, said.err) == (0, "")
+    out = said.out
     low, high = (100 * bound for bound in wilson(80, 100))
     assert (
         f"adv_ebm, worst case per image: robust 80.0 % ({low:.1f}-{high:.1f}), 80 of 100" in out
@@ -377,9 +358,9 @@ def test_the_command_says_everything_and_no_difference_alone(keep: Keep, said: S
     )
 
 
-def test_the_command_as_json(keep: Keep, said: Said) -> None:
+def test_the_command_as_json(keep: Keep, bench: Bench) -> None:
     one, two = keep("1110"), keep("1000", "adv_ebm")
-    found = json.loads(said(one, two, "--json")[1])
+    found = json.loads(bench("compare", one, two, "--json").out)
     assert found["difference"] == 0.5
     assert found["interval"] == list(paired_interval(2, 0, 4))
     assert found["accuracy"] == [0.75, 0.25]
@@ -389,9 +370,8 @@ def test_the_command_as_json(keep: Keep, said: Said) -> None:
     assert found["images_needed"] > 4
 
 
-def test_the_command_tells_what_is_wrong(keep: Keep, said: Said) -> None:
+def test_the_command_tells_what_is_wrong(keep: Keep, bench: Bench) -> None:
     keep("1110")
-    code, out, err = said("ebm", "zzzz")
-    assert (code, out) == (2, "")
-    assert "no cell's key starts with 'zzzz'" in err
-    assert "Traceback" not in err
+    said = bench("compare", "ebm", "zzzz")
+    assert said.out == ""
+    is_one_clear_message(said, "no cell's key starts with 'zzzz'", code=2)

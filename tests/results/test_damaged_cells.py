@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,20 +31,12 @@ NUMBERS = [
     or name in ("passes", "forward", "backward", "seconds")
 ]  # fmt: skip
 GAUSSIAN = ("run", "--defense=gaussian", *NOISE)
-_MADE: list[Path] = []
 
 
 @pytest.fixture
-def folder(bench: Bench, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a cell of no defense and one of gaussian: made once, copied per test."""
-    if not _MADE:
-        made = tmp_path_factory.mktemp("made") / "results"
-        for words in (RUN, GAUSSIAN):
-            done = bench(*words, f"--results={made}")
-            assert done.code == 0, done.err
-        _MADE.append(made)
-    shutil.copytree(_MADE[0], tmp_path / "results")
-    return tmp_path / "results"
+def folder(filled_by: Callable[..., Path]) -> Path:
+    """A folder with a cell of no defense and one of gaussian."""
+    return filled_by(RUN, GAUSSIAN)
 
 
 def cell_of(folder: Path, defense: str) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench.results.defense_report import rung_of
+from bench.results.defense_report import level_of
 from bench.results.store import Store, read_json
 from bench.results.table import join
 
@@ -102,7 +102,7 @@ def test_what_is_not_there_is_said(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "access", "params", "rung"),
+    ("name", "access", "params", "level"),
     [
         ("noise", "query", {}, "T1"),
         ("autoattack", "transfer", {}, "T2"),
@@ -114,5 +114,7 @@ def test_what_is_not_there_is_said(bench: Bench) -> None:
         ("strange", "bpda", {}, "T4"),
     ],
 )
-def test_rungs(name: str, access: str, params: dict[str, int], rung: str) -> None:
-    assert rung_of({"attack": {"name": name, "params": params}, "access": access}) == rung
+def test_the_level_of_an_attack(
+    name: str, access: str, params: dict[str, int], level: str
+) -> None:
+    assert level_of({"attack": {"name": name, "params": params}, "access": access}) == level

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from collections.abc import Callable
 from fractions import Fraction
 from itertools import combinations
@@ -18,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from bench import cli
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.errors import UsageError
 from bench.results.cell import Cell, Part
@@ -26,6 +24,8 @@ from bench.results.settings import NOTHING_SET
 from bench.results.store import Store
 from bench.results.table import accuracies, collect, decided, with_worst_case
 from bench.results.vote_rules import Rule, parse_rule, plurality, read_outcomes, right
+
+from ..command import Bench, is_one_clear_message
 
 Votes = list[list[int]]
 SMALL = settings(deadline=None, max_examples=60)
@@ -317,58 +317,36 @@ def test_one_draw_that_was_asked_for_is_not_taken_for_no_noise(
 # --- the command ---------------------------------------------------------------------------
 
 
-@pytest.fixture
-def table(
-    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    def table(*words: str) -> tuple[int, str, str]:
-        argv = ["bench", "table", f"--results={store.root}", *words]
-        monkeypatch.setattr(sys, "argv", argv)
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return (code, *capsys.readouterr())
-
-    return table
-
-
-def test_the_table_says_its_rule(
-    table: Callable[..., tuple[int, str, str]], keep: Keep
-) -> None:
+def test_the_table_says_its_rule(bench: Bench, keep: Keep) -> None:
     keep(CLEAN, [[3, 1], [1, 3]])
-    code, out, _ = table("--rule=vote@2", "--worst-case")
-    assert code == 0
-    first, blank, head, *rest = out.splitlines()
+    said = bench("table", "--rule=vote@2", "--worst-case")
+    assert said.code == 0
+    first, blank, head, *rest = said.out.splitlines()
     assert first.startswith("vote@2: expected vote of 2 of the stored draws")
     assert not blank
     assert head.startswith("| defense |")
     assert len(rest) == 3
-    assert table("--rule=vote@2", "--format=latex")[1].startswith("% vote@2: ")
-    _, out, _ = table("--rule=vote@2", "--format=csv", "--worst-case")
+    assert bench("table", "--rule=vote@2", "--format=latex").out.startswith("% vote@2: ")
+    out = bench("table", "--rule=vote@2", "--format=csv", "--worst-case").out
     rows = list(csv.DictReader(io.StringIO(out)))
     assert [row["rule"] for row in rows] == ["vote@2"] * 2
     assert [row["robust"] for row in rows] == ["25.0"] * 2
-    assert "rule" not in table("--format=csv")[1]
+    assert "rule" not in bench("table", "--format=csv").out
 
 
-def test_the_table_refuses_what_a_rule_cannot_say(
-    table: Callable[..., tuple[int, str, str]], keep: Keep
-) -> None:
+def test_the_table_refuses_what_a_rule_cannot_say(bench: Bench, keep: Keep) -> None:
     keep(CLEAN, CLEAN)
     keep(CLEAN, CLEAN, dataset="mnist", sequential=True)
     faults = {"vote@0": "1 or more", "most": "Write single", "vote@5": "--draws=5",
               "mean-logit": "no clean_logits"}  # fmt: skip
     for rule, message in faults.items():
-        code, _, err = table(f"--rule={rule}", "--dataset=digits")
-        assert code == 2
-        assert message in err
-    assert "judged sequentially" in table("--rule=single", "--dataset=mnist")[2]
+        said = bench("table", f"--rule={rule}", "--dataset=digits")
+        is_one_clear_message(said, message, code=2)
+    assert "judged sequentially" in bench("table", "--rule=single", "--dataset=mnist").err
     # One row that cannot be decided does not hide the others: it is empty and says why.
-    code, out, _ = table("--rule=single", "--format=csv", "--worst-case")
-    rows = {row["dataset"]: row for row in csv.DictReader(io.StringIO(out))}
-    assert code == 0
+    said = bench("table", "--rule=single", "--format=csv", "--worst-case")
+    rows = {row["dataset"]: row for row in csv.DictReader(io.StringIO(said.out))}
+    assert said.code == 0
     assert rows["digits"]["robust"]
     assert not rows["mnist"]["robust"] + rows["mnist"]["clean"]
     assert "judged sequentially" in rows["mnist"]["note"]

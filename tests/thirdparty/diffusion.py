@@ -20,7 +20,7 @@ class Unet(nn.Module):
         self.conv = nn.Conv2d(1, 1, 3, padding=1)
         with torch.no_grad():
             self.conv.weight.fill_(0.02)
-            self.conv.bias.fill_(0.0)  # type: ignore[union-attr]
+            self.conv.bias.fill_(0.0)
 
     def forward(self, *, timestep: Tensor, sample: Tensor) -> dict[str, Tensor]:
         assert timestep.dim() == 0
@@ -61,5 +61,5 @@ class Diffusion:
     def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
         x = x + 0.05 * rng.normal_like(x)
         for step in range(self.steps):
-            x = self.sampler.denoise(x, step)  # type: ignore[attr-defined]
+            x = self.sampler.denoise(x, step)
         return x

@@ -112,9 +112,13 @@ def test_what_a_stranger_brought_is_as_it_was(bench: Bench) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("packages")
+@pytest.mark.usefixtures("packages", "few_queries")
 @pytest.mark.parametrize("defense", ["diffusion", "stateful"])
-def test_an_audit_of_a_stranger_runs_every_check(bench: Bench, defense: str) -> None:
+def test_an_audit_of_a_stranger_runs_every_check(
+    bench: Bench, defense: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.audit.attacks.QUERIES", 10)
+    monkeypatch.setattr("bench.audit.attacks.TRIES", 10)
     said = bench("audit", *PRETRAINED, *SMALL, f"--defense={defense}", "--set=attack.steps=3",
                  "--set=attack.eot=2", "--json")  # fmt: skip
     assert said.code == 0, said

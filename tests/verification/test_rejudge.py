@@ -23,10 +23,7 @@ from bench.verification.recompute import _rounded as rounded_again
 from bench.verification.rejudge import count_changes
 
 from ..command import Bench
-
-TINY = ("--set=classifier.training.epochs=1", "-n", "6", "--draws=3", "--shard=4")
-NOISE = ("--attack=noise", "--set=attack.tries=2", "--eps=0.21")
-RUN = ("run", "--defense=gaussian", *NOISE, *TINY)
+from .one_cell import RUN, TINY, only
 
 cases = st.tuples(
     st.integers(0, 2**31), st.sampled_from(list(Norm)), st.sampled_from([1, 2, 4, 8])
@@ -112,20 +109,9 @@ def test_rounding_goes_towards_the_clean_image() -> None:
     assert torch.allclose(rounded(x_adv, x, 2), expected)
 
 
-_MADE: list[Path] = []
-
-
 @pytest.fixture
-def key(bench: Bench, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The one finished cell of a results folder: made once, copied for every test."""
-    if not _MADE:
-        made = tmp_path_factory.mktemp("made") / "results"
-        done = bench(*RUN, f"--results={made}")
-        assert done.code == 0, done.err
-        _MADE.append(made)
-    shutil.copytree(_MADE[0], tmp_path / "results")
-    (cell,) = Store(tmp_path / "results").cells()
-    return cell.name
+def key(folder: Path) -> str:
+    return only(folder).name
 
 
 def no_attack(monkeypatch: pytest.MonkeyPatch) -> None:
