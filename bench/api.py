@@ -39,9 +39,11 @@ from bench.models.trainable import (
 )
 
 if TYPE_CHECKING:
+    from bench.interactive.audit import audit
     from bench.interactive.evaluate import evaluate
+    from bench.interactive.judge import judge
 
-_LATER = {"evaluate": "bench.interactive.evaluate"}
+_LATER = ("audit", "evaluate", "judge")  # modules of bench.interactive and their functions
 
 __all__ = [
     "LOSSES", "Access", "Attack", "AttackWarning", "Averaged", "AveragedGradient",
@@ -50,15 +52,15 @@ __all__ = [
     "PluginError", "Purifier", "Rng", "SharingPurifier", "SteppedPurifier", "Task",
     "ThreatModel", "Trainable",
     "TrainableClassifier", "TrainablePurifier", "Training", "View", "WarmAttack",
-    "averaged_gradient", "averaged_loss", "cross_entropy", "dlr", "evaluate", "margin",
-    "parse_eps", "per_image", "project", "read_weights", "size", "steepest",
+    "audit", "averaged_gradient", "averaged_loss", "cross_entropy", "dlr", "evaluate", "judge",
+    "margin", "parse_eps", "per_image", "project", "read_weights", "size", "steepest",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LATER[name]), name)
+    return getattr(import_module(f"bench.interactive.{name}"), name)
 
 
 def __dir__() -> list[str]:

@@ -12,6 +12,8 @@ from bench.interactive.question import Folders, question, run
 from bench.interactive.row import Row
 from bench.results.table import write_runs
 
+_IMAGES = 500  # of a data set by name, where n is not given: as on the command line
+
 
 def evaluate(
     purifier: Any,
@@ -47,8 +49,8 @@ def evaluate(
     folders = Folders.given(results=results, data=data, zoo=zoo, device=device)
     asked = question(
         purifier, classifier, x, y, dataset=dataset, attack=attack, access=access, norm=norm,
-        eps=eps, n=n, seed=seed, draws=draws, shard=shard, sequential=sequential,
-        search=search, settings=settings, folders=folders,
+        eps=eps, n=n, most=_IMAGES if dataset else None, seed=seed, draws=draws, shard=shard,
+        sequential=sequential, search=search, settings=settings, folders=folders,
     )  # fmt: skip
     with asked.at_work() as workspace:
         key = run(matrix.evaluate(asked.request, workspace=workspace), progress=progress)

@@ -10,14 +10,19 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from bench.core.isolation import isolated
 from bench.core.protocols import Pixels
 from bench.core.threat import format_eps
+from bench.data.arrays import pixels_of
 from bench.data.datasets import dataset_info
 from bench.data.given import giving
-from bench.data.given import named as named_images
 from bench.errors import PluginError, UsageError
 from bench.plugins.catalogue import SINGULAR, Kind
+from bench.plugins.names import OBJECTS
 from bench.plugins.objects import Named, named
 from bench.plugins.offered import Offered, offering
 from bench.results.cell import Request
@@ -27,7 +32,6 @@ from bench.results.workspace import Workspace, open_device
 
 Result = TypeVar("Result")
 _TARGETS = tuple(SINGULAR[kind] for kind in ("defenses", "classifiers", "attacks"))
-_FEW = 500  # images of a data set by name, as on the command line
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def _folder(given: Any, variables: tuple[str, ...], default: str) -> Path:
         raise UsageError(f"the path {found} names a home folder that is not known.") from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Question:
     """A request, and what its names stand for; it can be asked again and again."""
 
@@ -103,11 +107,15 @@ def question(
     attack: Any,
     eps: Any,
     n: int | None,
+    most: int | None,
     settings: Mapping[str, Mapping[str, Any]] | None,
     folders: Folders,
     **rest: Any,
 ) -> Question:
-    """Check what is asked as the command line does, and name its objects; raises BenchError."""
+    """Check what is asked as the command line does, and name its objects; raises BenchError.
+
+    Where n is not given, it is all images, or ``most`` of them.
+    """
     found: dict[Kind, Named] = {
         "defenses": named("defenses", purifier),
         "classifiers": named("classifiers", classifier),
@@ -117,11 +125,13 @@ def question(
     if (x is None or y is None) == (dataset is None):
         raise UsageError("give the images x with their labels y, or dataset, a name or a file.")
     if dataset is None:
-        dataset, images[dataset] = named_images(x, y)
-    with giving(images):
-        there = dataset_info(dataset).test_images
+        pixels = pixels_of(_array(x), _array(y), named=("x", "y"))
+        dataset = f"{OBJECTS}:images_{pixels.digest[:8]}"
+        images[dataset] = pixels
     if n is None:
-        n = there if images else min(_FEW, there)
+        with giving(images):
+            there = dataset_info(dataset).test_images
+        n = there if most is None else min(most, there)
     request = Request.parse(
         defense=found["defenses"].name,
         classifier=found["classifiers"].name,
@@ -138,6 +148,13 @@ def question(
         if one.plugin is not None
     }
     return Question(request, plugins, images, folders)
+
+
+def _array(given: Any) -> Any:
+    if not isinstance(given, Tensor):
+        return given if hasattr(given, "dtype") else np.asarray(given)
+    found = given.detach().cpu()
+    return found.float() if found.dtype is torch.bfloat16 else found  # numpy has none
 
 
 def _written(eps: Any) -> str:

@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import Tensor
 
-from bench.interactive.question import Question
+from bench.errors import UsageError
+from bench.experiments.prepare import prepare, resolve
+from bench.figures import pictures
+from bench.figures.output import render
+from bench.interactive.question import Question, run
 from bench.results.audits import reports
+from bench.results.output import delivered
 from bench.results.render import cells_as_text, shown
 from bench.results.store import read_json, read_rows
 from bench.results.table import rows_of
+from bench.verification.rejudge import read_cell
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A figure as a PNG, which a notebook shows."""
+
+    png: bytes
+
+    def save(self, path: str | Path) -> None:
+        """Write the PNG; raises StoreError."""
+        with delivered(Path(path).expanduser()) as temporary:
+            temporary.write_bytes(self.png)
+
+    def _repr_png_(self) -> bytes:
+        return self.png
+
+
+@dataclass(frozen=True, repr=False, eq=False)
 class Row:
     """One finished cell; accuracies are in percent, as in every table."""
 
@@ -55,13 +78,44 @@ class Row:
 
     @functools.cached_property
     def outcomes(self) -> pd.DataFrame:
-        """One line per image: distance, legal, clean, robust, votes and logits."""
+        """A line per image: distance, legal, clean, robust, votes and logits."""
         return read_rows(self.question.store.outcomes(self.key))
 
     def to_pandas(self) -> pd.DataFrame:
         """Return the row with the columns of runs.csv."""
         store = self.question.store
         return rows_of(store, [self.key], reports(store))
+
+    def images(self, indices: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """Return images (N, C, H, W) in [0, 1]: ``clean``, ``attacked`` and ``purified`` once.
+
+        All of them, or those of these ``indices``; raises UsageError for one that is not there.
+        """
+        return self._pictured(indices)[0].stages
+
+    def show(self, indices: Sequence[int] = (0, 1, 2, 3)) -> Picture:
+        """Draw images clean, attacked and purified once, with the class each is taken for."""
+        made, outcomes = self._pictured(indices)
+        return Picture(
+            render(lambda frame: pictures.draw(frame, made), pictures.rows(made, outcomes))
+        )
+
+    def _pictured(
+        self, indices: Sequence[int] | None
+    ) -> tuple[pictures.Pictured, pd.DataFrame]:
+        n = len(self.outcomes)
+        chosen = list(range(n)) if indices is None else [int(index) for index in indices]
+        if strange := [index for index in chosen if not 0 <= index < n]:
+            raise UsageError(f"there is no image {strange[0]}: give indices 0 to {n - 1}.")
+        if not chosen:
+            raise UsageError("give the index of one image or more.")
+        with self.question.at_work() as workspace:
+            work = prepare(resolve(self.question.request), workspace=workspace)
+            prepared = replace(
+                run(work, progress=False), cell=read_cell(workspace.store, self.key)
+            )
+            made = run(pictures.collect(prepared, chosen, workspace=workspace), progress=False)
+        return made, self.outcomes.set_index("index", drop=False).loc[chosen]
 
     def __repr__(self) -> str:
         columns, (low, high) = self._columns, self.interval

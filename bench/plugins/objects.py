@@ -9,9 +9,11 @@ import inspect
 import re
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from torch import Tensor, nn
 
 from bench.core.isolation import isolated
 from bench.core.networks import digest_of_weights, modules_in
@@ -51,7 +53,7 @@ def named(kind: Kind, thing: object) -> Named:
     known = _known(kind, cls)
     if known and (settings is not None or thing is cls):
         return Named(known, settings or {})
-    one = cls if settings is not None else _copied(thing, SINGULAR[kind])
+    one = cls if settings is not None else _copied(_held(kind, thing), SINGULAR[kind])
     label = _label(thing)
     own = own_modules() | _namespace(thing)
     plugin = plugin_of_object(
@@ -79,6 +81,46 @@ def _settings(thing: object) -> dict[str, Any] | None:
         return None
     same = [(digest_of_weights(one), digest_of_code(one, {})) for one in (thing, again)]
     return values if same[0] == same[1] else None
+
+
+def _held(kind: Kind, thing: object) -> object:
+    """Put an object's method into a module that holds the object."""
+    if isinstance(thing, types.MethodType) and not isinstance(thing.__self__, type):
+        return _METHODS[kind](thing)
+    return thing
+
+
+class _Method(nn.Module):
+    def __init__(self, method: types.MethodType) -> None:
+        super().__init__()
+        self.owner, self.name = method.__self__, method.__name__
+
+    @property
+    def method(self) -> Any:
+        """The method of this copy's object."""
+        return getattr(self.owner, self.name)
+
+
+class _PurifyingMethod(_Method):
+    @property
+    def purify(self) -> Any:
+        """The method, with its own signature."""
+        return self.method
+
+
+class _ClassifyingMethod(_Method):
+    def forward(self, x: Tensor) -> Any:
+        """Return what the method makes of x (N, C, H, W)."""
+        return self.method(x)
+
+
+_METHODS: dict[Kind, Callable[[types.MethodType], object]] = {
+    "defenses": _PurifyingMethod,
+    "classifiers": _ClassifyingMethod,
+    "attacks": lambda method: types.MethodType(
+        method.__func__, _copied(method.__self__, "attack")
+    ),
+}
 
 
 def _copied(thing: object, what: str) -> object:

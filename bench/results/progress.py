@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -73,7 +74,9 @@ def watch(work: Work[Result]) -> Result:
     )
 
     console = Console(stderr=True)
-    if not console.is_terminal:
+    # In a notebook rich draws with ipywidgets, and only warns where they are missing.
+    drawn = find_spec("ipywidgets") if console.is_jupyter else console.is_terminal
+    if not drawn:
         return _log(work)
     with Bars(
         TextColumn("{task.description}", markup=False),
