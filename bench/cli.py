@@ -16,11 +16,13 @@ import typer
 from bench import __version__
 from bench.commands import (
     calibrate,
+    check,
     compare,
     doctor,
     evaluate,
     figure,
     judge,
+    new,
     paper,
     report,
     show,
@@ -78,6 +80,8 @@ app.command(rich_help_panel=_PUBLISH)(paper.paper)
 app.add_typer(figure.app, name="figure", rich_help_panel=_PUBLISH)
 app.command("list", rich_help_panel=_SET_UP)(show.list_)
 app.command(rich_help_panel=_SET_UP)(show.show)
+app.command(rich_help_panel=_SET_UP)(new.new)
+app.command(rich_help_panel=_SET_UP)(check.check)
 app.command(rich_help_panel=_SET_UP)(doctor.doctor)
 
 _WITHOUT_PLUGINS = (table.table, compare.compare, report.report, paper.paper)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.data.given import given, is_given
-from bench.data.names import VALIDATION, cell_name, corruption_of, file_of, folder_of
+from bench.data.names import VALIDATION, cell_name, corruption_of, file_of, folder_of, in_source
 from bench.errors import PluginError, UsageError, unknown_name
 from bench.plugins.catalogue import blocked, build, catalogue
 
@@ -61,6 +61,7 @@ DATASETS: dict[str, DatasetInfo] = {
 # What a listing says of data sets that have no name of their own.
 OTHERS = {
     "cifar10c:KIND:SEVERITY": "CIFAR-10 with one of the corruptions of CIFAR-10-C, at 1 to 5",
+    "file.py:NAME": "a class in a file of yours: `bench new dataset NAME` writes one",
     "file.npz": "your images x and labels y; x_train and y_train where a training is meant",
     "folder:PATH": "your images, a folder for each class",
 }
@@ -130,7 +131,8 @@ def _claimed(_path: tuple[str, ...]) -> frozenset[str]:
 
 def _plugin(name: str) -> DatasetInfo:
     """Read what a plugin says of its data set; raises BenchError."""
-    if name not in catalogue("datasets") and name not in blocked("datasets"):
+    known = in_source(name) or name in catalogue("datasets") or name in blocked("datasets")
+    if not known:
         if Path(name).is_dir():
             raise UsageError(
                 f"'{name}' is a folder. Write --dataset folder:{name} for its images."
@@ -147,7 +149,7 @@ def _plugin(name: str) -> DatasetInfo:
         fault = f"train_images is {train!r}, not a count"
     else:
         line = (inspect.getdoc(type(made)) or "").partition("\n")[0]
-        return DatasetInfo(name, shape, *numbers, line)
+        return DatasetInfo(cell_name(name), shape, *numbers, line)
     raise PluginError(
         f"the data set '{name}': {fault}. See 'Add a data set' in docs/plugins.md."
     )

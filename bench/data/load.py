@@ -21,10 +21,18 @@ from bench.data.datasets import DATASETS, DatasetInfo, dataset_info
 from bench.data.files import read_split, stamp
 from bench.data.folders import FolderInfo, decoded, folder_info
 from bench.data.given import given, is_given
-from bench.data.names import VALIDATION, corruption_of, file_of, folder_of, trained_on
+from bench.data.names import (
+    VALIDATION,
+    corruption_of,
+    file_of,
+    folder_of,
+    in_source,
+    trained_on,
+)
 from bench.data.published import read_corrupted, read_published
 from bench.errors import PluginError, UsageError
 from bench.plugins.catalogue import build
+from bench.plugins.files import load
 
 
 def load_test(name: str, *, root: Path, first: int = 0) -> Pixels:
@@ -69,6 +77,8 @@ def _stamp(name: str) -> Hashable:
         return stamp(path)
     if folder := folder_of(name):
         return folder_info(folder).digest
+    if path := in_source(name):
+        return load(str(path)).digest
     return None
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import UsageError
+from bench.plugins.names import kept, parsed, portable
 from bench.results.cell import check_dataset_name
 
 VALIDATION = ":validation"  # after a data set's name: its held-out training images
@@ -49,6 +50,12 @@ def file_of(name: str) -> Path | None:
     """Return the absolute path of an .npz file; None for another data set."""
     base = name.removesuffix(VALIDATION)
     return _absolute(base) if base.endswith(".npz") and not base.startswith(FOLDER) else None
+
+
+def in_source(name: str) -> Path | None:
+    """Return the Python file that defines a data set (mine.py:Name); None for another one."""
+    typed = parsed(name.removesuffix(VALIDATION))
+    return _absolute(typed.source) if typed and typed.in_file else None
 
 
 def folder_of(name: str) -> Folder | None:
@@ -97,20 +104,24 @@ def found_at(name: str) -> str | None:
     The home folder is ~, since results are shared.
     """
     if path := file_of(name):
-        return f"{_portable(path)}{VALIDATION if name.endswith(VALIDATION) else ''}"
+        return f"{_portable(path)}{_end(name)}"
     if folder := folder_of(name):
         # A folder may itself be called val@224; a slash then tells it from a size.
         end = "/" if folder.size is None and _SIZE.fullmatch(folder.path.name) else ""
         return f"{FOLDER}{_portable(folder.path)}{end}{_at(folder)}"
+    if in_source(name):
+        return f"{portable(name.removesuffix(VALIDATION))}{_end(name)}"
     return None
 
 
 def cell_name(name: str) -> str:
     """Return what results call a data set: the last part of a path; raises UsageError."""
     if path := file_of(name):
-        name = f"{path.name}{VALIDATION if name.endswith(VALIDATION) else ''}"
+        name = f"{path.name}{_end(name)}"
     elif folder := folder_of(name):
         name = f"{FOLDER}{folder.path.name}{_at(folder)}"
+    elif in_source(name):
+        name = f"{kept(name.removesuffix(VALIDATION))}{_end(name)}"
     else:
         return name
     check_dataset_name(name)
@@ -127,8 +138,12 @@ def found_again(name: str, sources: Mapping[str, object]) -> str:
 
 def _exists(name: str) -> bool:
     folder = folder_of(name)
-    path = folder.path if folder else file_of(name)
+    path = folder.path if folder else file_of(name) or in_source(name)
     return path is not None and path.exists()
+
+
+def _end(name: str) -> str:
+    return VALIDATION if name.endswith(VALIDATION) else ""
 
 
 def _at(folder: Folder) -> str:

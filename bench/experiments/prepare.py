@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,13 +135,15 @@ def resolve(request: Request) -> Plugins:
 
 
 def configured(kind: Kind, name: str, request: Request) -> Any:
+    """Build a plugin by name from defaults, recipe and settings, as ``built`` does."""
+    settings = request.settings.get(SINGULAR[kind], {})
+    return built(kind, plugin(kind, name), dataset=request.dataset, settings=settings)
+
+
+def built(kind: Kind, cls: type[Any], *, dataset: str, settings: Mapping[str, Any]) -> Any:
     """Build a plugin from its defaults, the data set's recipe and the user's settings."""
-    cls = plugin(kind, name)
-    target = SINGULAR[kind]
-    params = (
-        cls.recipe(cell_name(trained_on(request.dataset))) if hasattr(cls, "recipe") else {}
-    )
-    return build_dataclass(cls, _merged(params, request.settings.get(target, {})), where=target)
+    params = cls.recipe(cell_name(trained_on(dataset))) if hasattr(cls, "recipe") else {}
+    return build_dataclass(cls, _merged(params, settings), where=SINGULAR[kind])
 
 
 def _merged(base: Any, over: Any) -> Any:

@@ -17,6 +17,7 @@ from bench.errors import UsageError
 from bench.plugins.architectures import architecture
 from bench.plugins.as_attack import as_attack
 from bench.plugins.as_classifier import as_classifier
+from bench.plugins.as_dataset import as_dataset
 from bench.plugins.as_defense import as_defense
 from bench.plugins.files import Source, load, working_in
 from bench.plugins.names import ARCHITECTURES, ATTACK_LIBRARIES, OBJECTS, Typed
@@ -28,6 +29,7 @@ _AS: dict[str, Callable[[Thing], type[Any]]] = {
     "attacks": as_attack,
     "defenses": as_defense,
     "classifiers": as_classifier,
+    "datasets": as_dataset,
 }
 _LISTED = 10  # names of a file in an error
 _sources: WeakKeyDictionary[type[Any], str] = WeakKeyDictionary()
