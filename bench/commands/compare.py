@@ -28,14 +28,16 @@ def compare(
     """Compare two cells, or two defenses by the attacks that both have, image by image."""
     import json
 
+    from bench.plugins.names import kept
     from bench.results.compare import compare
     from bench.results.paired import lines, needed_for
     from bench.results.store import Store
 
     store = Store(results)
     found = compare(
-        store, first, second, dataset=dataset, norm=norm, eps=eps, attack=attack, n=n
-    )
+        store, kept(first), kept(second), dataset=dataset, norm=norm, eps=eps,
+        attack=attack and kept(attack), n=n,
+    )  # fmt: skip
     needed = None if difference is None else needed_for(found, difference)
     if as_json:
         said = found.canonical() | ({"claimed_images_needed": needed} if needed else {})

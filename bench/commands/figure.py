@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,9 +89,9 @@ def tradeoff(
 
     ball = parse_norm(norm)
     radius = format_eps(parse_eps(eps, ball))
-    wanted = Wanted(_known(dataset), tuple(defense), (attack,), _access(access), ball.value,
-                    radius, n, seed, parse_settings(settings))  # fmt: skip
-    words = (attack, access or "", ball.value, radius, *settings)
+    wanted = Wanted(_known(dataset), _kept(defense), _kept([attack]), _access(access),
+                    ball.value, radius, n, seed, parse_settings(settings))  # fmt: skip
+    words = (*_kept([attack]), access or "", ball.value, radius, *settings)
     _from_cells("tradeoff", figure.collect, figure.draw, wanted, words, results, output)
 
 
@@ -115,9 +115,9 @@ def curves(
     from bench.results.cell import parse_settings
 
     ball = parse_norm(norm)
-    wanted = Wanted(_known(dataset), tuple(defense), tuple(attack), _access(access),
+    wanted = Wanted(_known(dataset), _kept(defense), _kept(attack), _access(access),
                     ball.value, None, n, seed, parse_settings(settings))  # fmt: skip
-    words = (*attack, access or "", ball.value, *settings)
+    words = (*_kept(attack), access or "", ball.value, *settings)
     _from_cells("curves", figure.collect, figure.draw, wanted, words, results, output)
 
 
@@ -242,6 +242,7 @@ def pag(
     from bench.figures import pag as figure
     from bench.figures.images import about
     from bench.figures.output import file_name
+    from bench.plugins.names import kept
 
     seen = parse_access(access)
     if seen not in (Access.FULL, Access.BPDA):
@@ -259,7 +260,9 @@ def pag(
     known = {**known, "checkpoints": {**known["checkpoints"], **found.checkpoints}, "n": n}
     del known["cells"]  # nothing of a run is used but its parts
     draw = functools.partial(figure.draw, pictures=found.pictures)
-    name = file_name("pag", dataset, *defense, seen, threat.norm, format_eps(threat.eps))
+    name = file_name(
+        "pag", dataset, *map(kept, defense), seen, threat.norm, format_eps(threat.eps)
+    )
     _write(workspace.store, output, name, found.frame, draw, known)
 
 
@@ -274,10 +277,11 @@ def _request(*, settings: list[str], **options: Any) -> Request:
 def _named(figure: str, pairs: list[Plugins]) -> str:
     from bench.core.threat import format_eps
     from bench.figures.output import file_name
+    from bench.plugins.names import kept
 
     request, threat = pairs[0].request, pairs[0].threat
-    defenses = [pair.request.defense for pair in pairs]
-    return file_name(figure, request.dataset, *defenses, request.attack, threat.access,
+    names = [kept(pair.request.defense) for pair in pairs]
+    return file_name(figure, request.dataset, *names, kept(request.attack), threat.access,
                      threat.norm, format_eps(threat.eps))  # fmt: skip
 
 
@@ -299,6 +303,12 @@ def _known(dataset: str) -> str:
     from bench.data.datasets import dataset_info
 
     return dataset_info(dataset).name
+
+
+def _kept(names: Sequence[str]) -> tuple[str, ...]:
+    from bench.plugins.names import kept
+
+    return tuple(map(kept, names))
 
 
 def _access(name: str | None) -> str | None:

@@ -51,12 +51,22 @@ Settings = Annotated[
 # RobustBench itself keeps its files in `models` as well.
 RESULTS, DATA, ZOO = Path("results"), Path("data"), Path("models")
 
-Defense = Annotated[str, typer.Option(help="A defense: see `bench list defenses`.")]
-Attack = Annotated[str, typer.Option(help="An attack: see `bench list attacks`.")]
+Defense = Annotated[
+    str, typer.Option(help="A defense: see `bench list defenses`; or mine.py:NAME.")
+]
+Attack = Annotated[
+    str, typer.Option(help="An attack: see `bench list attacks`; or mine.py:NAME.")
+]
 Dataset = Annotated[
     str, typer.Option(help="digits, mnist, fashion_mnist, cifar10 or cifar100.")
 ]
-Classifier = Annotated[str, typer.Option(help="small_cnn, resnet18 or robustbench:NAME.")]
+Classifier = Annotated[
+    str,
+    typer.Option(
+        help="small_cnn, resnet18, mine.py:NAME, torchvision:NAME=FILE, timm:NAME=FILE or "
+        "robustbench:NAME."
+    ),
+]
 Norm = Annotated[str, typer.Option(help="Linf or L2.")]
 Eps = Annotated[str, typer.Option(help="Radius: 8/255, 0.3 or inf; exact.")]
 Access = Annotated[

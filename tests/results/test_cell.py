@@ -83,6 +83,7 @@ CHANGES: dict[str, dict[str, Any]] = {
             ("params", {"steps": 11}),
             ("revision", 2),
             ("checkpoint", "e" * 64),
+            ("source", "f" * 64),
         )
     },
 }
