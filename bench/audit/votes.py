@@ -13,6 +13,7 @@ from bench.core.geometry import rounded
 from bench.core.passes import count_passes
 from bench.evaluation.batch_votes import votes_alone, votes_beside
 from bench.evaluation.judge import elected, vote
+from bench.plugins.as_defense import draws_by_block
 from bench.results.stats import paired_interval, worsens
 from bench.results.vote_rules import parse_rule, right
 
@@ -70,7 +71,8 @@ def verdicts_repeat(subject: Subject) -> Finding:
     one that was attacked, after reseeding torch's global generator, and in other company:
     another batch size and order, each image by itself, and beside foreign images. At last the
     purifier is called many times on one image. A defense that counts its calls or draws from
-    the global generator gives itself away.
+    the global generator gives itself away. Where noise is known to go by the block, another
+    batch is other noise: it may move no more images than other streams in the same batch do.
     """
     run = subject.strong()
     x, y, rng = run.x_adv, subject.images.y, subject.rng.fork("repeat")
@@ -88,15 +90,25 @@ def verdicts_repeat(subject: Subject) -> Finding:
         back = everything.flip(0)
         flipped = votes(subject.defense, back)[back]
         halves = [votes(subject.defense, part) for part in everything.chunk(3)]
-        alone = _in_other_company(subject, x)
+        alone, by_chance = _in_other_company(subject, x)
         changed, calls = _changed_by_calls(subject, x[:1])
         again = votes(subject.defense, everything)
+        # As many as are compared with it: in halves and in another order.
+        fresh = [
+            vote(subject.defense, x, y, draws=draws, rng=rng.fork("other", k)).votes
+            for k in range(2)
+        ]
     drifting = int(((first != second) | (second != again)).any(1).sum())
     verdicts = elected(second, y)
     moved = (elected(torch.cat(halves), y) != verdicts) | (elected(flipped, y) != verdicts)
     share = float(moved.float().mean())
     by_batch = share > _ROUNDING and int(moved.sum()) > 1
     company = float(alone.float().mean())
+    by_company = company > _ROUNDING and int(alone.sum()) > 1
+    if draws_by_block(subject.defense.purifier):
+        one, other = (elected(found, y) != verdicts for found in fresh)
+        by_batch &= _exceeds(moved, one | other)
+        by_company &= _exceeds(alone, by_chance)
     reason = ""
     if drifting or changed:
         what = f"{drifting} images are voted otherwise when they are judged again"
@@ -106,7 +118,7 @@ def verdicts_repeat(subject: Subject) -> Finding:
             f"{what} with the same streams: the defense depends on something beside image and "
             "stream, such as the number of its calls or the global generator"
         )
-    elif by_batch or (company > _ROUNDING and int(alone.sum()) > 1):
+    elif by_batch or by_company:
         reason = (
             "the verdict depends on the batch an image is judged in, or on its place there "
             f"({company:.1%} of the images are voted otherwise alone or beside foreign ones)"
@@ -130,18 +142,29 @@ def verdicts_repeat(subject: Subject) -> Finding:
     )
 
 
-def _in_other_company(subject: Subject, x_adv: Tensor) -> Tensor:
-    """Find which images, clean and attacked, elect another class alone or beside others."""
+def _exceeds(moved: Tensor, by_chance: Tensor) -> bool:
+    """Whether significantly more images moved than other noise moves."""
+    return worsens(~by_chance.cpu().numpy(), ~moved.cpu().numpy()) <= LEVEL
+
+
+def _in_other_company(subject: Subject, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+    """Find which images, clean and attacked, elect another class alone or beside others.
+
+    The second are those that do under other streams in the same batch, for comparison.
+    """
     images, x_adv = subject.images[:_ALONE], x_adv[:_ALONE]
     draws = min(_AGAIN, subject.base.cell.draws)
-    moved = []
+    moved, by_chance = [], []
     for name, x in (("clean", images.x), ("attacked", x_adv)):
         rng = subject.rng[: len(x)].fork("company", name)
         known = vote(subject.defense, x, images.y, draws=draws, rng=rng).votes.argmax(1)
         for other in (votes_alone, votes_beside):
             found = other(subject.defense, x, images.y, draws=draws, rng=rng)
             moved.append(found.argmax(1) != known)
-    return torch.cat(moved)
+            fresh = rng.fork("other", other.__name__)
+            found = vote(subject.defense, x, images.y, draws=draws, rng=fresh).votes
+            by_chance.append(found.argmax(1) != known)
+    return torch.cat(moved), torch.cat(by_chance)
 
 
 def _changed_by_calls(subject: Subject, x: Tensor) -> tuple[bool, int]:

@@ -29,13 +29,16 @@ def compare(
     import json
 
     from bench.data.names import cell_name
+    from bench.plugins.names import kept
     from bench.results.compare import compare
     from bench.results.paired import lines, needed_for
     from bench.results.store import Store
 
     store = Store(results)
-    known = None if dataset is None else cell_name(dataset)
-    found = compare(store, first, second, dataset=known, norm=norm, eps=eps, attack=attack, n=n)
+    found = compare(
+        store, kept(first), kept(second), dataset=dataset and cell_name(dataset), norm=norm,
+        eps=eps, attack=attack and kept(attack), n=n,
+    )  # fmt: skip
     needed = None if difference is None else needed_for(found, difference)
     if as_json:
         said = found.canonical() | ({"claimed_images_needed": needed} if needed else {})

@@ -163,6 +163,7 @@ def train(
 ) -> None:
     """Train a classifier or a defense, or find its checkpoint; a killed training resumes."""
     from bench.plugins.catalogue import blocked, catalogue
+    from bench.plugins.names import parsed
     from bench.results.cell import Request, parse_settings
 
     classifiers, defenses = catalogue("classifiers"), catalogue("defenses")
@@ -171,9 +172,12 @@ def train(
     for reason in (blocked("classifiers").get(name), blocked("defenses").get(name)):
         if reason:
             raise PluginError(reason)
-    if name not in classifiers and name not in defenses:
+    if parsed(name):
+        is_classifier = _is_classifier(name)
+    elif name not in classifiers and name not in defenses:
         raise unknown_name("classifier or defense", name, [*classifiers, *defenses])
-    is_classifier = name in classifiers
+    else:
+        is_classifier = name in classifiers
     request = Request.parse(
         defense="none" if is_classifier else name,
         attack="noise",
@@ -190,3 +194,18 @@ def train(
     )
     say(str(path))
     say(path.with_suffix(".json").read_text().rstrip())
+
+
+def _is_classifier(name: str) -> bool:
+    """Say which of both a plugin in a file is, if it is trained; raises UsageError."""
+    from bench.plugins.catalogue import Kind, plugin
+
+    kinds: tuple[Kind, Kind] = ("defenses", "classifiers")
+    for kind in kinds:
+        try:
+            found = plugin(kind, name)
+        except PluginError:  # it is the other kind, or neither
+            continue
+        if hasattr(found, "start"):
+            return kind == "classifiers"
+    raise UsageError(f"{name} has nothing to train: it is complete as it is.")

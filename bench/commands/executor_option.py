@@ -112,7 +112,10 @@ def spread(
 
 def _as_json(plan: Plan) -> dict[str, object]:
     from bench.experiments.plan import Plan
+    from bench.plugins.names import absolute
 
+    # A job may start in another folder.
+    plan = plan.renamed(absolute)
     return plan.model_dump(mode="json", include=set(Plan.model_fields))
 
 

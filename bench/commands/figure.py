@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,9 +89,9 @@ def tradeoff(
 
     ball = parse_norm(norm)
     radius = format_eps(parse_eps(eps, ball))
-    wanted = Wanted(_known(dataset), tuple(defense), (attack,), _access(access), ball.value,
-                    radius, n, seed, parse_settings(settings))  # fmt: skip
-    words = (attack, access or "", ball.value, radius, *settings)
+    wanted = Wanted(_known(dataset), _kept(defense), _kept([attack]), _access(access),
+                    ball.value, radius, n, seed, parse_settings(settings))  # fmt: skip
+    words = (*_kept([attack]), access or "", ball.value, radius, *settings)
     _from_cells("tradeoff", figure.collect, figure.draw, wanted, words, results, output)
 
 
@@ -115,9 +115,9 @@ def curves(
     from bench.results.cell import parse_settings
 
     ball = parse_norm(norm)
-    wanted = Wanted(_known(dataset), tuple(defense), tuple(attack), _access(access),
+    wanted = Wanted(_known(dataset), _kept(defense), _kept(attack), _access(access),
                     ball.value, None, n, seed, parse_settings(settings))  # fmt: skip
-    words = (*attack, access or "", ball.value, *settings)
+    words = (*_kept(attack), access or "", ball.value, *settings)
     _from_cells("curves", figure.collect, figure.draw, wanted, words, results, output)
 
 
@@ -243,6 +243,7 @@ def pag(
     from bench.figures import pag as figure
     from bench.figures.images import about
     from bench.figures.output import file_name
+    from bench.plugins.names import kept
 
     seen = parse_access(access)
     if seen not in (Access.FULL, Access.BPDA):
@@ -261,7 +262,12 @@ def pag(
     del known["cells"]  # nothing of a run is used but its parts
     draw = functools.partial(figure.draw, pictures=found.pictures)
     name = file_name(
-        "pag", cell_name(dataset), *defense, seen, threat.norm, format_eps(threat.eps)
+        "pag",
+        cell_name(dataset),
+        *map(kept, defense),
+        seen,
+        threat.norm,
+        format_eps(threat.eps),
     )
     _write(workspace.store, output, name, found.frame, draw, known)
 
@@ -278,12 +284,13 @@ def _named(figure: str, pairs: list[Plugins]) -> str:
     from bench.core.threat import format_eps
     from bench.data.names import cell_name
     from bench.figures.output import file_name
+    from bench.plugins.names import kept
 
     request, threat = pairs[0].request, pairs[0].threat
-    defenses = [pair.request.defense for pair in pairs]
+    names = [kept(pair.request.defense) for pair in pairs]
+    dataset, attack = cell_name(request.dataset), kept(request.attack)
     ball = (threat.norm, format_eps(threat.eps))
-    dataset, attack = cell_name(request.dataset), request.attack
-    return file_name(figure, dataset, *defenses, attack, threat.access, *ball)
+    return file_name(figure, dataset, *names, attack, threat.access, *ball)
 
 
 def _write(
@@ -304,6 +311,12 @@ def _known(dataset: str) -> str:
     from bench.data.datasets import check_known
 
     return check_known(dataset)
+
+
+def _kept(names: Sequence[str]) -> tuple[str, ...]:
+    from bench.plugins.names import kept
+
+    return tuple(map(kept, names))
 
 
 def _access(name: str | None) -> str | None:

@@ -66,12 +66,16 @@ RESULTS, DATA, ZOO = Path("results"), Path("data"), Path("models")
 Defense = Annotated[
     str,
     typer.Option(
-        help="A defense: see `bench list defenses`.", autocompletion=_names("defenses")
+        help="A defense: see `bench list defenses`; or mine.py:NAME.",
+        autocompletion=_names("defenses"),
     ),
 ]
 Attack = Annotated[
     str,
-    typer.Option(help="An attack: see `bench list attacks`.", autocompletion=_names("attacks")),
+    typer.Option(
+        help="An attack: see `bench list attacks`; or mine.py:NAME.",
+        autocompletion=_names("attacks"),
+    ),
 ]
 Dataset = Annotated[
     str,
@@ -83,7 +87,9 @@ Dataset = Annotated[
 Classifier = Annotated[
     str,
     typer.Option(
-        help="small_cnn, resnet18 or robustbench:NAME.", autocompletion=_names("classifiers")
+        help="small_cnn, resnet18, mine.py:NAME, torchvision:NAME=FILE, timm:NAME=FILE or "
+        "robustbench:NAME.",
+        autocompletion=_names("classifiers"),
     ),
 ]
 ImageSize = Annotated[

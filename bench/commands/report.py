@@ -22,6 +22,7 @@ def report(
     """Write what was tried on a defense, with which budget, what broke, and what it cost."""
     from bench.core.threat import format_eps, parse_eps, parse_norm
     from bench.data.datasets import check_known
+    from bench.plugins.names import kept
     from bench.results.audits import damaged_audits
     from bench.results.defense_report import find, page
     from bench.results.store import Store
@@ -30,7 +31,7 @@ def report(
     ball = parse_norm(norm)
     radius = format_eps(parse_eps(eps, ball))
     store = Store(results)
-    cells = find(store, defense=defense, dataset=dataset, norm=ball, eps=radius, n=n)
+    cells = find(store, defense=kept(defense), dataset=dataset, norm=ball, eps=radius, n=n)
     text = page(store, cells)
     if output is None:
         say(text, nl=False)

@@ -6,10 +6,10 @@ import difflib
 import functools
 import itertools
 import math
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import pydantic
 import pydantic_core
@@ -18,6 +18,7 @@ from bench.data.datasets import dataset_info
 from bench.data.names import cell_name, found_at
 from bench.errors import BenchError, PlanError, UsageError
 from bench.plugins.catalogue import Kind, build
+from bench.plugins.names import beside
 from bench.results.cell import ZOO, Request
 from bench.results.strict_yaml import read_file
 
@@ -134,6 +135,15 @@ class Plan(pydantic.BaseModel, extra="forbid"):
     search: str = "float32"
     audit: Annotated[bool | int, pydantic.BeforeValidator(_audited)] = False
 
+    def renamed(self, change: Callable[[str], str]) -> Self:
+        """Return the plan with other names for its plugins."""
+
+        def each(choices: list[Choice]) -> list[Choice]:
+            return [one.model_copy(update={"name": change(one.name)}) for one in choices]
+
+        kinds = ("defenses", "attacks", "classifiers")
+        return self.model_copy(update={kind: each(getattr(self, kind)) for kind in kinds})
+
     def faults(self) -> list[str]:
         """Name every plugin, parameter and data set of the plan that does not exist."""
         if too_large := self._too_large():
@@ -236,7 +246,7 @@ def read_plan(path: Path) -> Plan:
     """Read a plan; raises UsageError with every fault of the file."""
     known = "defenses, attacks and threats. plans/smoke.yaml is an example."
     content = read_mapping(path, f"is no plan: it has to be a mapping with {known}")
-    return parse_plan(content, Plan, where=path.name)
+    return parse_plan(content, Plan, where=path.name, folder=path.parent)
 
 
 def read_mapping(path: Path, otherwise: str) -> dict[Any, Any]:
@@ -247,16 +257,26 @@ def read_mapping(path: Path, otherwise: str) -> dict[Any, Any]:
     return content
 
 
-def parse_plan(content: dict[Any, Any], kind: type[AnyPlan], *, where: str) -> AnyPlan:
-    """Make a plan from the content of a file; raises PlanError with every fault of it."""
+def parse_plan(
+    content: dict[Any, Any], kind: type[AnyPlan], *, where: str, folder: Path
+) -> AnyPlan:
+    """Make a plan from the content of a file; raises PlanError with every fault of it.
+
+    Plugins in files that are not in the current folder are looked for in ``folder``.
+    """
+
+    def found(name: str) -> str:
+        return beside(name, folder)
+
     try:
-        return kind.model_validate(content)
+        return kind.model_validate(content).renamed(found)
     except pydantic.ValidationError as error:
-        found = error.errors(include_url=False)
-        faults = [f"{where}: {_in_words(fault)}" for fault in found[:_MOST_FAULTS]]
-        if len(found) > _MOST_FAULTS:
-            faults.append(f"{where}: {len(found) - _MOST_FAULTS} more faults of this kind.")
-        raise all_faults([*faults, *_sound_part(content, error).faults()]) from error
+        told = error.errors(include_url=False)
+        faults = [f"{where}: {_in_words(fault)}" for fault in told[:_MOST_FAULTS]]
+        if len(told) > _MOST_FAULTS:
+            faults.append(f"{where}: {len(told) - _MOST_FAULTS} more faults of this kind.")
+        sound = _sound_part(content, error).renamed(found)
+        raise all_faults([*faults, *sound.faults()]) from error
 
 
 def _sound_part(content: dict[Any, Any], error: pydantic.ValidationError) -> Plan:

@@ -11,11 +11,12 @@ from typing import Any
 
 from bench.data.datasets import dataset_info
 from bench.data.names import cell_name, trained_on
-from bench.errors import unknown_name
+from bench.errors import BenchError, unknown_name
 from bench.models.checkpoints import complete, load_checkpoint, read_card
 from bench.models.train import trained_as
-from bench.models.trainable import Trainable
+from bench.models.trainable import MakesPurifier, Trainable
 from bench.plugins.catalogue import SINGULAR, Kind, blocked, build, catalogue, plugin
+from bench.plugins.names import kept, parsed
 from bench.results.store import Store
 
 _KINDS: tuple[Kind, ...] = ("defenses", "attacks", "classifiers")
@@ -24,25 +25,44 @@ _KINDS: tuple[Kind, ...] = ("defenses", "attacks", "classifiers")
 def describe(name: str, *, dataset: str, results: Path) -> Iterator[str]:
     """Write a plugin's purpose, parameters, compatibility and checkpoints line by line."""
     dataset_info(dataset)
-    kinds = [kind for kind in _KINDS if name in catalogue(kind) or name in blocked(kind)]
-    if not kinds:
-        known = [known for kind in _KINDS for known in catalogue(kind)]
-        raise unknown_name("defense, attack or classifier", name, known)
-    for kind in kinds:
+    for number, kind in enumerate(_kinds_of(name)):
+        if number:
+            yield ""
         cls = plugin(kind, name)
         params = cls.recipe(cell_name(trained_on(dataset))) if hasattr(cls, "recipe") else {}
         made = build(kind, name, params)
-        yield f"{name} ({SINGULAR[kind]}, {cls.__module__}.{cls.__qualname__})"
+        where = "" if parsed(name) else f", {cls.__module__}.{cls.__qualname__}"
+        yield f"{kept(name)} ({SINGULAR[kind]}{where})"
         yield ""
         yield from (f"  {line}".rstrip() for line in (inspect.getdoc(cls) or "").splitlines())
         yield ""
         yield f"  parameters on {dataset} (name: type = value):"
-        yield from _parameters(made, SINGULAR[kind]) or ["    none"]
+        yield from list(_parameters(made, SINGULAR[kind])) or ["    none"]
         yield ""
         yield f"  {_compatibility(kind, made)}"
         if isinstance(made, Trainable):
             yield ""
-            yield from _checkpoints(trained_as(name, made), results)
+            yield from _checkpoints(kept(trained_as(name, made)), results)
+
+
+def _kinds_of(name: str) -> list[Kind]:
+    """List what a name stands for; raises BenchError where it is nothing."""
+    if not parsed(name):
+        kinds = [kind for kind in _KINDS if name in catalogue(kind) or name in blocked(kind)]
+        if not kinds:
+            known = [known for kind in _KINDS for known in catalogue(kind)]
+            raise unknown_name("defense, attack or classifier", name, known)
+        return kinds
+    found, faults = [], []
+    for kind in _KINDS:
+        try:
+            plugin(kind, name)
+            found.append(kind)
+        except BenchError as error:
+            faults.append(error)
+    if not found:
+        raise faults[0]
+    return found
 
 
 def _parameters(made: Any, path: str) -> Iterator[str]:
@@ -70,6 +90,8 @@ def _compatibility(kind: Kind, made: Any) -> str:
         )
     if kind == "classifiers":
         return "works with every purifier, or none"
+    if isinstance(made, MakesPurifier):
+        return "noise and gradient are measured when it runs, where it does not say them"
     noise = "draws noise: judged by --draws votes" if made.stochastic else "deterministic"
     access = "every access" if made.differentiable else "every access but full"
     return f"works with any classifier and data set, {access}; {noise}"

@@ -9,6 +9,7 @@ import pydantic
 
 from bench.errors import PlanError, UsageError
 from bench.experiments.plan import Plan, all_faults, parse_plan, read_mapping
+from bench.plugins.names import kept
 
 Layout = Literal["gain", "attacks", "ablation"]
 _KEYS = "title, layout (gain, attacks or ablation) and runs, as plans/paper/table1.yaml has."
@@ -86,7 +87,7 @@ def read_table(path: Path) -> TableFile:
     for number, plan in enumerate(written, 1):
         where = f"{path.name}, run {number}"
         try:
-            runs.append(_run(plan, where))
+            runs.append(_run(plan, where, path.parent))
             faults += [f"{where}: {fault}" for fault in _of_the_table(runs[-1], head)]
         except PlanError as error:
             faults += error.faults
@@ -95,10 +96,10 @@ def read_table(path: Path) -> TableFile:
     return TableFile(head=head, runs=runs)
 
 
-def _run(content: Any, where: str) -> Run:
+def _run(content: Any, where: str, folder: Path) -> Run:
     if not isinstance(content, dict):
         raise all_faults([f"{where}: write a mapping with defenses, attacks and threats."])
-    run = parse_plan(content, Run, where=where)
+    run = parse_plan(content, Run, where=where, folder=folder)
     faults = run.faults()
     try:
         run.requests()
@@ -111,7 +112,7 @@ def _run(content: Any, where: str) -> Run:
 
 def _of_the_table(run: Run, head: Head | None) -> list[str]:
     """Check what a run says against the head of its table."""
-    names = [choice.name for choice in run.defenses]
+    names = [kept(choice.name) for choice in run.defenses]  # as its cells have them
     faults = [
         f"paper names {name}, which is none of the defenses {', '.join(names)}."
         for name in run.paper

@@ -158,6 +158,11 @@ class HeldPurifier(Held):
             return _images(held(x, **options))
 
 
+def draws_by_block(purifier: object) -> bool:
+    """Whether a purifier's noise is known to depend on the batch."""
+    return isinstance(purifier, HeldPurifier) and purifier.by_block
+
+
 def call_of(one: Any, label: str) -> Call:
     """Find how an object purifies; raises PluginError where it does not."""
     method = "purify" if callable(getattr(one, "purify", None)) else ""

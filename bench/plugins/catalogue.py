@@ -32,9 +32,11 @@ _DEFINES: dict[Kind, tuple[tuple[str, ...], ...]] = {
     ),
     "datasets": (("shape", "classes", "test_images", "load"),),
 }
+_OURS = "purifybench"
 _CLIP = 100  # characters of a value in an error
 _ADAPTERS: dict[type[Any], pydantic.TypeAdapter[Any]] = {}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
+distributions: dict[str, str] = {}  # whose plugins this process has used, with versions
 KINDS: tuple[Kind, ...] = ("attacks", "defenses", "classifiers", "datasets")
 SINGULAR: dict[Kind, str] = {
     "attacks": "attack",
@@ -144,6 +146,8 @@ def plugin(kind: Kind, name: str) -> type[Any]:
             f"the {SINGULAR[kind]} '{name}' of {_owner(point)} cannot be imported: "
             f"{type(error).__name__}: {error}. Repair or uninstall that distribution."
         ) from error
+    if point.dist and point.dist.name != _OURS:
+        distributions[point.dist.name] = point.dist.version
     return _sound(kind, found, f"the {SINGULAR[kind]} '{name}' of {_owner(point)}")
 
 

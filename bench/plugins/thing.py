@@ -73,7 +73,10 @@ def plugin_class(
     **attributes: Any,
 ) -> type[Any]:
     """Make the dataclass of a thing's parameters."""
-    doc = inspect.getdoc(thing.object) or f"{thing.label}, as it is."
+    one = thing.object
+    # Its own, not that of a base class such as nn.Module.
+    written = one.__doc__ if inspect.isroutine(one) else vars(_class_of(one)).get("__doc__")
+    doc = inspect.cleandoc(written or f"{thing.label}, as it is.")
     return dataclasses.make_dataclass(
         thing.label,
         fields,
@@ -81,6 +84,10 @@ def plugin_class(
         frozen=True,
         namespace={"__doc__": doc, "__module__": __name__, "thing": thing, **attributes},
     )
+
+
+def _class_of(one: Any) -> type[Any]:
+    return one if isinstance(one, type) else type(one)
 
 
 def said(thing: Any, name: str) -> bool | None:

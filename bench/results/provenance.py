@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import __version__
+from bench.plugins.catalogue import distributions
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +28,7 @@ def origin() -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "command": _command(),
         "commit": _commit(),
-        "versions": _versions(),
+        "versions": {**_versions(), **distributions},
     }
 
 
@@ -53,8 +54,9 @@ def _command() -> str:
     """Repeat the command line, absolute paths cut to their last part: results are shared."""
     words = [Path(sys.argv[0]).name]
     for word in sys.argv[1:]:
-        # '/a/b', '--results=/a/b' and '-o/a/b', but not '8/255' or 'plans/mnist.yaml'
-        words.append(re.sub(r"^(-\w|--[\w-]+=|)(/.*)$", _cut, word, flags=re.DOTALL))
+        # '/a/b', '--results=/a/b', '-o/a/b' and 'timm:resnet18=/a/b', but not '8/255' or
+        # 'plans/mnist.yaml'
+        words.append(re.sub(r"(^-\w|^|=)(/[^=]*)", _cut, word))
     return shlex.join(words)
 
 

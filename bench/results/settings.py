@@ -1,6 +1,7 @@
 """What a user set for a cell: kept as data, written as words for people. Imports no torch.
 
-A cell stores both: ``set`` is the data, ``settings`` the words. Neither is part of its key.
+A cell stores both: ``set`` is the data, ``settings`` the words. Where plugins come from files
+it stores their places too, as ``names``. None of them is part of its key.
 Earlier cells have only the words, which are read back here and nowhere else.
 """
 
@@ -13,9 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import StoreError
+from bench.plugins.names import portable
 from bench.results.cell import SOURCES, Request, Search
 
-_ONLY_SAID = ("settings", "set", SOURCES)
+_ONLY_SAID = ("settings", "set", "names", SOURCES)
+_PARTS = ("defense", "attack", "classifier")
 _TARGET = "defense|attack|classifier|search"
 _PATH = re.compile(rf"({_TARGET})(?:\.([^\s=]+))?=")
 _NEXT = re.compile(rf" (?=(?:{_TARGET})(?:\.[^\s=]+)?=)")
@@ -27,11 +30,13 @@ _NOTHING = object()
 class Settings:
     """Pairs of a parameter's path and its value, in the order in which they were set.
 
-    ``notes`` say what else is special about the cell, such as "8 bits".
+    ``notes`` say what else is special about the cell, such as "8 bits". ``names`` are plugins
+    as they were typed, by kind, where a file has them: it has to be found again.
     """
 
     pairs: tuple[tuple[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
+    names: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> Settings:
@@ -44,7 +49,8 @@ class Settings:
         pairs = cls.of(request.settings).pairs
         if request.search is not Search.FLOAT32:  # no reader of a table may miss it
             pairs += (("search", request.search.value),)
-        return cls(pairs)
+        typed = {name: portable(getattr(request, name)) for name in _PARTS}
+        return cls(pairs, names=tuple((name, text) for name, text in typed.items() if text))
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> Settings:
@@ -54,17 +60,20 @@ class Settings:
         try:
             kept = content["set"]
             pairs = tuple((str(path), value) for path, value in kept["parameters"])
-            return cls(pairs, tuple(map(str, kept["notes"])))
+            names = tuple((str(k), str(v)) for k, v in dict(content.get("names", {})).items())
+            return cls(pairs, tuple(map(str, kept["notes"])), names)
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(
-                f"'set' in cell.json is not what bench wrote ({error}). Delete the cell's "
-                "folder and run its command again."
+                f"'set' or 'names' in cell.json is not what bench wrote ({error}). Delete the "
+                "cell's folder and run its command again."
             ) from error
 
     def stored(self) -> dict[str, Any]:
         """Write what a cell keeps beside its content."""
         pairs = json.loads(json.dumps(self.pairs, default=str))
-        return {"settings": str(self), "set": {"parameters": pairs, "notes": list(self.notes)}}
+        kept = {"parameters": pairs, "notes": list(self.notes)}
+        places = {"names": dict(self.names)} if self.names else {}
+        return {"settings": str(self), "set": kept, **places}
 
     def words(self) -> list[str]:
         """Write a word for each parameter that was set."""
@@ -80,7 +89,7 @@ class Settings:
     def without(self, *targets: str) -> Settings:
         """Leave out what sets one of these parameters, or a part of it."""
         kept = tuple(pair for pair in self.pairs if not _below(pair[0], targets))
-        return Settings(kept, self.notes)
+        return Settings(kept, self.notes, self.names)
 
     def minus(self, common: Settings) -> Settings:
         """Leave out what is set in the same way in ``common``."""

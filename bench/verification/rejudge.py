@@ -13,10 +13,11 @@ from torch import Tensor
 
 from bench.core.protocols import Calls, View
 from bench.core.threat import Access, Norm, ThreatModel
-from bench.data.names import found_again
 from bench.errors import CheckpointError, DataError, StoreError, UsageError
 from bench.evaluation.run import Prepared, run_cell
+from bench.experiments.found_again import found_again
 from bench.experiments.prepare import outline, prepare, resolve
+from bench.plugins.names import portable
 from bench.results.cell import Cell, Part, Request
 from bench.results.compare import complete_key
 from bench.results.digests import MALFORMED, fault_of_keys
@@ -108,7 +109,7 @@ def rebuild(
     Raises CheckpointError where the same classifier and defense are not available, and
     DataError where the data set is not the same.
     """
-    plugins = resolve(_request(cell, defense, params))
+    plugins = resolve(_request(cell, workspace.store, defense, params))
     here, _ = outline(plugins, workspace)
     if here.data != cell.data:
         raise DataError(
@@ -119,6 +120,9 @@ def rebuild(
     if defense is None:
         _require(cell.defense, here.defense)
     prepared = yield from prepare(plugins, workspace=workspace)
+    _require(cell.classifier, prepared.cell.classifier)
+    if defense is None:
+        _require(cell.defense, prepared.cell.defense)
     return replace(
         prepared,
         cell=replace(cell, defense=prepared.cell.defense),
@@ -126,12 +130,16 @@ def rebuild(
     )
 
 
-def _request(cell: Cell, defense: str | None, params: Mapping[str, Any] | None) -> Request:
-    asked = replace(cell.request(), dataset=found_again(cell.dataset, cell.sources))
-    if defense is None:
-        return asked
-    settings = {**asked.settings, "defense": params or {}}
-    return replace(asked, defense=defense, settings=settings)
+def _request(
+    cell: Cell, store: Store, defense: str | None, params: Mapping[str, Any] | None
+) -> Request:
+    parts = ("classifier",) if defense else ("classifier", "defense")
+    asked = found_again(cell, store, parts=parts)
+    # Nothing is attacked: whatever made the images need not be here any more.
+    settings = {**asked.settings, "attack": {}}
+    if defense is not None:
+        settings["defense"] = params or {}
+    return replace(asked, defense=defense or asked.defense, attack="noise", settings=settings)
 
 
 def _where(cell: Cell) -> str:
@@ -144,7 +152,9 @@ def _require(wanted: Part, here: Part) -> None:
     """Raise CheckpointError unless the part found here is the one that was measured."""
     if here == wanted:
         return
-    if here.revision != wanted.revision:
+    if here.source != wanted.source:
+        what = f"the source of {wanted.name} is another one here"
+    elif here.revision != wanted.revision:
         what = f"{wanted.name} is at revision {here.revision} here, not {wanted.revision}"
     elif dict(here.params) != dict(wanted.params):
         what = f"{wanted.name} has other parameters here, such as new ones with defaults"
@@ -206,11 +216,14 @@ def rejudge(
         raise UsageError(f"cell {key} is judged in that way already: nothing would change.")
     settings = Settings.read(read_json(store.cell(key) / "cell.json"))
     pairs, before = settings.pairs, _notes(store, cell)
+    names = dict(settings.names)
     if defense is not None:
         own = Settings.of({"defense": params or {}})
         pairs = (*settings.without("defense").pairs, *own.pairs)
+        names.pop("defense", None)
+        names |= {"defense": text} if (text := portable(defense)) else {}
     notes = [note for note in settings.notes if note not in before]
-    settings = Settings(pairs, (*notes, *_notes(store, new)))
+    settings = Settings(pairs, (*notes, *_notes(store, new)), tuple(names.items()))
     yield from run_cell(replace(prepared, cell=new), workspace=workspace, settings=settings)
     return new.key()
 

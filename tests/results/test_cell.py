@@ -82,6 +82,7 @@ CHANGES: dict[str, dict[str, Any]] = {
             ("params", {"steps": 11}),
             ("revision", 2),
             ("checkpoint", "e" * 64),
+            ("source", "f" * 64),
         )
     },
 }
