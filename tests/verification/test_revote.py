@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,23 +96,50 @@ def test_noise_by_block_is_repeated_by_block_and_not_called_wrong(
     assert "1 not checked in full, 0 wrong" in said.out
 
 
-# A fresh process takes seconds.
+class Here:
+    """An executor of this process, in place of a fresh one, which takes seconds to start."""
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        pass
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        pass
+
+    def submit(self, work: Callable[..., Any], *given: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(work(*given))
+        return done
+
+
 @pytest.mark.parametrize(
-    "body",
-    [STACK, *(pytest.param(body, marks=pytest.mark.slow) for body in (MODE, STREAMS, COUNTS))],
+    ("body", "fresh"),
+    [(STACK, False), (MODE, False), (STREAMS, False), (COUNTS, True)],
     ids=["stack", "gradient mode", "streams", "calls"],
 )
 def test_votes_of_a_cheat_are_found_blindly(
-    body: str, bench: Bench, cheat: Callable[[str], None]
+    body: str,
+    fresh: bool,
+    bench: Bench,
+    cheat: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cheat(body)
+    if not fresh:
+        monkeypatch.setattr("bench.verification.blind.ProcessPoolExecutor", Here)
     said = bench("verify", "--blind")
     assert said.code == 1
     assert "in a process that sees tensors only, other verdicts on" in said.out
 
 
-@pytest.mark.parametrize("defense", [pytest.param("none", marks=pytest.mark.slow), "gaussian"])
-def test_honest_defenses_vote_blindly_as_for_the_judge(defense: str, bench: Bench) -> None:
+@pytest.mark.parametrize(("defense", "fresh"), [("none", False), ("gaussian", True)])
+def test_honest_defenses_vote_blindly_as_for_the_judge(
+    defense: str, fresh: bool, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not fresh:
+        monkeypatch.setattr("bench.verification.blind.ProcessPoolExecutor", Here)
     assert bench("run", *TINY, f"--defense={defense}", "-n", "40").code == 0
     said = bench("verify", "--votes", "--blind")
     assert said.code == 0, said.out
