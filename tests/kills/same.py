@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from safetensors.numpy import load_file
 
-SAID = "said.txt"  # what the command wrote to its streams
+SAID, TOLD = "said.txt", "told.txt"  # what the command wrote to its two streams
 _PASSING = ("date", "seconds", "attack seconds", "judge seconds", "peak memory MiB", "commit",
             "provenance.json", "memory")  # fmt: skip
 
@@ -29,7 +29,7 @@ def _files(folder: Path) -> Iterator[str]:
     """List all that is there: empty folders too, but those of claims and trainings."""
     for path in folder.rglob("*"):
         name = str(path.relative_to(folder))
-        if name not in (SAID, "results/claims", "results/training"):
+        if name not in (SAID, TOLD, "results/claims", "results/training"):
             yield name
 
 
