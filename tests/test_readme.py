@@ -176,6 +176,21 @@ def test_a_defense_is_a_module_from_images_to_logits() -> None:
     assert 0 <= names["accuracy"] <= 1
 
 
+def test_the_page_on_python_does_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BENCH_RESULTS", raising=False)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in blocks(REPO / "docs" / "python.md", "python"):
+        exec(compile(block, "python.md", "exec", dont_inherit=True), names)
+    row = names["row"]
+    assert capsys.readouterr().out.startswith(f"robust {row.robust:.1f} %")
+    assert row.clean > 50
+    assert 0 < row.outcomes["distance"].max() <= 0.1
+    assert (tmp_path / "pictures.png").is_file()
+
+
 def commands(page: Path) -> list[list[str]]:
     """Find the bench commands of the blocks, as words."""
     found = []

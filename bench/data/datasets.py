@@ -85,9 +85,8 @@ def dataset_info(name: str) -> DatasetInfo:
 def check_known(name: str) -> str:
     """Return what results call a data set, without opening its files; raises UsageError."""
     base = name.removesuffix(VALIDATION)
-    if is_given(base):
-        given(base)
-    elif not (file_of(name) or folder_of(base) or corruption_of(base) or base in DATASETS):
+    own = is_given(base) or file_of(name) or folder_of(base)
+    if not (own or corruption_of(base) or base in DATASETS):
         _plugin(base)
     return cell_name(name)
 

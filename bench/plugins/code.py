@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.errors import PluginError
 from bench.plugins.files import NEVER_BESIDE
 from bench.plugins.reach import Globals, names_in
 
@@ -67,10 +68,19 @@ def _library() -> tuple[str, ...]:
 
 
 def digest_of_code(thing: object, own: Globals) -> str:
-    """Hash code and values of a thing by SHA-256; tensors and arrays are not looked into."""
+    """Hash code and values of a thing by SHA-256; tensors and arrays are not looked into.
+
+    Raises PluginError where it holds too much.
+    """
     content = hashlib.sha256()
-    for line in _lines(thing, own, {}):
-        content.update(f"{line}\0".encode("utf-8", "surrogatepass"))
+    try:
+        for line in _lines(thing, own, {}):
+            content.update(f"{line}\0".encode("utf-8", "surrogatepass"))
+    except RecursionError as error:
+        raise PluginError(
+            f"a {type(thing).__name__} reaches objects that are too deep to be written down. "
+            "Write a function around it, or name it in a file: mine.py:NAME."
+        ) from error
     return content.hexdigest()
 
 
@@ -155,28 +165,27 @@ def _of_class(cls: type[Any], own: Globals, seen: Seen) -> Iterator[str]:
 
 
 def _of_function(function: types.FunctionType, own: Globals, seen: Seen) -> Iterator[str]:
+    code, space = function.__code__, function.__globals__
     yield function.__qualname__
-    space = function.__globals__
-    if not any(space is known for known in own.values()):
-        yield str(function.__module__)
-        return
-    yield text_of(function.__code__)
-    yield from _lines(function.__defaults__, own, seen)
-    yield from _lines(function.__kwdefaults__, own, seen)
-    for name, cell in zip(
-        function.__code__.co_freevars, function.__closure__ or (), strict=True
-    ):
+    # A library's decorator has the user's function in its closure.
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         yield name
         try:
             yield from _lines(cell.cell_contents, own, seen)
         except ValueError:  # not assigned yet
             yield "nothing"
-    for name in sorted(set(_globals_in(function.__code__)) & set(space)):
+    if not any(space is known for known in own.values()):
+        yield str(function.__module__)
+        return
+    yield text_of(code)
+    yield from _lines(function.__defaults__, own, seen)
+    yield from _lines(function.__kwdefaults__, own, seen)
+    for name in sorted(set(_globals_in(code)) & set(space)):
         yield name
         yield from _lines(space[name], own, seen)
-        inside = own.get(getattr(space[name], "__name__", ""), {})
         if isinstance(space[name], types.ModuleType):
-            for attribute in sorted(set(names_in(function.__code__)) & set(inside)):
+            inside = own.get(space[name].__name__, {})
+            for attribute in sorted(set(names_in(code)) & set(inside)):
                 yield attribute
                 yield from _lines(inside[attribute], own, seen)
 

@@ -154,7 +154,9 @@ def _label(thing: object) -> str:
 
 
 def _namespace(thing: object) -> dict[str, dict[str, Any]]:
-    """Return the globals of a function of no module, as where code is run by exec."""
-    if not isinstance(thing, types.FunctionType) or thing.__module__ in sys.modules:
-        return {}
-    return {str(thing.__module__): thing.__globals__}
+    """Return the globals of code that was run by exec, which are those of no module."""
+    cls = thing if isinstance(thing, type) else type(thing)
+    functions = [one for one in (thing, *vars(cls).values()) if inspect.isfunction(one)]
+    spaces = [(str(one.__module__), one.__globals__) for one in functions]
+    modules = {id(vars(module)) for module in sys.modules.values() if inspect.ismodule(module)}
+    return {name: space for name, space in spaces if id(space) not in modules}
