@@ -56,9 +56,8 @@ def check(
     wrong = sum(result.state == "fails" for result in found)
     if not as_json:
         held = sum(result.state == "ok" for result in found)
-        say(
-            f"{name}: {held} checks hold, {wrong or 'none'} {'fail' if wrong > 1 else 'fails'}."
-        )
+        fail = "fail" if wrong > 1 else "fails"
+        say(f"{name}: {held} checks hold, {wrong or 'none'} {fail}.")
     if wrong:
         raise typer.Exit(1)
 

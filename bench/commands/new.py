@@ -29,7 +29,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _RUN = {
     "defense": "bench run --defense {name} --attack apgd --access full --eps 0.1 -n 20",
     "attack": "bench run --defense gaussian --attack {name} --eps 0.1 -n 20",
-    "classifier": "bench run --defense gaussian --classifier {name} --attack apgd --eps 0.1 -n 20",
+    "classifier": "bench run --defense gaussian --classifier {name} --attack apgd --eps 0.1",
     "dataset": "bench run --dataset {name} --defense gaussian --attack apgd --eps 0.1 -n 20",
 }
 
@@ -70,13 +70,13 @@ def _check_name(kind: str, name: str, *, package: bool) -> None:
         snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|\W+", "_", name).strip("_").lower()
         such = f", such as {snake}" if _NAME.fullmatch(snake) else ""
         raise UsageError(
-            f"{name!a} cannot name a module: take lower-case letters, digits and _, at most 40, "
-            f"beginning with a letter{such}."
+            f"{name!a} cannot name a module: take lower-case letters, digits and _, at most "
+            f"40, beginning with a letter{such}."
         )
     if keyword.iskeyword(name) or name in sys.stdlib_module_names or find_spec(name):
         raise UsageError(
-            f"'{name}' is a module or a word of Python already, which a file of that name would "
-            "hide. Choose another one."
+            f"'{name}' is a module or a word of Python already, which a file of that name "
+            "would hide. Choose another one."
         )
     taken = {*catalogue(_KINDS[kind]), *(DATASETS if kind == "dataset" else ())}
     if package and name in taken:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -36,27 +36,27 @@ _NOISY = 0.02
 
 @dataclass(frozen=True)
 class AttackSubject:
-    """An attack with its name in messages, and what came of it so far."""
+    """An attack, the norm and access of most checks, and what came of it so far."""
 
     label: str
     attack: Attack
+    norm: Norm
+    access: Access
     known: dict[tuple[Known, int], Attacked] = field(default_factory=dict)
 
     @property
-    def access(self) -> Access:
-        """The one that it has where none is asked for."""
-        return self.attack.accesses[0]
-
-    @property
-    def norm(self) -> Norm:
-        """The first of its norms."""
-        return self.attack.norms[0]
+    def accesses(self) -> tuple[Access, ...]:
+        """Those that it declares; the first where a function declares none."""
+        attack = self.attack
+        if isinstance(attack, MadeAttack) and not hasattr(attack.thing.object, "accesses"):
+            return attack.accesses[:1]
+        return attack.accesses
 
 
 def attack_subject(thing: object, *, settings: Mapping[str, Any]) -> AttackSubject:
     """Make an attack of a name or an object; raises BenchError."""
     attack: Attack = made("attacks", thing, dataset="digits", settings=settings)
-    return AttackSubject(label_of(thing), attack)
+    return AttackSubject(label_of(thing), attack, attack.norms[0], attack.accesses[0])
 
 
 @dataclass
@@ -103,7 +103,7 @@ def defense_of(problem: Problem, purifier: Known) -> Defense:
 
 @dataclass(frozen=True)
 class Attacked:
-    """What an attack did: images (N, 1, 8, 8), what it wrote into, whether it drew by itself."""
+    """Images (N, 1, 8, 8), what the attack wrote into, and whether it drew by itself."""
 
     x_adv: Tensor
     changed: tuple[str, ...]
@@ -143,7 +143,7 @@ def _few(images: int = _FEW, classes: int = _CLASSES) -> Problem:
 def _usual(
     subject: AttackSubject, purifier: Known, problem: Problem | None = None, *, seed: int = 0
 ) -> Attacked:
-    """Attack with the first norm and access, at a radius where half of the images fall."""
+    """Attack at a radius where half of the images can be broken."""
     problem = problem or _few()
     view = view_of(defense_of(problem, purifier), subject.access)
     eps = float(problem.critical_radii(subject.norm).median())
@@ -185,7 +185,7 @@ def stays_in_ball_and_box(subject: AttackSubject) -> None:
     threats = [
         _threat(norm, access, float(problem.critical_radii(norm).median()))
         for norm in subject.attack.norms
-        for access in subject.attack.accesses
+        for access in subject.accesses
     ]
     for threat in (*threats, _threat(subject.norm, subject.access, 0.0)):
         found = attacked(subject, view_of(defense, threat.access), problem, threat)
@@ -259,12 +259,12 @@ def costs_what_it_says(subject: AttackSubject) -> None:
     """Count what an image that never falls costs, without noise and with it."""
     if subject.attack.calls(stochastic=False, classes=2) is None:
         raise NotApplicable("what it costs is known only once it has run (calls gives None)")
-    problem = _few(1, 2)
+    problem = _few(1)
     threat = _threat(subject.norm, subject.access, 0.0)
     for purifier in (Affine(), Noisy(_NOISY)):
         defense = defense_of(problem, purifier)
         view = CountingView(view_of(defense, subject.access))
-        promised = asdict(subject.attack.calls(stochastic=view.stochastic, classes=2))
+        promised = asdict(subject.attack.calls(stochastic=view.stochastic, classes=_CLASSES))
         attacked(subject, view, problem, threat)
         for name, most in promised.items():
             if view.counts[name] > most:
@@ -326,7 +326,7 @@ def warm_starts_are_legal(subject: AttackSubject) -> None:
 
 def copies_are_the_same(subject: AttackSubject) -> None:
     """Compare with a copy."""
-    copied = AttackSubject(subject.label, copy.deepcopy(subject.attack))
+    copied = replace(subject, attack=copy.deepcopy(subject.attack))
     if not _once(subject, Affine()).x_adv.equal(_usual(copied, Affine()).x_adv):
         raise Fails(
             "the same images from a copy (copy.deepcopy)",

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from bench.core.border import logits_of
 from bench.core.isolation import isolated
 from bench.core.networks import digest_of_weights, frozen
-from bench.core.passes import count_passes
 from bench.errors import PluginError
 from bench.models.trainable import TrainableClassifier
 from bench.testing.material import Material
@@ -156,19 +155,6 @@ def weights_are_identified(subject: ClassifierSubject) -> None:
         )
 
 
-def passes_are_counted(subject: ClassifierSubject) -> None:
-    """Count a row for each image."""
-    x = subject.material.x
-    with count_passes({"classifier": subject.net}) as passes:
-        subject.logits(x)
-    if passes["classifier forward"] != len(x):
-        raise Fails(
-            f"{len(x)} rows for {len(x)} images",
-            found=f"{passes['classifier forward']}",
-            remedy="Give the network images (N, C, H, W) as its first argument.",
-        )
-
-
 def the_training_goes_on(subject: ClassifierSubject) -> None:
     """Save a training and go on."""
     training_goes_on(subject.plugin, subject.material)
@@ -182,6 +168,5 @@ CLASSIFIERS: tuple[Check[ClassifierSubject], ...] = (
     Check("an image does not depend on its batch", rows_are_independent),
     Check("a gradient reaches the images", has_a_gradient),
     Check("its weights are identified and stay", weights_are_identified),
-    Check("its passes are counted", passes_are_counted),
     Check("its training goes on from a saved state", the_training_goes_on),
 )

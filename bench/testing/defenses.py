@@ -102,7 +102,7 @@ def _in_double(subject: DefenseSubject) -> DefenseSubject | None:
         return None
     if not isinstance(found, Tensor) or found.dtype != torch.float64:
         return None
-    return replace(subject, defense=defense, material=double, tolerance=1e-6)
+    return replace(subject, defense=defense, material=double, tolerance=1e-8)
 
 
 def has_its_networks(subject: DefenseSubject) -> None:
@@ -203,6 +203,8 @@ def rows_are_independent(subject: DefenseSubject) -> None:
         raise NotApplicable("it takes no rng, so that its noise depends on the batch")
     x, rng = subject.x, streams(len(subject.x))
     together = subject.purify(x, rng)
+    if subject.differ(subject.purify(x, rng, seed=1), together):
+        raise NotApplicable("not all of its chance comes from rng")
     order = torch.arange(len(x)).flip(0)
     alone = torch.cat([subject.purify(x[i : i + 1], rng[i : i + 1]) for i in range(len(x))])
     for found, how in ((subject.purify(x[order], rng[order])[order], "in another order"),
@@ -275,7 +277,7 @@ def weights_are_identified(subject: DefenseSubject) -> None:
 def passes_are_counted(subject: DefenseSubject) -> None:
     """Count the passes of its networks."""
     names = set(subject.defense.networks()) - {"classifier"}
-    if not names:
+    if digest_of_weights(subject.purifier) is None:
         raise NotApplicable("it has no networks")
     with count_passes(subject.defense.networks()) as passes:
         subject.purify(subject.x)

@@ -29,6 +29,7 @@ from bench.testing.trainings import training_goes_on
 _FACTOR = 2
 _REPEATS = 40  # of seven images: the mean of noise is then known well enough
 _ERRORS = 6.0  # standard errors of that mean
+_CLIPPED = 0.1  # of the noise: what clipping it to [0, 1] may move
 
 
 def draws_are_draws(subject: DefenseSubject) -> None:
@@ -120,11 +121,13 @@ def noise_is_alone(subject: DefenseSubject) -> None:
             found=f"{type(noisy).__name__}, which has no purify, stochastic or differentiable",
             remedy="Return the purifier with the identity in place of all but its noise.",
         )
-    x = inner(subject.x).repeat(_REPEATS, 1, 1, 1)
+    # Darker than gray, so that a pull towards gray shows, and far from where noise is clipped.
+    x = (0.1 + 0.5 * inner(subject.x)).repeat(_REPEATS, 1, 1, 1)
     whole = replace(subject, defense=Defense(noisy, subject.defense.classifier))
     moved = (whole.purify(x, streams(len(x))) - x).double()
-    spread = float(moved.std()) / moved.numel() ** 0.5
-    if not abs(float(moved.mean())) <= _ERRORS * spread + subject.tolerance:
+    spread = float(moved.std())
+    allowed = spread * (_ERRORS / moved.numel() ** 0.5 + _CLIPPED) + subject.tolerance
+    if not abs(float(moved.mean())) <= allowed:
         raise Fails(
             "noise_alone() to add noise around the image",
             found=f"that pixels move by {float(moved.mean()):.2g} on average",

@@ -75,36 +75,6 @@ class Pull:
         return x
 
 
-@dataclass
-class Counter:
-    """A view that counts rows in the terms of ``Calls``."""
-
-    inner: View
-    counts: dict[str, int] = field(
-        default_factory=lambda: {"forward": 0, "backward": 0, "classify": 0, "steps": 0}
-    )
-
-    @property
-    def access(self) -> Access:
-        return self.inner.access
-
-    @property
-    def stochastic(self) -> bool:
-        return self.inner.stochastic
-
-    def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
-        self.counts["backward" if x.requires_grad else "forward"] += len(rng)
-        return self.inner(x, rng=rng)
-
-    def classify(self, x: Tensor) -> Tensor:
-        self.counts["classify"] += len(x) if x.requires_grad else 0
-        return self.inner.classify(x)
-
-    def purification_step(self, x: Tensor, *, rng: Rng) -> Tensor:
-        self.counts["steps"] += len(x)
-        return self.inner.purification_step(x, rng=rng)
-
-
 @dataclass(frozen=True)
 class Recorder:
     """A view that writes down every batch which the attack shows it, images draw by draw."""

@@ -8,7 +8,6 @@ import pytest
 import torch
 from attack_toys import (
     ATTACKS,
-    Counter,
     Identity,
     Pull,
     ball,
@@ -25,9 +24,32 @@ from pydantic import TypeAdapter, ValidationError
 from bench.api import Access, Norm
 from bench.core.access import view_of
 from bench.evaluation.judge import judge
+from bench.testing import outcome
+from bench.testing.attacks import ATTACKS as CONTRACT
+from bench.testing.attacks import (
+    AttackSubject,
+    CountingView,
+    chance_comes_from_rng,
+    leaves_what_it_is_given,
+    same_streams_give_the_same,
+)
+from bench.testing.check import results_of
 
 OWN = [name for name in sorted(ATTACKS) if name != "autoattack"]
 ROWWISE = variants(*OWN)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_contract_of_every_attack(name):
+    """What `bench check` looks at, with small budgets."""
+    results = list(results_of("attacks", fast(name)))
+    assert {one.check: one.sentence for one in results if one.state == "fails"} == {}
+
+
+REPEATED = [
+    check for check in CONTRACT
+    if check.run in (leaves_what_it_is_given, same_streams_give_the_same, chance_comes_from_rng)
+]  # fmt: skip
 
 
 # AutoAttack costs seconds a run: one variant here, its own tests see more.
@@ -35,18 +57,9 @@ ROWWISE = variants(*OWN)
 @pytest.mark.parametrize(
     ("name", "norm", "access"), [*ROWWISE, ("autoattack", Norm.LINF, Access.BPDA)]
 )
-def test_twice_the_same_and_no_side_effects(name, norm, access):
-    defense, x, y = small_problem(
-        Pull(steps=1), images=4, side=2, classes=2, dtype=torch.float32
-    )
-    view, threat = view_of(defense, access), ball(norm, 0.1, access)
-    given_x, state = x.clone(), torch.get_rng_state()
-    first = run(fast(name), view, x, y, threat, streams(4))
-    second = run(fast(name), view, x, y, threat, streams(4))
-    assert torch.equal(first, second)
-    assert torch.equal(state, torch.get_rng_state())
-    assert torch.equal(x, given_x)
-    assert not first.requires_grad
+def test_twice_the_same_and_no_side_effects_in_every_norm_and_access(name, norm, access):
+    subject = AttackSubject(name, fast(name), norm, access)
+    assert [outcome.run(check, subject).sentence for check in REPEATED] == ["", "", ""]
 
 
 @pytest.mark.parametrize("norm", list(Norm))
@@ -136,7 +149,7 @@ def test_an_image_that_never_falls_costs_what_calls_says(name, params, noise, cl
     defense, x, y = small_problem(
         purifier, images=1, side=2, classes=classes, dtype=torch.float32
     )
-    view, attack = Counter(view_of(defense, access)), ATTACKS[name](**params)
+    view, attack = CountingView(view_of(defense, access)), ATTACKS[name](**params)
     run(attack, view, x, y, ball(Norm.LINF, 0.0, access), streams(1))
     promised = attack.calls(stochastic=defense.stochastic, classes=classes)
     assert view.counts == asdict(promised)

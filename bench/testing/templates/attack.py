@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from pydantic import Field
-from torch import Tensor
-
 from bench.api import (
     LOSSES,
     Access,
@@ -18,11 +15,13 @@ from bench.api import (
     project,
     steepest,
 )
+from pydantic import Field
+from torch import Tensor
 
 
 @dataclass(frozen=True)
 class PluginName:
-    """Go up the cross-entropy in ``steps`` steps, each on the mean gradient of ``eot`` draws."""
+    """Go up the cross-entropy in ``steps`` steps, on the mean gradient of ``eot`` draws."""
 
     steps: Annotated[int, Field(ge=1)] = 10
     eot: Annotated[int, Field(ge=1)] = 5
@@ -47,6 +46,6 @@ class PluginName:
             x_adv = project(moved, x, threat.norm, threat.radius)
         return x_adv
 
-    def calls(self, *, stochastic: bool, classes: int) -> Calls:  # noqa: ARG002 - the contract
+    def calls(self, *, stochastic: bool, classes: int) -> Calls:
         """Bound the cost of one image, for --dry-run and the order of attacks."""
         return Calls(backward=self.steps * (self.eot if stochastic else 1))

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 import torch
+from bench.api import read_weights
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.api import read_weights
-
-WEIGHTS = Path(__file__).with_name("plugin_name.pth")  # of torch.save(net.state_dict(), ...)
+# Written by torch.save(net.state_dict(), ...).
+WEIGHTS = Path(__file__).with_name("plugin_name.pth")
 
 
 class Network(nn.Module):
@@ -35,7 +35,7 @@ class Network(nn.Module):
 
 @dataclass(frozen=True)
 class PluginName:
-    """A network with the weights in plugin_name.pth; without that file it knows nothing."""
+    """A network with the weights of that file; without it the network knows nothing."""
 
     width: Annotated[int, Field(ge=1)] = 16
 

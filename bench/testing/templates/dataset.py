@@ -17,13 +17,11 @@ class PluginName:
     train_images: ClassVar[int] = 400  # 0: without any, nothing can be trained on it
     test_images: ClassVar[int] = 200
 
-    def load(
-        self,
-        *,
-        root: Path,  # noqa: ARG002 - the folder of data sets, for files of your own
-        train: bool,
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Read images (N, H, W) or (N, C, H, W), bytes or floats in [0, 1], and labels (N,)."""
+    def load(self, *, root: Path, train: bool) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Read images (N, H, W) or (N, C, H, W), bytes or floats in [0, 1], and labels (N,).
+
+        ``root`` is the folder of data sets (--data), for files of your own.
+        """
         n = self.train_images if train else self.test_images
         rng = np.random.default_rng(int(train))  # the same images each time
         x = rng.integers(0, 100, (n, *self.shape), dtype=np.uint8)

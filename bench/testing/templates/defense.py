@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+from bench.api import Rng
 from pydantic import Field
 from torch import Tensor
-
-from bench.api import Rng
 
 
 @dataclass(frozen=True)
