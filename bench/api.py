@@ -1,4 +1,13 @@
-"""All that a plugin may import: nothing else of ``bench`` is public."""
+"""All that a plugin or a script may import: nothing else of ``bench`` is public.
+
+A plugin gets contracts and building blocks. A script or a notebook gets ``evaluate``, ``audit``
+and ``judge``, which are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from bench.core.defense import Defense, read_weights
 from bench.core.eot import Averaged, AveragedGradient, averaged_gradient, averaged_loss
@@ -29,6 +38,11 @@ from bench.models.trainable import (
     Training,
 )
 
+if TYPE_CHECKING:
+    from bench.interactive.evaluate import evaluate
+
+_LATER = {"evaluate": "bench.interactive.evaluate"}
+
 __all__ = [
     "LOSSES", "Access", "Attack", "AttackWarning", "Averaged", "AveragedGradient",
     "Ball", "BenchError", "Calls", "CheckpointError", "CoarsePurifier", "Defense",
@@ -36,6 +50,16 @@ __all__ = [
     "PluginError", "Purifier", "Rng", "SharingPurifier", "SteppedPurifier", "Task",
     "ThreatModel", "Trainable",
     "TrainableClassifier", "TrainablePurifier", "Training", "View", "WarmAttack",
-    "averaged_gradient", "averaged_loss", "cross_entropy", "dlr", "margin", "parse_eps",
-    "per_image", "project", "read_weights", "size", "steepest",
+    "averaged_gradient", "averaged_loss", "cross_entropy", "dlr", "evaluate", "margin",
+    "parse_eps", "per_image", "project", "read_weights", "size", "steepest",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATER[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from bench import cli
 
 TINY = ("--set=classifier.training.epochs=1", "-n", "4", "--draws=3")
 NOISE = ("--attack=noise", "--set=attack.tries=1", *TINY)
@@ -29,6 +32,23 @@ class Said:
 
 
 Bench = Callable[..., Said]
+
+
+def exit_code(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """Run a command line in this process and say how it would end one of its own."""
+    monkeypatch.setattr(sys, "argv", ["bench", *words])
+    monkeypatch.setattr(cli, "_shown", [])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def imported_well(what: str, argument: str) -> tuple[list[str], str]:
+    """Say of a module, or of each plugin, what the doctor hears of an import that went well."""
+    imported = json.loads(argument) if what == "plugins" else [argument]
+    return [""] * len(imported), "its import ends the process with status 0"
 
 
 def never(monkeypatch: pytest.MonkeyPatch, *targets: str) -> None:

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-from bench import cli
-
-from .command import Bench, Said
+from .command import Bench, Said, exit_code
 
 if TYPE_CHECKING:
     from bench.results.workspace import Workspace
@@ -63,16 +61,18 @@ def bench(
         monkeypatch.delenv(name, raising=False)
 
     def run(*words: str) -> Said:
-        monkeypatch.setattr(sys, "argv", ["bench", *words])
-        monkeypatch.setattr(cli, "_shown", [])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return Said(code, *capsys.readouterr())
+        return Said(exit_code(monkeypatch, *words), *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AutoAttack's Square with 50 queries: its 5,000 take seconds where an image stands."""
+    from pyautoattack.square import SquareAttack
+
+    fixed = property(lambda _: 50, lambda _, given: None)
+    monkeypatch.setattr(SquareAttack, "n_queries", fixed, raising=False)
 
 
 @pytest.fixture

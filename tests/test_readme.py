@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import importlib.util
 import re
 import shlex
-import shutil
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,9 @@ import typer
 import yaml
 
 from bench import cli
+from bench_defenses import _recipe
+
+from .command import exit_code, imported_well
 
 REPO = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -25,11 +27,12 @@ PAGES = [
     *sorted((REPO / "docs").glob("*.md")),
     REPO / "benchmarks/README.md",
 ]
-RUN = [
-    REPO / "README.md",
-    *(REPO / f"docs/{name}.md" for name in ("usage", "trust", "figures")),
-]
-PLUGINS = REPO / "docs/plugins.md"
+README, FIGURES, USAGE, TRUST, PLUGINS = (
+    REPO / name
+    for name in (
+        "README.md", "docs/figures.md", "docs/usage.md", "docs/trust.md", "docs/plugins.md"
+    )
+)  # fmt: skip
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -49,12 +52,7 @@ def files(page: Path) -> Iterator[tuple[str, str]]:
 
 
 def bench(line: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(sys, "argv", shlex.split(line))
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
+    return exit_code(monkeypatch, *shlex.split(line)[1:])
 
 
 def a_key(results: Path) -> str:
@@ -64,33 +62,70 @@ def a_key(results: Path) -> str:
     return next(row["key"] for row in rows if row["attack"] == "pgd")
 
 
-@pytest.mark.slow
-def test_every_command_works_and_the_second_run_is_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(REPO / "plans", tmp_path / "plans")
-    for page in RUN:
-        for name, text in files(page):
-            (tmp_path / name).write_text(text)
-        assert lines(page, "console")
-        for line in lines(page, "console"):
-            assert line.startswith("bench ")
-            words = (
-                line.replace(" KEY ", f" {a_key(tmp_path / 'results')} ")
-                if "KEY" in line
-                else line
-            )
-            assert bench(words, monkeypatch) == 0, f"{page.name}: {line}\n{capsys.readouterr()}"
-    assert r"adv\_ebm" in (tmp_path / "table.tex").read_text()
-    assert (tmp_path / "results/paper/my_table.md").is_file()
-    capsys.readouterr()
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_queries: None) -> Path:
+    """A folder as a reader has it, but for short trainings and plans of few images.
 
-    again = next(line for line in lines(RUN[0], "console") if "--attack adaptive" in line)
+    What the doctor imports, for seconds, is the subject of its own tests.
+    """
+    monkeypatch.setattr("bench.commands.doctor.import_apart", imported_well)
+    for path in (REPO / "plans").glob("*.yaml"):
+        (tmp_path / "plans").mkdir(exist_ok=True)
+        short = re.sub(r"^n: \d+$", "n: 10", path.read_text(), flags=re.M)
+        (tmp_path / "plans" / path.name).write_text(short)
+    shipped = _recipe._read
+
+    def short_recipes(dataset: str) -> dict[str, Any]:
+        recipes = copy.deepcopy(shipped(dataset))
+        recipes["small_cnn"]["training"]["epochs"] = 3
+        for name in ("ebm", "adv_ebm"):
+            recipes[name]["training"] |= {"iterations": 10, "bank": 32}
+        recipes["adv_ebm"]["training"]["images"] = 8
+        return recipes
+
+    monkeypatch.setattr(_recipe, "_read", short_recipes)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_all(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run all commands of a page in the given folder, with the files that it shows."""
+    for name, text in files(page):
+        (folder / name).write_text(text)
+    assert lines(page, "console")
+    for line in lines(page, "console"):
+        assert line.startswith("bench ")
+        key = f" {a_key(folder / 'results')} " if "KEY" in line else ""
+        assert bench(line.replace(" KEY ", key), monkeypatch) == 0, f"{page.name}: {line}"
+
+
+@pytest.mark.slow
+def test_every_command_of_the_readme_works_and_the_second_run_is_at_once(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_all(README, checkout, monkeypatch)
+    assert "train" in capsys.readouterr().err
+    again = next(line for line in lines(README, "console") if "--attack adaptive" in line)
     assert bench(again, monkeypatch) == 0
     shown = capsys.readouterr()
     assert "train" not in shown.err
     assert "adaptive" in shown.out
+    run_all(FIGURES, checkout, monkeypatch)
+    assert (checkout / "results/paper/my_table.md").is_file()
+
+
+@pytest.mark.slow
+def test_every_command_of_the_pages_on_usage_and_trust_works(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_all(USAGE, checkout, monkeypatch)
+    assert r"bpda\_eot" in (checkout / "table.tex").read_text()
+    run_all(TRUST, checkout, monkeypatch)
+
+
+def test_every_page_with_commands_is_run() -> None:
+    pages = {page for page in PAGES if lines(page, "console")}
+    assert pages == {README, FIGURES, USAGE, TRUST, PLUGINS}
 
 
 @pytest.mark.timeout(600)
@@ -201,10 +236,10 @@ def test_every_command_and_option_in_the_text_exists(page: Path) -> None:
 
 
 def test_the_readme_is_short() -> None:
-    assert len(RUN[0].read_text().splitlines()) <= 150
+    assert len(README.read_text().splitlines()) <= 150
 
 
 def test_the_test_command_is_what_ci_runs() -> None:
-    commands = [block.strip() for block in blocks(RUN[0], "sh")]
+    commands = [block.strip() for block in blocks(README, "sh")]
     assert any(command.endswith("pip install tox && tox") for command in commands)
     assert "pip install --quiet tox && tox" in (REPO / ".ci" / "run").read_text()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .workers import bench, calls, ended
+from .workers import bench, calls, run_here
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,14 @@ class Trial:
         return self.log.with_name(self.log.name + ".gate")
 
     def start(self, *words: str, by: int = 1) -> subprocess.Popen[str]:
+        """Measure the plan by a process of its own."""
         given = ("matrix", self.plan, "--results", self.ours, *words)
         return bench(*given, site=self.site, log=self.log, by=by)
+
+    def run(self, *words: str, by: int = 1, code: int = 0) -> tuple[str, str]:
+        """Measure the plan by this process, or its workers; return stdout and stderr."""
+        given = ("matrix", self.plan, "--results", self.ours, *words)
+        return run_here(*given, site=self.site, log=self.log, by=by, code=code)
 
     def done_again(self) -> Counter[str]:
         """Count what was asked of plugins here and not by the one process."""
@@ -44,7 +50,7 @@ class Trial:
 def trial(plan: Path, site: Path, ours: Path, *, code: int = 0) -> Trial:
     alone = plan.with_suffix("")
     log = alone.with_suffix(".log")
-    ended(bench("matrix", plan, "--results", alone, site=site, log=log), code)
+    run_here("matrix", plan, "--results", alone, site=site, log=log, code=code)
     return Trial(plan, alone, ours, site)
 
 

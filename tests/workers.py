@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -9,9 +11,12 @@ from collections import Counter
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import yaml
 
 from bench.results.store import Store
+
+from .command import exit_code
 
 POINTS = (
     "[bench.attacks]\nlogged = logged:Logged\n"
@@ -66,6 +71,26 @@ def bench(*words: str | Path, site: Path, log: Path, by: int = 1) -> subprocess.
         [sys.executable, "-c", MAIN, *map(str, words)],
         env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def run_here(
+    *words: str | Path, site: Path, log: Path, by: int = 1, code: int = 0
+) -> tuple[str, str]:
+    """Run the command line in this process, which starts sooner; return stdout and stderr."""
+    log.touch()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
+        patch.setenv("LOGGED", str(log))
+        patch.setenv("LOGGED_BY", str(by))
+        patch.syspath_prepend(site / SITE)
+        ending = exit_code(patch, *map(str, words))
+    sys.modules.pop("logged", None)  # that of the next site is another one
+    assert ending == code, f"{ending}\n{out.getvalue()}\n{err.getvalue()}"
+    assert "Traceback" not in err.getvalue()
+    return out.getvalue(), err.getvalue()
 
 
 def ended(process: subprocess.Popen[str], code: int = 0) -> str:

@@ -28,8 +28,6 @@ from bench.api import Access, AttackWarning, Calls, Norm, Rng, ThreatModel, View
 
 _LOGGER = logging.getLogger("auto-attack")
 
-_MANY = 0.01  # of the pixels of all gradients: beyond it a flag says so
-
 Version = Literal["auto", "standard", "rand"]
 
 
@@ -80,11 +78,6 @@ class AutoAttack:
                 f"left out {name}: too few classes or pixels" for name in sorted(left_out)
             ]
             x_adv: Tensor = library.run_standard_evaluation(x, y, batch_size=len(x))[0]
-        if (share := model.share_without_gradient()) > _MANY:
-            flags.append(
-                f"the gradient was NaN or infinite at {share:.0%} of the pixels, which no "
-                "gradient attack could use"
-            )
         broken = x_adv.isnan().flatten(1).any(1)
         if bool(broken.any()):
             flags.append(f"pyautoattack returned NaN for {int(broken.sum())} images")
@@ -137,8 +130,6 @@ class _Model:
         self.calls = 0
         # The library divides an L2 gradient by its length; of a Linf one it takes the sign.
         self.infinite = 0.0 if norm is Norm.L2 else None
-        self.pixels = 0
-        self.lost: Tensor | float = 0.0  # pixels without a gradient, counted on the device
 
     def __call__(self, x: Tensor) -> Tensor:
         rng = self.rng.fork("call", self.calls)[: len(x)]
@@ -149,13 +140,7 @@ class _Model:
         return self.view(x, rng=rng)
 
     def _finite(self, gradient: Tensor) -> Tensor:
-        self.pixels += gradient.numel()
-        self.lost = self.lost + (~gradient.isfinite()).sum()
         return gradient.nan_to_num(nan=0.0, posinf=self.infinite, neginf=self.infinite)
-
-    def share_without_gradient(self) -> float:
-        """Return the share of the pixels of all gradients that were NaN or infinite."""
-        return float(self.lost) / max(1, self.pixels)
 
 
 @contextmanager

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.audit.findings import Finding, State, Weight, verdict
+from bench.errors import StoreError
+from bench.results.audits import read_report
 from bench.results.cell import subject_of
-from bench.results.store import Store, read_json
+from bench.results.store import Store
 
 
 def read_finding(content: dict[str, Any]) -> Finding:
@@ -17,15 +19,15 @@ def read_finding(content: dict[str, Any]) -> Finding:
 
 
 def contradictions(store: Store) -> Iterator[str]:
-    """List what is wrong with the audit reports of a results folder; raises StoreError.
+    """List what is wrong with the audit reports of a results folder.
 
     The attacks behind a report are cells of a results folder of their own beside it, which
     ``bench verify`` takes as it takes any other.
     """
     for path in store.audits():
-        report = read_json(path)
         name = f"audit {path.parent.name}"
         try:
+            report = read_report(path)
             if subject_of(report["asked"]["cell"]) != path.parent.name:
                 yield f"{name} is about another defense or ball than its folder's name says"
             found = verdict(map(read_finding, report["findings"]))
@@ -33,5 +35,7 @@ def contradictions(store: Store) -> Iterator[str]:
                 yield f"{name} says '{report['state']}', its findings say '{found.state}'"
             elif found.words != report["verdict"]:
                 yield f"{name}: its verdict in words is not that of its findings"
+        except StoreError as error:
+            yield str(error)
         except (KeyError, TypeError, ValueError) as error:
             yield f"{name} is not what bench wrote ({error})"

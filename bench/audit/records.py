@@ -12,20 +12,23 @@ import pandas as pd
 
 from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import Subject
+from bench.plugins.strangers import SAID
 from bench.results.cell import subject_of
 from bench.results.settings import flat, measured
 from bench.results.store import Store, read_json, read_rows
+from bench.results.table import void_note
 
 _FEW = 8  # images left right: a second restart improves none of fewer by chance
 
 
 def images_are_legal(subject: Subject) -> Finding:
     """C1: no proposal leaves the ball or the box or is not a number, here or in the results."""
-    illegal = {}
+    illegal, said = {}, []
     for where, cell, rows in cells_of(subject):
-        out = int((~rows["legal"]).sum())
-        if out:
-            illegal[f"{cell['attack']['name']} ({where} {cell['key']})"] = out
+        if note := void_note(rows):
+            name = f"{cell['attack']['name']} ({where} {cell['key']})"
+            illegal[name] = int((~rows["legal"]).sum())
+            said.append(f"{name}: {note}")
     return Finding(
         "C1",
         "images are legal",
@@ -33,9 +36,7 @@ def images_are_legal(subject: Subject) -> Finding:
         State.FAIL if illegal else State.PASS,
         figure=f"{sum(illegal.values())} illegal images",
         threshold="none beyond eps + 1e-6, outside [0, 1] or NaN",
-        reason=f"of {', '.join(illegal)} some images left the ball or the box"
-        if illegal
-        else "",
+        reason="; ".join(said),
         values={"illegal": illegal},
     )
 
@@ -55,7 +56,13 @@ def cost_is_recorded(subject: Subject) -> Finding:
         # The judge cannot have seen its draws with fewer passes than draws. An attack may well
         # be so short that its seconds round to 0, above all one that calls no network.
         seen = cost["judge passes"].get("classifier forward", 0)
-        if seen < asked or cost["attack seconds"] < 0 or cost["peak memory MiB"] <= 0:
+        strange = any(SAID in flag for flag in cost["flags"])
+        if (
+            strange
+            or seen < asked
+            or cost["attack seconds"] < 0
+            or cost["peak memory MiB"] <= 0
+        ):
             missing.append(f"{cell['attack']['name']} ({where} {cell['key']})")
     return Finding(
         "C26",
@@ -64,8 +71,8 @@ def cost_is_recorded(subject: Subject) -> Finding:
         State.FAIL if missing else State.PASS,
         figure=f"{total - len(missing)} of {total} cells",
         threshold="passes of all draws, seconds and memory in every cell",
-        reason=f"{', '.join(missing)} ran on networks that were not counted: a defense has to "
-        "hold its networks as modules"
+        reason=f"{', '.join(missing)} ran on networks that were not counted, and that no key "
+        "knows: a defense has to hold its networks as modules"
         if missing
         else "",
         values={"missing": missing},

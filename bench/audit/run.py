@@ -18,12 +18,13 @@ from bench.core.threat import Access
 from bench.errors import BenchError, StoreError, UsageError
 from bench.experiments.prepare import Plugins, prepare, resolve
 from bench.plugins.catalogue import build, parameters, plugin
+from bench.results.audits import read_report
 from bench.results.cell import Request, Search, ladder_of, subject_of
 from bench.results.locks import claimed, wait
 from bench.results.progress import Progress, Work
 from bench.results.provenance import provenance
 from bench.results.stats import wilson
-from bench.results.store import Store, read_json, write_json, written
+from bench.results.store import Store, write_json, written
 from bench.results.workspace import Workspace
 
 # Enough to see what is wrong with an evaluation; the ladder's attacks are the long ones.
@@ -85,7 +86,7 @@ def audit(request: Request, *, workspace: Workspace) -> Work[dict[str, Any]]:
     while True:
         with claimed(workspace.store.claim(f"audit-{path.parent.name}")) as ours:
             if ours:
-                if path.is_file() and (known := read_json(path))["asked"] == asked:
+                if (known := _known(path)) and known["asked"] == asked:
                     return _looked_over(known, subject, path)
                 findings: list[Finding] = []
                 for done, check in enumerate(CHECKS):
@@ -98,6 +99,18 @@ def audit(request: Request, *, workspace: Workspace) -> Work[dict[str, Any]]:
                 _keep({"asked": asked, **found}, path)
                 return {"asked": asked, **found}
         yield from wait(what, 0, len(CHECKS))
+
+
+def _known(path: Path) -> dict[str, Any] | None:
+    """Read a finished report; None where there is none, or it is damaged and made anew."""
+    if not path.is_file():
+        return None
+    try:
+        report = read_report(path)
+        list(map(read_finding, report["findings"]))
+    except (StoreError, KeyError, TypeError, ValueError):
+        return None
+    return report if {"asked", "verdict"} <= report.keys() else None
 
 
 def _looked_over(known: dict[str, Any], subject: Subject, path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import LEVEL, Subject
 from bench.core.defense import Defense
 from bench.core.geometry import rounded
+from bench.core.passes import count_passes
 from bench.evaluation.batch_votes import votes_alone, votes_beside
 from bench.evaluation.judge import elected, vote
 from bench.results.stats import paired_interval, worsens
@@ -18,7 +19,9 @@ from bench.results.vote_rules import parse_rule, right
 _AGAIN = 10  # submissions of the same image
 _ROUNDING = 0.005  # share of verdicts that another batch size may change
 _ALONE = 16  # images that are judged each by itself, and beside foreign ones
-_CALLS = 2000  # on one image, at most: 50 for each image of the audit
+# Calls on one image, at most: 50 for each image of the audit, and as many as these passes
+# forward and back allow. A chain of a thousand steps has seconds a call.
+_CALLS, _PASSES = 2000, 80_000
 _PIXEL = 0.01  # by how much rounding may move a pixel
 
 
@@ -86,7 +89,7 @@ def verdicts_repeat(subject: Subject) -> Finding:
         flipped = votes(subject.defense, back)[back]
         halves = [votes(subject.defense, part) for part in everything.chunk(3)]
         alone = _in_other_company(subject, x)
-        changed = _changed_by_calls(subject, x[:1])
+        changed, calls = _changed_by_calls(subject, x[:1])
         again = votes(subject.defense, everything)
     drifting = int(((first != second) | (second != again)).any(1).sum())
     verdicts = elected(second, y)
@@ -98,7 +101,7 @@ def verdicts_repeat(subject: Subject) -> Finding:
     if drifting or changed:
         what = f"{drifting} images are voted otherwise when they are judged again"
         if not drifting:
-            what = f"one image is cleaned otherwise after {_calls(subject)} calls"
+            what = f"one image is cleaned otherwise after {calls} calls"
         reason = (
             f"{what} with the same streams: the defense depends on something beside image and "
             "stream, such as the number of its calls or the global generator"
@@ -117,7 +120,13 @@ def verdicts_repeat(subject: Subject) -> Finding:
         f"judging alone or beside foreign images {company:.1%}",
         threshold=f"identical votes; another batch moves at most {_ROUNDING:.1%}",
         reason=reason,
-        values={"drifting": drifting, "batch": share, "company": company, "calls": changed},
+        values={
+            "drifting": drifting,
+            "batch": share,
+            "company": company,
+            "calls": changed,
+            "long run": calls,
+        },
     )
 
 
@@ -135,19 +144,18 @@ def _in_other_company(subject: Subject, x_adv: Tensor) -> Tensor:
     return torch.cat(moved)
 
 
-def _calls(subject: Subject) -> int:
-    return min(_CALLS, 50 * len(subject.images))
-
-
-def _changed_by_calls(subject: Subject, x: Tensor) -> bool:
-    """Whether one image (1, C, H, W), one stream, is cleaned otherwise in a long run."""
+def _changed_by_calls(subject: Subject, x: Tensor) -> tuple[bool, int]:
+    """Whether one image (1, C, H, W), one stream, is cleaned otherwise in so many calls."""
     rng = subject.rng[:1].fork("calls")
     with torch.no_grad():
-        first = subject.defense.purify(x, rng=rng)
+        with count_passes(subject.defense.networks()) as passes:
+            first = subject.defense.purify(x, rng=rng)
         far = torch.zeros_like(first)
-        for _ in range(_calls(subject)):
+        most = _PASSES // max(1, passes.total())
+        calls = min(_CALLS, 50 * len(subject.images), most)
+        for _ in range(calls):
             far = torch.maximum(far, (subject.defense.purify(x, rng=rng) - first).abs())
-    return bool((far > _PIXEL).any())
+    return bool((far > _PIXEL).any()), calls
 
 
 def _devices(x: Tensor) -> list[torch.device]:

@@ -13,11 +13,13 @@ from torch import Tensor
 from bench.calibrate.linear import Problem, linear_problem, survival
 from bench.calibrate.purifiers import Affine, Known, Mirror, Noisy, network
 from bench.core.access import view_of
+from bench.core.border import blamed, plain_images
 from bench.core.defense import Defense
+from bench.core.isolation import isolated
 from bench.core.protocols import Attack
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel, format_eps
-from bench.errors import AttackWarning
+from bench.errors import AttackWarning, BenchError
 from bench.evaluation.judge import Outcomes, judge
 from bench.plugins.catalogue import build, catalogue
 from bench.results.progress import Progress, Work
@@ -121,17 +123,23 @@ def calibrate(
     names: Sequence[str] | None = None,
     device: torch.device = _CPU,
 ) -> Work[list[Gap]]:
-    """Measure every attack of the catalogue, or those named, on every case that applies."""
-    pairs = [
-        (name, case, access, norm)
-        for name in names or catalogue("attacks")
-        for case in cases or CASES
-        for attack in [build("attacks", name, BUDGETS.get(name, {}))]
-        for access in attack.accesses
-        for norm in attack.norms
-        if applies(attack, case, access)
-    ]
-    rows = []
+    """Measure every attack of the catalogue, or those named, on every case that applies.
+
+    One that cannot even be made is a row of its own.
+    """
+    pairs, rows = [], []
+    for name in names or catalogue("attacks"):
+        try:
+            attack = build("attacks", name, BUDGETS.get(name, {}))
+            pairs += [
+                (name, case, access, norm)
+                for case in cases or CASES
+                for access in attack.accesses
+                for norm in attack.norms
+                if applies(attack, case, access)
+            ]
+        except (Exception, SystemExit) as error:  # whatever a third-party attack raises
+            rows.append(_unmade(name, error))
     for done, (name, case, access, norm) in enumerate(pairs):
         yield Progress(WHAT, done, len(pairs))
         attack = build("attacks", name, BUDGETS.get(name, {}))
@@ -140,6 +148,19 @@ def calibrate(
         )
     yield Progress(WHAT, len(pairs), len(pairs))
     return rows
+
+
+def _unmade(name: str, error: BaseException) -> Gap:
+    return Gap(
+        attack=name, access="?", norm="?", defense="any", classes=0, eps=(), exact=(),
+        reached=(), judged=(), gap=None, gap_single=None, budget="", ungated="",
+        fault=f"failed: {_in_words(error)}",
+    )  # fmt: skip
+
+
+def _in_words(error: BaseException) -> str:
+    """Write an error; bench's own are sentences, others have a type."""
+    return str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
 
 
 def applies(attack: Attack, case: Case, access: Access) -> bool:
@@ -191,8 +212,8 @@ def measure(
     for eps in radii:
         try:
             part = _at(attack, problem, case, defense, ThreatModel(norm, eps, access), device)
-        except Exception as error:  # whatever a third-party attack raises is its result
-            faults.append(f"failed: {type(error).__name__}: {error}")
+        except (Exception, SystemExit) as error:  # of a third-party attack: its result
+            faults.append(f"failed: {_in_words(error)}")
             break
         parts.append(part)
         faults += part.faults
@@ -244,8 +265,10 @@ def _at(
     rng = Rng.seeded(SEED, range(len(y)), device=device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AttackWarning)  # what it left out is no fault here
-        view = view_of(defense, threat.access)
-        x_adv = attack(view, x, y, threat=threat, rng=rng.fork("attack"))
+        view, name = view_of(defense, threat.access), f"the attack {type(attack).__name__}"
+        with isolated(SEED), blamed(name):
+            x_adv = attack(view, x.clone(), y.clone(), threat=threat, rng=rng.fork("attack"))
+        x_adv = plain_images(x_adv, x, rows=len(x), whose=name)
     outcomes = judge(defense, x, y, x_adv, threat=threat, draws=DRAWS, rng=rng.fork("judge"))
     # What an image is worth is worked out on the CPU, wherever it was attacked.
     outcomes = replace(outcomes, legal=outcomes.legal.cpu(), robust=outcomes.robust.cpu())

@@ -17,6 +17,7 @@ from bench.commands.options import (
     Draws,
     Eps,
     FirstN,
+    ImageSize,
     Norm,
     Results,
     Seed,
@@ -30,6 +31,7 @@ from bench.commands.shared import open_workspace, out, say, watch
 def audit(
     defense: Defense,
     dataset: Dataset = "digits",
+    image_size: ImageSize = None,
     classifier: Classifier = "small_cnn",
     norm: Norm = "Linf",
     eps: Eps = "8/255",
@@ -48,8 +50,10 @@ def audit(
     import json
 
     from bench.data.datasets import dataset_info
+    from bench.data.names import sized
     from bench.results.cell import Request, parse_settings
 
+    dataset = sized(dataset, image_size)
     request = Request.parse(
         defense=defense, attack="apgd", dataset=dataset, classifier=classifier, norm=norm,
         eps=eps, n=n, seed=seed, draws=draws, shard=shard, settings=parse_settings(settings),

@@ -28,14 +28,14 @@ def compare(
     """Compare two cells, or two defenses by the attacks that both have, image by image."""
     import json
 
+    from bench.data.names import cell_name
     from bench.results.compare import compare
     from bench.results.paired import lines, needed_for
     from bench.results.store import Store
 
     store = Store(results)
-    found = compare(
-        store, first, second, dataset=dataset, norm=norm, eps=eps, attack=attack, n=n
-    )
+    known = None if dataset is None else cell_name(dataset)
+    found = compare(store, first, second, dataset=known, norm=norm, eps=eps, attack=attack, n=n)
     needed = None if difference is None else needed_for(found, difference)
     if as_json:
         said = found.canonical() | ({"claimed_images_needed": needed} if needed else {})

@@ -228,7 +228,7 @@ def _writers(package: str) -> list[str]:
     found = {
         f"{one.name} {one.version}"
         for one in importlib.metadata.distributions()
-        if one.name != package and any(f.parts[0] == package for f in one.files or ())
+        if one.name != package and f"\n{package}/" in f"\n{one.read_text('RECORD') or ''}"
     }
     return sorted(found)
 
@@ -245,7 +245,7 @@ def _disk(results: Path) -> Finding:
 
 
 def _dataset(name: str, root: Path) -> Finding:
-    from bench.data.load import find_files
+    from bench.data.published import find_files
 
     subject = f"data {name}"
     try:

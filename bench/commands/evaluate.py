@@ -23,6 +23,7 @@ from bench.commands.options import (
     DryRun,
     Eps,
     FirstN,
+    ImageSize,
     Norm,
     PlanFile,
     Results,
@@ -47,6 +48,7 @@ def run(
     defense: Defense,
     attack: Attack,
     dataset: Dataset = "digits",
+    image_size: ImageSize = None,
     classifier: Classifier = "small_cnn",
     norm: Norm = "Linf",
     eps: Eps = "8/255",
@@ -73,8 +75,10 @@ def run(
 ) -> None:
     """Evaluate one defense under one attack, training what is missing."""
     from bench.data.datasets import dataset_info
+    from bench.data.names import sized
     from bench.results.cell import Request, parse_settings
 
+    dataset = sized(dataset, image_size)
     request = Request.parse(
         defense=defense, attack=attack, dataset=dataset, classifier=classifier, norm=norm,
         eps=eps, access=access, n=n, seed=seed, draws=draws, shard=shard, sequential=sequential,

@@ -238,6 +238,7 @@ def pag(
     from dataclasses import replace
 
     from bench.core.threat import Access, format_eps, parse_access
+    from bench.data.names import cell_name
     from bench.experiments.prepare import resolve
     from bench.figures import pag as figure
     from bench.figures.images import about
@@ -259,7 +260,9 @@ def pag(
     known = {**known, "checkpoints": {**known["checkpoints"], **found.checkpoints}, "n": n}
     del known["cells"]  # nothing of a run is used but its parts
     draw = functools.partial(figure.draw, pictures=found.pictures)
-    name = file_name("pag", dataset, *defense, seen, threat.norm, format_eps(threat.eps))
+    name = file_name(
+        "pag", cell_name(dataset), *defense, seen, threat.norm, format_eps(threat.eps)
+    )
     _write(workspace.store, output, name, found.frame, draw, known)
 
 
@@ -273,12 +276,14 @@ def _request(*, settings: list[str], **options: Any) -> Request:
 
 def _named(figure: str, pairs: list[Plugins]) -> str:
     from bench.core.threat import format_eps
+    from bench.data.names import cell_name
     from bench.figures.output import file_name
 
     request, threat = pairs[0].request, pairs[0].threat
     defenses = [pair.request.defense for pair in pairs]
-    return file_name(figure, request.dataset, *defenses, request.attack, threat.access,
-                     threat.norm, format_eps(threat.eps))  # fmt: skip
+    ball = (threat.norm, format_eps(threat.eps))
+    dataset, attack = cell_name(request.dataset), request.attack
+    return file_name(figure, dataset, *defenses, attack, threat.access, *ball)
 
 
 def _write(
@@ -296,9 +301,9 @@ def _write(
 
 
 def _known(dataset: str) -> str:
-    from bench.data.datasets import dataset_info
+    from bench.data.datasets import check_known
 
-    return dataset_info(dataset).name
+    return check_known(dataset)
 
 
 def _access(name: str | None) -> str | None:

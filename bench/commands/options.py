@@ -76,7 +76,7 @@ Attack = Annotated[
 Dataset = Annotated[
     str,
     typer.Option(
-        help="digits, mnist, fashion_mnist, cifar10 or cifar100.",
+        help="digits, mnist, cifar10, file.npz, folder:PATH: see `bench list`.",
         autocompletion=_names("datasets"),
     ),
 ]
@@ -85,6 +85,10 @@ Classifier = Annotated[
     typer.Option(
         help="small_cnn, resnet18 or robustbench:NAME.", autocompletion=_names("classifiers")
     ),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(help="Resize the images of folder:PATH to this many pixels and crop them."),
 ]
 Norm = Annotated[str, typer.Option(help="Linf or L2.")]
 Eps = Annotated[str, typer.Option(help="Radius: 8/255, 0.3 or inf; exact.")]

@@ -21,11 +21,12 @@ def report(
 ) -> None:
     """Write what was tried on a defense, with which budget, what broke, and what it cost."""
     from bench.core.threat import format_eps, parse_eps, parse_norm
-    from bench.data.datasets import dataset_info
+    from bench.data.datasets import check_known
+    from bench.results.audits import damaged_audits
     from bench.results.defense_report import find, page
     from bench.results.store import Store
 
-    dataset_info(dataset)
+    dataset = check_known(dataset)
     ball = parse_norm(norm)
     radius = format_eps(parse_eps(eps, ball))
     store = Store(results)
@@ -36,4 +37,5 @@ def report(
     else:
         write_output(output, text)
         say(f"wrote {output}")
-    exit_if_damaged(list(store.damaged()), results)
+    unread = [f"audit {subject}" for subject in damaged_audits(store)]
+    exit_if_damaged([*store.damaged(), *unread], results)

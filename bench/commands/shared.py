@@ -162,13 +162,14 @@ def exit_on_trouble(rows: Any) -> None:
 
 
 def exit_if_damaged(keys: Sequence[str], results: Path) -> None:
-    """Name damaged cells in one line on stderr and exit with 1; nothing where there is none."""
+    """Name damaged cells and audits in one line on stderr and exit with 1; no other exit."""
     if not keys:
         return
     names = ", ".join(sorted(keys)[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")
     complain(
-        f"error: damaged and not used: {len(keys)} cells ({names}). `bench verify {results}` "
-        "says what changed. Delete their folders and run their commands again."
+        f"error: damaged and not used: {len(keys)} cells or audits ({names}). "
+        f"`bench verify {results}` says what changed. Delete their folders and run their "
+        "commands again."
     )
     raise typer.Exit(1)
 

@@ -17,13 +17,14 @@ _ZOO = "zoo"  # by name only: it takes seconds to import
 
 def listing(what: str) -> dict[str, str]:
     """Describe each name of a listing in one line, importing no plugin."""
-    from bench.data.datasets import DATASETS
+    from bench.data.datasets import DATASETS, OTHERS
     from bench.plugins.catalogue import KINDS, catalogue, summary
 
-    if what == "datasets":
-        return {name: info.summary for name, info in DATASETS.items()}
     (kind,) = (kind for kind in KINDS if kind == what)
-    return {name: summary(point) for name, point in catalogue(kind).items()}
+    found = {name: summary(point) for name, point in catalogue(kind).items()}
+    if kind == "datasets":
+        found |= {name: info.summary for name, info in DATASETS.items()} | OTHERS
+    return found
 
 
 def _zoo() -> dict[str, str]:

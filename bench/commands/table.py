@@ -27,9 +27,11 @@ def table(
     results: Results = RESULTS,
 ) -> None:
     """Print the table of all results, from the stored outcomes of every image."""
+    from bench.data.names import cell_name
+    from bench.results.audits import DAMAGED, damaged_audits
     from bench.results.render import render
     from bench.results.store import Store
-    from bench.results.table import DAMAGED, collect, decided, with_worst_case
+    from bench.results.table import collect, decided, with_worst_case
     from bench.results.vote_rules import headline, parse_rule
 
     if form not in ("csv", "md", "latex"):
@@ -40,6 +42,7 @@ def table(
     bad = frame["state"] == DAMAGED
     damaged = list(frame["key"][bad])
     if dataset is not None and not frame.empty:
+        dataset = cell_name(dataset)
         present = sorted(set(frame["dataset"][~bad]))
         if dataset not in present:
             raise unknown_name("data set with results", dataset, present)
@@ -68,4 +71,5 @@ def table(
     else:
         write_output(output, text)
         say(f"wrote {output}")
-    exit_if_damaged(damaged, results)
+    unread = [f"audit {subject}" for subject in damaged_audits(store)]
+    exit_if_damaged([*damaged, *unread], results)

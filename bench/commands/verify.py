@@ -89,7 +89,7 @@ def _print(report: Report, results: Path) -> None:
 def _line(cell: CheckedCell) -> str:
     said = [f"WRONG {text}" for text in cell.wrong]
     said += [f"NOT CHECKED {text}" for text in cell.unchecked]
-    void = f" (void: {cell.void} images outside the ball)" if cell.void else ""
+    void = f" (void: {cell.void})" if cell.void else ""
     return f"{cell.key} {cell.title}{void}: {'; '.join(said) or 'ok'}"
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from bench.core.border import logits_of
+from bench.core.border import blamed, logits_of
 from bench.core.defense import Defense
 from bench.core.networks import freeze
 from bench.core.protocols import CoarsePurifier, View, fits
@@ -17,11 +17,36 @@ from bench.core.threat import Access
 from bench.errors import PluginError
 
 
+class Gradients:
+    """Counts on the device in how many pixels the gradients that an attack takes are finite."""
+
+    pixels: int = 0
+    finite: Tensor | int = 0
+
+    def seen(self, x: Tensor) -> Tensor:
+        """Return images (N, C, H, W) as they are, with their gradient counted."""
+        if x.requires_grad and torch.is_grad_enabled():
+            x = x.view_as(x)  # so that the hook is that of this call
+            x.register_hook(self._count)  # type: ignore[no-untyped-call]  # torch's has no types
+        return x
+
+    def _count(self, gradient: Tensor) -> None:
+        self.pixels += gradient.numel()
+        self.finite = self.finite + gradient.detach().isfinite().sum()
+
+    def flag(self) -> str | None:
+        """Say how many pixels had no gradient; None for 1 % or less. Waits for the device."""
+        lost = 1 - float(self.finite) / self.pixels if self.pixels else 0.0
+        said = f"the gradient was NaN or infinite at {lost:.0%} of the pixels: no help there"
+        return said if lost > 0.01 else None
+
+
 @dataclass(frozen=True)
 class TransferView:
     """The bare classifier: the purifier is unknown to the attacker (gray box)."""
 
     classifier: nn.Module
+    gradients: Gradients = field(default_factory=Gradients)
     access: ClassVar[Access] = Access.TRANSFER
     stochastic: ClassVar[bool] = False
 
@@ -32,7 +57,7 @@ class TransferView:
 
     def classify(self, x: Tensor) -> Tensor:
         """Return the classifier's logits (N, K); it gets a copy of x (N, C, H, W)."""
-        return logits_of(self.classifier, x.clone())
+        return logits_of(self.classifier, self.gradients.seen(x).clone())
 
     def purification_step(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Refuse: a transfer attack does not know the purifier."""
@@ -52,6 +77,7 @@ class TransferView:
 @dataclass(frozen=True)
 class _WholeView:
     defense: Defense
+    gradients: Gradients = field(default_factory=Gradients)
 
     @property
     def stochastic(self) -> bool:
@@ -59,7 +85,7 @@ class _WholeView:
 
     def classify(self, x: Tensor) -> Tensor:
         """Return the bare classifier's logits (N, K); it gets a copy of x (N, C, H, W)."""
-        return self.defense.classify(x.clone())
+        return self.defense.classify(self.gradients.seen(x).clone())
 
     def purification_step(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Take one step of the purifier on a copy of x (N, C, H, W), without a gradient."""
@@ -74,7 +100,8 @@ class _WholeView:
                 f"this defense has no cheaper process: {type(purifier).__name__} has no "
                 "'coarser'. Do not set attack.surrogate."
             )
-        coarser = purifier.coarser(factor)
+        with blamed(f"the purifier {type(purifier).__name__}"):
+            coarser = purifier.coarser(factor)
         freeze(coarser)  # or its networks were copied, and their passes counted nowhere
         coarse = Defense(coarser, self.defense.classifier, seed=self.defense.seed)
         return replace(self, defense=coarse)
@@ -111,7 +138,7 @@ class BpdaView(_WholeView):
         """Return the logits (N * draws, K) of x (N, C, H, W)."""
         with torch.no_grad():
             purified = self.defense.purify(x, rng=rng)
-        shown: Tensor = _StraightThrough.apply(x, purified)
+        shown: Tensor = _StraightThrough.apply(self.gradients.seen(x), purified)
         return self.defense.classify(shown)
 
 
@@ -123,7 +150,7 @@ class FullView(_WholeView):
 
     def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Return the logits (N * draws, K) of x (N, C, H, W)."""
-        return self.defense.classify(self.defense.purify(x, rng=rng))
+        return self.defense.classify(self.defense.purify(self.gradients.seen(x), rng=rng))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,10 @@ from bench.core.protocols import Purifier, SharingPurifier, fits
 from bench.core.rng import Rng
 from bench.errors import BenchError, PluginError
 
+DETACHED = (
+    "a purifier or classifier detaches its images, or runs under no_grad. Let gradients pass, "
+    "or set `differentiable = False` and attack with --access bpda."
+)
 # Networks that were found not to run channels last; they run as their authors wrote them.
 _contiguous: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -143,6 +147,8 @@ def blamed(name: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if isinstance(error, BenchError) or lacks_memory(error) or lost(error):
             raise
+        if "does not have a grad_fn" in str(error):  # who asked for a gradient is not to blame
+            raise PluginError(f"no gradient passes the defense: {DETACHED}") from error
         where = traceback.extract_tb(error.__traceback__)[-1]
         raise PluginError(
             f"{name} failed: {type(error).__name__}: {error} "

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from bench.core.border import logits_of, purified
+from bench.core.border import blamed, images_like, logits_of, purified
 from bench.core.networks import called_networks, frozen_copies, modules_in
 from bench.core.protocols import Purifier, SteppedPurifier, fits
 from bench.core.rng import Rng
@@ -59,7 +59,10 @@ class Defense(nn.Module):
     def purification_step(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Take one step of a stepped purifier; another one's whole work is its step."""
         if fits(self.purifier, SteppedPurifier):
-            return self.purifier.step(x, rng=rng)
+            name = f"the purifier {type(self.purifier).__name__}"
+            with blamed(name):
+                found = self.purifier.step(x, rng=rng)
+            return images_like(found, x, rows=len(x), whose=name)
         return purified(self.purifier, x, rng=rng)
 
     def classify(self, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.core.batch_size import in_blocks
+from bench.core.border import DETACHED
 from bench.core.losses import Loss
 from bench.core.protocols import View
 from bench.core.rng import Rng
@@ -43,9 +44,7 @@ def averaged_gradient(
         logits = view(leaf, rng=rng[block].repeat(draws))
         if not logits.requires_grad:
             raise PluginError(
-                f"no gradient passes the defense under {view.access} access: a purifier or "
-                "classifier detaches its images, or runs under no_grad. Let gradients pass, or "
-                "set `differentiable = False` and attack with --access bpda."
+                f"no gradient passes the defense under {view.access} access: {DETACHED}"
             )
         values = loss(logits, labels).reshape(-1, draws)
         (gradient,) = torch.autograd.grad(values.sum() / draws, leaf)

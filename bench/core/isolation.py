@@ -46,6 +46,16 @@ def isolated(seed: int) -> Iterator[None]:
                     put_back(value)
 
 
+def generator_states() -> tuple[object, ...]:
+    """Return the states of the generators that ``isolated`` seeds: who draws changes them."""
+    torches = [torch.get_rng_state()]
+    if torch.cuda.is_available():
+        torches += torch.cuda.get_rng_state_all()
+    _, words, place, *_ = np.random.get_state()
+    states = [state.numpy().tobytes() for state in torches]
+    return (*states, np.asarray(words).tobytes(), place, random.getstate())
+
+
 def _deterministic() -> tuple[bool, bool]:
     return (
         torch.are_deterministic_algorithms_enabled(),

@@ -134,6 +134,11 @@ def digest_of_weights(*things: object) -> str | None:
     return content.hexdigest() if some else None
 
 
+def has_weights(thing: object) -> bool:
+    """Whether a thing is made of any tensor or array."""
+    return any(True for _ in _weights(thing, "", set()))
+
+
 def _weights(thing: object, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
     for name, found in _found(thing, path, seen):
         if isinstance(found, nn.Module):

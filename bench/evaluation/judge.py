@@ -163,10 +163,16 @@ def _check_values(defense: Defense, purified: Tensor, logits: Tensor, y: Tensor)
         raise PluginError(
             f"{classifier} returned NaN for images of the box [0, 1]. Check its checkpoint."
         )
+    check_classes(defense, logits, y)
+
+
+def check_classes(defense: Defense, logits: Tensor, y: Tensor) -> None:
+    """Refuse logits (N, K) that have none for some label of y; raises PluginError."""
     if int(y.max()) >= logits.shape[1]:
         raise PluginError(
-            f"{classifier} returned {logits.shape[1]} logits, but labels go up to "
-            f"{int(y.max())}. It has to know every class of the data set."
+            f"the classifier {type(defense.classifier).__name__} returned {logits.shape[1]} "
+            f"logits, but labels go up to {int(y.max())}. It has to know every class of the "
+            "data set."
         )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bench.core.access import Gradients
 from bench.core.border import blamed, plain_images
 from bench.core.device import synchronize
 from bench.core.passes import count_passes
@@ -80,10 +81,10 @@ def propose(
             )
     # Before it is stored: what is refused must not be found again by the next run.
     x_adv = plain_images(x_adv, images.x, rows=len(images), whose=name)
-    flags = tuple(
-        dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, AttackWarning))
-    )
-    proposal = Proposal(x_adv, flags, dict(passes), seconds)
+    flags = [str(w.message) for w in caught if issubclass(w.category, AttackWarning)]
+    if lost := getattr(view, "gradients", Gradients()).flag():
+        flags.append(lost)
+    proposal = Proposal(x_adv, tuple(dict.fromkeys(flags)), dict(passes), seconds)
     _write(path, proposal)
     return proposal
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from bench.core.access import view_of
 from bench.core.defense import Defense
 from bench.core.geometry import rounded
-from bench.core.isolation import isolated
+from bench.core.isolation import generator_states, isolated
 from bench.core.networks import digest_of_weights
 from bench.core.passes import count_passes
 from bench.core.precision import lowered
@@ -22,15 +21,18 @@ from bench.core.protocols import Attack, Images, Pixels, WarmAttack
 from bench.core.rng import Rng
 from bench.core.threat import Access
 from bench.errors import PluginError
-from bench.evaluation.judge import Outcomes, judge
+from bench.evaluation.judge import Outcomes, check_classes, judge
 from bench.evaluation.propose import propose
 from bench.evaluation.survivors import best_before, left_over, survivors_of
+from bench.plugins.strangers import strangers
 from bench.results.cell import Cell, Search
 from bench.results.locks import Shard, share
 from bench.results.progress import Work
-from bench.results.provenance import provenance
+from bench.results.provenance import joined, provenance
 from bench.results.settings import NOTHING_SET, Settings
 from bench.results.workspace import Workspace
+
+BY_BLOCK = "noise by block"  # of a defense that draws from other streams than an image's own
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def run_cell(
     """
     cell, store = prepared.cell, workspace.store
     if store.done(cell):
+        store.tidy(cell)  # for a process that died before it could
         return
     store.open(cell, settings)
     survivors = survivors_of(cell, store=store)
@@ -69,7 +72,7 @@ def run_cell(
         claim=lambda shard: store.claim_on_shard(cell.proposal_key(), *shard),
         work=measure,
     )
-    store.finish(cell, _joined)
+    store.finish(cell, joined)
 
 
 def _searched(prepared: Prepared) -> Defense:
@@ -135,7 +138,9 @@ def _measured(
     with (
         isolated(chance.fork("judge", "generators", shard[0]).integer()),
         count_passes(defense.networks()) as passes,
+        strangers(defense) as strange,
     ):
+        before = generator_states()
         outcomes = judge(
             defense,
             images.x,
@@ -146,12 +151,15 @@ def _measured(
             sequential=cell.sequential,
             rng=chance.fork("judge"),
         )
+        drew = generator_states() != before or getattr(defense.purifier, "by_block", False)
+    # A block may lack the labels that the classifier does not know.
+    check_classes(defense, outcomes.logits, prepared.pixels.y)
     return _rows(images, outcomes), {
         "attack passes": dict(proposal.passes),
         "attack seconds": proposal.seconds,
         "judge passes": dict(passes),
         "judge seconds": time.perf_counter() - begun,
-        "flags": list(proposal.flags),
+        "flags": [*proposal.flags, *strange, *([BY_BLOCK] if drew else [])],
     }
 
 
@@ -182,21 +190,3 @@ _NO_COST: dict[str, Any] = {
     **dict.fromkeys(("attack seconds", "judge seconds"), 0.0),
     "flags": [],
 }
-
-
-def _joined(shards: list[dict[str, Any]]) -> dict[str, Any]:
-    """Add the costs of all shards up; what describes the process is the last shard's."""
-    joined = dict(shards[-1])
-    for name in ("attack passes", "judge passes"):
-        joined[name] = dict(sum((Counter(shard[name]) for shard in shards), Counter()))
-    for name in ("attack seconds", "judge seconds"):
-        joined[name] = round(sum(shard[name] for shard in shards), 3)
-    joined["peak memory MiB"] = max(shard["peak memory MiB"] for shard in shards)
-    # Cells that were begun before this was recorded have shards without it.
-    rows = [shard["rows per pass"] for shard in shards if "rows per pass" in shard]
-    if rows:
-        joined["rows per pass"] = min(rows)
-    joined["flags"] = sorted({flag for shard in shards for flag in shard["flags"]})
-    joined["devices"] = sorted({shard["device"] for shard in shards})
-    del joined["device"]
-    return joined

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -21,9 +22,10 @@ def cheap_first(pairs: Iterable[Plugins]) -> list[Plugins]:
     return [plugins for group in groups.values() for plugins in sorted(group, key=_cost)]
 
 
-def _cost(plugins: Plugins) -> tuple[bool, int]:
+def _cost(plugins: Plugins) -> tuple[bool, float]:
     shared = plugins.threat.access is Access.TRANSFER
-    return not shared, sum(estimate(plugins)["attack"].values())
+    cost = estimate(plugins).get("attack")  # not known of an attack in a file: it comes last
+    return not shared, sum(cost.values()) if cost is not None else math.inf
 
 
 def cheaper_attacks(plan: Plan, pairs: Sequence[Plugins]) -> list[list[int]]:
@@ -46,8 +48,9 @@ def cheaper_attacks(plan: Plan, pairs: Sequence[Plugins]) -> list[list[int]]:
 def estimate(plugins: Plugins) -> dict[str, dict[str, int]]:
     """Bound the passes of attack and judge per image; broken images may leave earlier.
 
-    A defense's ``passes`` are what one purification costs in passes of its networks; without
-    them only the classifier is counted.
+    What an attack in a file costs is not known before it has run. A defense's ``passes`` are
+    what one purification costs in passes of its networks; without them only the classifier is
+    counted.
     """
     request, defense = plugins.request, plugins.defense
     access = plugins.threat.access
@@ -57,6 +60,10 @@ def estimate(plugins: Plugins) -> dict[str, dict[str, int]]:
     )
     cleaning = Counter(_passes(defense))
     step = {name: count // getattr(defense, "steps", 1) for name, count in cleaning.items()}
+    draws = 2 * (request.draws if defense.stochastic else 1)
+    judge = {"classifier forward": draws, **{name: draws * c for name, c in cleaning.items()}}
+    if calls is None:
+        return {"judge": judge}
     attack: Counter[str] = Counter()
     attack["classifier forward"] = calls.forward + calls.backward + calls.classify
     attack["classifier backward"] = calls.backward + calls.classify
@@ -69,8 +76,6 @@ def estimate(plugins: Plugins) -> dict[str, dict[str, int]]:
             attack[name] += count * calls.backward * (2 if name.endswith("backward") else 1)
     for name, count in step.items():
         attack[name] += count * calls.steps
-    draws = 2 * (request.draws if defense.stochastic else 1)
-    judge = {"classifier forward": draws, **{name: draws * c for name, c in cleaning.items()}}
     return {"attack": {name: n for name, n in attack.items() if n}, "judge": judge}
 
 

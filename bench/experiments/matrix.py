@@ -8,14 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.device import lacks_memory, lost
-from bench.core.protocols import DefensePlugin
 from bench.core.threat import format_eps
-from bench.data.datasets import trained_on
+from bench.data.names import cell_name, trained_on
 from bench.errors import BenchError, PlanError, UsageError
 from bench.evaluation.run import Prepared, run_cell
 from bench.experiments.attack_order import cheap_first, estimate
 from bench.experiments.plan import Plan, all_faults
-from bench.experiments.prepare import Plugins, outline, prepare, prepare_classifier, resolve
+from bench.experiments.prepare import (
+    Plugins,
+    outline,
+    prepare,
+    prepare_classifier,
+    refused,
+    resolve,
+)
 from bench.models.train import checkpoint_path, train
 from bench.models.trainable import Trainable
 from bench.results.cell import Request, digest_of
@@ -54,6 +60,8 @@ def evaluate(request: Request, *, workspace: Workspace) -> Work[str]:
         raise UsageError(f"this combination is not supported: {plugins.impossible}.")
     workspace.store.probe()
     prepared = yield from prepare(plugins, workspace=workspace)
+    if reason := refused(plugins, prepared):
+        raise UsageError(f"this combination is not supported: {reason}.")
     return (yield from _evaluate(plugins, prepared, workspace))
 
 
@@ -79,6 +87,9 @@ def attempt(
     prepared = None
     try:
         prepared = yield from prepare(plugins, workspace=workspace, after=after)
+        if reason := refused(plugins, prepared):
+            workspace.store.skip({**content, **settings}, key, reason)
+            return key
         return (yield from _evaluate(plugins, prepared, workspace))
     except (Exception, SystemExit) as error:  # one failing cell never stops the others
         reason = str(error) if isinstance(error, BenchError) else _unexpected(error)
@@ -129,8 +140,8 @@ def title(plugins: Plugins) -> str:
     request, threat = plugins.request, plugins.threat
     settings = str(Settings.asked(request))
     return (
-        f"{request.dataset} {request.defense} under {request.attack} ({threat.access}, "
-        f"{threat.norm} {format_eps(threat.eps)}, seed {request.seed})"
+        f"{cell_name(request.dataset)} {request.defense} under {request.attack} "
+        f"({threat.access}, {threat.norm} {format_eps(threat.eps)}, seed {request.seed})"
         + (f" {settings}" if settings else "")
     )
 
@@ -156,7 +167,7 @@ def train_only(request: Request, *, workspace: Workspace, classifier_only: bool)
     """Train a classifier, or a defense and the classifier it needs; return the checkpoint."""
     plugins = resolve(request)
     name: str = request.classifier
-    plugin: Trainable | DefensePlugin | None = plugins.classifier
+    plugin: object = plugins.classifier
     classifier = None
     if not classifier_only:
         name, plugin = request.defense, plugins.defense
@@ -166,7 +177,8 @@ def train_only(request: Request, *, workspace: Workspace, classifier_only: bool)
             )
         if plugin.needs_classifier:
             classifier = yield from prepare_classifier(plugins, workspace=workspace)
-    assert isinstance(plugin, Trainable)  # a classifier of the zoo is in no catalogue
+    if not isinstance(plugin, Trainable):
+        raise UsageError(f"{name} has its weights already: there is nothing to train.")
     workspace.store.probe()
     yield from train(
         name,

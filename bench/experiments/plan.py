@@ -15,6 +15,7 @@ import pydantic
 import pydantic_core
 
 from bench.data.datasets import dataset_info
+from bench.data.names import cell_name, found_at
 from bench.errors import BenchError, PlanError, UsageError
 from bench.plugins.catalogue import Kind, build
 from bench.results.cell import ZOO, Request
@@ -151,11 +152,20 @@ class Plan(pydantic.BaseModel, extra="forbid"):
                     build(kind, choice.name, choice.set)
                 except BenchError as error:
                     faults.append(str(error))
+        found: dict[str, str | None] = {}
         for name in self.datasets:
             try:
                 dataset_info(name)
-            except UsageError as error:
+                known = cell_name(name)
+            except BenchError as error:
                 faults.append(str(error))
+                continue
+            # Cells that were not measured yet are told apart by it, such as those of a ladder.
+            if (other := found.setdefault(known, found_at(name))) != found_at(name):
+                faults.append(
+                    f"{other} and {found_at(name)} have one name in results, {known}: rename "
+                    "one of them, or write two plans."
+                )
         return faults
 
     def requests(self) -> list[Request]:

@@ -13,20 +13,33 @@ from torch import nn
 from bench.core.access import unsupported
 from bench.core.border import blamed
 from bench.core.defense import Defense
-from bench.core.networks import digest_of_weights, freeze, frozen
+from bench.core.networks import digest_of_weights, freeze, frozen, modules_in
 from bench.core.protocols import Attack, DefensePlugin, Purifier, fits
 from bench.core.threat import ThreatModel
-from bench.data.datasets import dataset_info, trained_on
+from bench.data.datasets import dataset_info
 from bench.data.load import load_test
+from bench.data.names import cell_name, found_at, trained_on
 from bench.errors import PluginError, UsageError
 from bench.evaluation.run import Prepared
+from bench.experiments.compatible import check_classes, check_trainable, zoo_dataset
 from bench.models.robustbench import find_threat, load_zoo_classifier
 from bench.models.train import find_trained, train
-from bench.models.trainable import Trainable, TrainableClassifier, TrainablePurifier
+from bench.models.trainable import (
+    MakesPurifier,
+    Trainable,
+    TrainableClassifier,
+    TrainablePurifier,
+    UntrainedClassifier,
+)
 from bench.plugins.catalogue import SINGULAR, Kind, build_dataclass, parameters, plugin
+from bench.plugins.elsewhere import source_of
+from bench.plugins.measured import measure
+from bench.plugins.names import kept, parsed
 from bench.results.cell import ZOO, Cell, Part, Request, asked_of
 from bench.results.progress import Work
 from bench.results.workspace import Workspace
+
+_FEW = 4  # images on which a purifier is tried
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,7 @@ class Plugins:
     """
 
     request: Request
-    classifier: TrainableClassifier | None
+    classifier: TrainableClassifier | UntrainedClassifier | None
     defense: DefensePlugin
     attack: Attack
     threat: ThreatModel
@@ -58,19 +71,20 @@ class Plugins:
         """
         request = self.request
         return Cell(
-            dataset=request.dataset,
+            dataset=cell_name(request.dataset),
             data=data,
             n=request.n,
             shard=request.shard,
             classifier=self.classifier_part(classifier),
             defense=_part(request.defense, self.defense, defense),
-            attack=_part(request.attack, self.attack, None),
+            attack=_part(request.attack, self.attack, digest_of_weights(self.attack)),
             threat=self.threat,
             seed=request.seed,
             draws=request.draws,
             sequential=request.sequential,
             search=request.search,
             after=after,
+            sources={"dataset": source} if (source := found_at(request.dataset)) else {},
         )
 
     def classifier_part(self, digest: str | None) -> Part:
@@ -85,7 +99,7 @@ class Plugins:
 
 
 def _part(name: str, plugin: Any, digest: str | None) -> Part:
-    return Part(name, parameters(plugin), plugin.revision, digest)
+    return Part(kept(name), parameters(plugin), plugin.revision, digest, source_of(plugin))
 
 
 def resolve(request: Request) -> Plugins:
@@ -93,17 +107,20 @@ def resolve(request: Request) -> Plugins:
     info = dataset_info(request.dataset)
     if request.n > info.test_images:
         raise UsageError(
-            f"n is {request.n}, but {info.name} has {info.test_images} images to test on."
+            f"n is {request.n}, but {info.name} has {info.test_images} images to test on. "
+            f"Give -n {info.test_images} or less."
         )
     classifier = None
     if request.classifier.startswith(ZOO):
-        find_threat(request.classifier.removeprefix(ZOO), dataset=trained_on(request.dataset))
+        find_threat(request.classifier.removeprefix(ZOO), dataset=zoo_dataset(request.dataset))
         if request.settings.get("classifier"):
             raise UsageError("a classifier of the RobustBench zoo has no parameters to --set.")
     else:
         classifier = configured("classifiers", request.classifier, request)
     attack = configured("attacks", request.attack, request)
     defense = configured("defenses", request.defense, request)
+    trained = {request.classifier: classifier, request.defense: defense}
+    check_trainable(request.dataset, trained)
     access = request.access or attack.accesses[0]
     threat = ThreatModel(request.norm, request.eps, access)
     return Plugins(
@@ -120,7 +137,9 @@ def configured(kind: Kind, name: str, request: Request) -> Any:
     """Build a plugin from its defaults, the data set's recipe and the user's settings."""
     cls = plugin(kind, name)
     target = SINGULAR[kind]
-    params = cls.recipe(trained_on(request.dataset)) if hasattr(cls, "recipe") else {}
+    params = (
+        cls.recipe(cell_name(trained_on(request.dataset))) if hasattr(cls, "recipe") else {}
+    )
     return build_dataclass(cls, _merged(params, request.settings.get(target, {})), where=target)
 
 
@@ -160,9 +179,14 @@ def outline(
     dataset = trained_on(request.dataset)
     if plugins.classifier is None:
         classifier: str | None = _zoo_digest(*_zoo_names(plugins), workspace.zoo)
+    elif isinstance(plugins.classifier, UntrainedClassifier):
+        classifier = digest_of_weights(_network(plugins))
     else:
         classifier = find_trained(
-            request.classifier, plugins.classifier, dataset=dataset, workspace=workspace
+            kept(request.classifier),
+            plugins.classifier,
+            dataset=dataset,
+            workspace=workspace,
         )
         if classifier is None:
             untrained.append(request.classifier)
@@ -170,7 +194,7 @@ def outline(
     if isinstance(plugins.defense, Trainable):
         if not (plugins.defense.needs_classifier and untrained):
             defense = find_trained(
-                request.defense,
+                kept(request.defense),
                 plugins.defense,
                 dataset=dataset,
                 workspace=workspace,
@@ -179,7 +203,7 @@ def outline(
         if defense is None:
             untrained.append(request.defense)
     else:
-        defense = digest_of_weights(plugins.defense)
+        defense = digest_of_weights(_purifier(plugins))
     data = load_test(request.dataset, root=workspace.data).digest
     cell = plugins.cell(data=data, classifier=classifier, defense=defense, after=after)
     return cell, untrained
@@ -193,13 +217,17 @@ def prepare(
     ``after``: keys of finished cells whose broken images are not attacked again.
     """
     request = plugins.request
-    pixels = load_test(request.dataset, root=workspace.data)
+    pixels = load_test(request.dataset, root=workspace.data, first=request.n)
     network, classifier = yield from prepare_classifier(plugins, workspace=workspace)
+    check_classes(
+        network, pixels, classifier=request.classifier, dataset=cell_name(request.dataset),
+        device=workspace.device,
+    )  # fmt: skip
     defense: object = plugins.defense
     digest = None
     if isinstance(defense, TrainablePurifier):
         trained = yield from train(
-            request.defense,
+            kept(request.defense),
             defense,
             dataset=trained_on(request.dataset),
             workspace=workspace,
@@ -209,6 +237,7 @@ def prepare(
         with blamed(f"the defense {request.defense}"):
             defense = defense.load(trained.weights, shape=dataset_info(request.dataset).shape)
     else:
+        defense = _purifier(plugins)
         digest = digest_of_weights(defense)  # what it brought itself, by whatever way
     freeze(defense)
     if not fits(defense, Purifier):
@@ -219,7 +248,12 @@ def prepare(
     cell = plugins.cell(
         data=pixels.digest, classifier=classifier.checkpoint, defense=digest, after=after
     )
+    for own in modules_in(plugins.attack):
+        own.to(workspace.device)
     whole = Defense(defense, network, seed=request.seed).to(workspace.device)
+    if parsed(request.defense):
+        few = pixels.images(0, _FEW).x.to(workspace.device)
+        measure(whole.purifier, few, label=f"the defense {kept(request.defense)}")
     return Prepared(cell, whole, plugins.attack, pixels)
 
 
@@ -227,14 +261,18 @@ def prepare_classifier(
     plugins: Plugins, *, workspace: Workspace
 ) -> Work[tuple[nn.Module, Part]]:
     """Load or train the classifier of a request, frozen and in evaluation mode."""
+    digest: str | None
     if plugins.classifier is None:
         network, digest = _zoo(*_zoo_names(plugins), workspace.zoo)
+    elif isinstance(plugins.classifier, UntrainedClassifier):
+        network = _network(plugins)
+        digest = digest_of_weights(network)
     else:
         info = dataset_info(plugins.request.dataset)
         trained = yield from train(
-            plugins.request.classifier,
+            kept(plugins.request.classifier),
             plugins.classifier,
-            dataset=trained_on(info.name),
+            dataset=trained_on(plugins.request.dataset),
             workspace=workspace,
         )
         digest = trained.digest
@@ -246,11 +284,37 @@ def prepare_classifier(
     return network, plugins.classifier_part(digest)
 
 
+def _network(plugins: Plugins) -> nn.Module:
+    """Make a classifier that has its weights."""
+    assert isinstance(plugins.classifier, UntrainedClassifier)
+    info, name = dataset_info(plugins.request.dataset), kept(plugins.request.classifier)
+    with blamed(f"the classifier {name}"):
+        return plugins.classifier.network(shape=info.shape, classes=info.classes)
+
+
+def _purifier(plugins: Plugins) -> object:
+    """Make a purifier that nothing is trained for; most are their plugin itself."""
+    if not isinstance(plugins.defense, MakesPurifier):
+        return plugins.defense
+    with blamed(f"the defense {kept(plugins.request.defense)}"):
+        return plugins.defense.purifier(shape=dataset_info(plugins.request.dataset).shape)
+
+
+def refused(plugins: Plugins, prepared: Prepared) -> str | None:
+    """Say why a combination is not supported after all; None where it is.
+
+    A purifier that does not say whether it has a gradient is asked once it is there.
+    """
+    has = prepared.defense.purifier.differentiable
+    reason = unsupported(differentiable=has, access=plugins.threat.access)
+    return f"{plugins.request.defense}: {reason}" if reason else None
+
+
 def _zoo_names(plugins: Plugins) -> tuple[str, str, str]:
     """Name a classifier of the zoo, its data set and the norm that it is wanted for."""
     request = plugins.request
     name = request.classifier.removeprefix(ZOO)
-    return name, trained_on(request.dataset), request.norm.value
+    return name, zoo_dataset(request.dataset), request.norm.value
 
 
 def _zoo(name: str, dataset: str, norm: str, folder: Path) -> tuple[nn.Module, str]:

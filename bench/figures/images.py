@@ -12,10 +12,11 @@ from torch import Tensor
 
 from bench.core.access import view_of
 from bench.core.batch_size import in_blocks
+from bench.core.border import blamed
 from bench.core.protocols import EnergyPurifier, Images, SteppedPurifier, fits
 from bench.core.rng import Rng
 from bench.core.threat import Access
-from bench.errors import UsageError
+from bench.errors import PluginError, UsageError
 from bench.evaluation.propose import propose
 from bench.evaluation.run import Prepared
 from bench.experiments.prepare import Plugins, prepare
@@ -82,7 +83,16 @@ def energies(prepared: Prepared, x: Tensor) -> np.ndarray:
     """Measure the energy (N,) of images (N, C, H, W)."""
     purifier = prepared.defense.purifier
     assert fits(purifier, EnergyPurifier)
-    return _of_parts(lambda part: purifier.energy(x[part]), x).cpu().numpy()
+    name = f"the energy of the purifier {type(purifier).__name__}"
+
+    def of(part: slice) -> Tensor:
+        with blamed(name):
+            found = purifier.energy(x[part])
+        if not isinstance(found, Tensor) or found.shape != x[part].shape[:1]:
+            raise PluginError(f"{name} is no number per image. Return one tensor (N,).")
+        return found
+
+    return _of_parts(of, x).cpu().numpy()
 
 
 def predictions(prepared: Prepared, x: Tensor) -> np.ndarray:
@@ -111,7 +121,7 @@ def path(prepared: Prepared, x: Tensor, *, rng: Rng) -> Iterator[Tensor]:
         )
     with torch.no_grad():
         for k in range(steps):
-            x = purifier.step(x, rng=rng.fork("step", k))
+            x = prepared.defense.purification_step(x, rng=rng.fork("step", k))
             yield x
 
 

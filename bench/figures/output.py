@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from bench.figures.style import style
 from bench.results.output import delivered
 from bench.results.provenance import origin
+from bench.results.render import csv_text, unescaped
 from bench.results.store import write_json
 
 
@@ -30,7 +31,7 @@ def keep(
     ``about`` has the seed, the checkpoints and n. Raises StoreError.
     """
     paths = [folder / f"{name}.{ending}" for ending in ("csv", "png", "json")]
-    text = frame.to_csv(index=False)
+    text = csv_text(frame)
     with delivered(paths[0]) as temporary:
         temporary.write_text(text)
     # Drawn from what was written, so that the CSV by itself gives the same picture again.
@@ -45,7 +46,7 @@ def keep(
 
 def read(path: Path | io.StringIO) -> pd.DataFrame:
     """Read a figure's rows; 'none' and 'inf' are names, and only an empty field is missing."""
-    return pd.read_csv(path, keep_default_na=False, na_values=[""])
+    return unescaped(pd.read_csv(path, keep_default_na=False, na_values=[""]))
 
 
 def render(draw: Callable[[pd.DataFrame], Figure], frame: pd.DataFrame) -> bytes:

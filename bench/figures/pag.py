@@ -21,6 +21,7 @@ from bench.core.rng import Rng
 from bench.core.threat import ThreatModel
 from bench.data.datasets import dataset_info
 from bench.data.load import load_train
+from bench.data.names import trained_on
 from bench.errors import UsageError
 from bench.evaluation.run import Prepared
 from bench.experiments.prepare import Plugins, prepare, prepare_classifier, resolve
@@ -34,6 +35,7 @@ from bench.figures.alignment import (
 )
 from bench.figures.strips import bare, shown
 from bench.figures.style import page
+from bench.models.trainable import Trainable
 from bench.results.progress import Progress, Work
 from bench.results.workspace import Workspace
 
@@ -90,7 +92,7 @@ def collect(
         checkpoints["control classifier"] = part.checkpoint or ""
     for one in used:
         views[one.cell.defense.name] = view_of(one.defense, threat.access)
-    train, _, _ = load_train(request.dataset, root=workspace.data)
+    train, _, _ = load_train(trained_on(request.dataset), root=workspace.data)
     classes = dataset_info(request.dataset).classes
     means = class_means(train, classes=classes).to(workspace.device)
     images = used[0].pixels.images(0, request.n).to(workspace.device)
@@ -110,7 +112,7 @@ def collect(
 def _other_seed(plugins: Plugins) -> Plugins:
     """Ask for the same classifier, trained with the next seed."""
     classifier = plugins.classifier
-    if classifier is None:
+    if not isinstance(classifier, Trainable):
         raise UsageError(
             f"{plugins.request.classifier} is not trained here, so there is no second one with "
             "another seed to judge the targets. Choose small_cnn or resnet18."

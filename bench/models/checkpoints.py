@@ -15,6 +15,7 @@ from bench.results.store import read_json, write_json, written
 
 # What a checkpoint depends on: these fields of its card name its file.
 IDENTITY = ("name", "revision", "recipe", "dataset", "data", "classifier")
+SOMETIMES = ("source",)  # of a plugin in a file
 
 
 def digest(path: Path) -> str:
@@ -73,6 +74,7 @@ def is_card_of(card: Mapping[str, Any], path: Path) -> bool:
     """Whether a card's training is the one whose digest ends the name of the file."""
     try:
         about = {name: card[name] for name in IDENTITY}
+        about |= {name: card[name] for name in SOMETIMES if name in card}
         return digest_of(about).startswith(path.stem.rpartition("-")[2])
     except (KeyError, TypeError, ValueError):
         return False

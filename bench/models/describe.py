@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.data.datasets import dataset_info, trained_on
+from bench.data.datasets import dataset_info
+from bench.data.names import cell_name, trained_on
 from bench.errors import unknown_name
 from bench.models.checkpoints import complete, load_checkpoint, read_card
+from bench.models.train import trained_as
 from bench.models.trainable import Trainable
 from bench.plugins.catalogue import SINGULAR, Kind, blocked, build, catalogue, plugin
 from bench.results.store import Store
@@ -28,7 +30,7 @@ def describe(name: str, *, dataset: str, results: Path) -> Iterator[str]:
         raise unknown_name("defense, attack or classifier", name, known)
     for kind in kinds:
         cls = plugin(kind, name)
-        params = cls.recipe(trained_on(dataset)) if hasattr(cls, "recipe") else {}
+        params = cls.recipe(cell_name(trained_on(dataset))) if hasattr(cls, "recipe") else {}
         made = build(kind, name, params)
         yield f"{name} ({SINGULAR[kind]}, {cls.__module__}.{cls.__qualname__})"
         yield ""
@@ -40,7 +42,7 @@ def describe(name: str, *, dataset: str, results: Path) -> Iterator[str]:
         yield f"  {_compatibility(kind, made)}"
         if isinstance(made, Trainable):
             yield ""
-            yield from _checkpoints(name, results)
+            yield from _checkpoints(trained_as(name, made), results)
 
 
 def _parameters(made: Any, path: str) -> Iterator[str]:

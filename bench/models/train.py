@@ -21,6 +21,7 @@ from bench.core.protocols import Images
 from bench.core.threat import format_eps
 from bench.data.datasets import dataset_info
 from bench.data.load import load_train
+from bench.data.names import cell_name
 from bench.errors import UsageError
 from bench.evaluation.propose import propose
 from bench.models.checkpoints import complete, load_checkpoint, save_checkpoint
@@ -32,6 +33,7 @@ from bench.models.trainable import (
     Training,
 )
 from bench.plugins.catalogue import build, parameters
+from bench.plugins.elsewhere import source_of
 from bench.results.cell import ZOO, Part, digest_of
 from bench.results.locks import Shard, claimed, is_held, share, wait
 from bench.results.progress import Progress, Work
@@ -54,6 +56,12 @@ class Trained:
     digest: str
 
 
+def trained_as(name: str, plugin: Trainable) -> str:
+    """Return the name under which a plugin's weights are kept: plugins may share them."""
+    shared: str = getattr(plugin, "trained_as", name)
+    return shared
+
+
 def identity(
     name: str, plugin: Trainable, *, dataset: str, data: str, classifier: Part | None
 ) -> dict[str, Any]:
@@ -62,7 +70,7 @@ def identity(
     if isinstance(plugin, TrainablePurifier):
         params = params["training"]
     return {
-        "name": name,
+        "name": trained_as(name, plugin),
         "revision": plugin.revision,
         "recipe": params,
         "dataset": dataset,
@@ -70,6 +78,7 @@ def identity(
         "classifier": classifier.canonical()
         if classifier and plugin.needs_classifier
         else None,
+        **({"source": source} if (source := source_of(plugin)) else {}),
     }
 
 
@@ -98,8 +107,9 @@ def checkpoint_path(
 ) -> Path:
     """Name the file where a plugin's weights are, or will be once it is trained."""
     _, _, data = load_train(dataset, root=workspace.data)
-    about = identity(name, plugin, dataset=dataset, data=data, classifier=classifier)
-    return workspace.store.checkpoint(dataset, name, digest_of(about)[:8])
+    known = cell_name(dataset)
+    about = identity(name, plugin, dataset=known, data=data, classifier=classifier)
+    return workspace.store.checkpoint(known, about["name"], digest_of(about)[:8])
 
 
 def train(
@@ -119,11 +129,11 @@ def train(
     about = identity(
         name,
         plugin,
-        dataset=dataset,
+        dataset=cell_name(dataset),
         data=data,
         classifier=classifier[1] if classifier else None,
     )
-    path = workspace.store.checkpoint(dataset, name, digest_of(about)[:8])
+    path = workspace.store.checkpoint(cell_name(dataset), about["name"], digest_of(about)[:8])
     what = f"train {name} on {dataset}"
     claim = workspace.store.claim(f"train-{digest_of(about)}")
     while not complete(path):
@@ -160,7 +170,8 @@ def train(
                     **provenance(workspace.device),
                 }
                 save_checkpoint(path, weights, card)
-                state.unlink(missing_ok=True)
+    # Here, also for a process that died before it could.
+    workspace.store.training(digest_of(about)).unlink(missing_ok=True)
     return Trained(*load_checkpoint(path))
 
 

@@ -78,7 +78,9 @@ class Trainable(Protocol):
     """A plugin whose weights are trained: it has ``training`` parameters of its own."""
 
     revision: ClassVar[int]
-    needs_classifier: ClassVar[bool]
+
+    @property
+    def needs_classifier(self) -> bool: ...
 
     @property
     def training(self) -> object:
@@ -111,4 +113,24 @@ class TrainableClassifier(Trainable, Protocol):
         self, weights: Mapping[str, Tensor], *, shape: tuple[int, ...], classes: int
     ) -> nn.Module:
         """Build the network for images of shape (C, H, W); raises CheckpointError."""
+        ...
+
+
+@runtime_checkable
+class UntrainedClassifier(Protocol):
+    """A classifier plugin that has its weights already, wherever they come from."""
+
+    revision: ClassVar[int]
+
+    def network(self, *, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """Make the network for images of shape (C, H, W); raises PluginError."""
+        ...
+
+
+@runtime_checkable
+class MakesPurifier(DefensePlugin, Protocol):
+    """A defense plugin that is no purifier itself: it makes one, and nothing is trained."""
+
+    def purifier(self, *, shape: tuple[int, ...]) -> Purifier:
+        """Make the purifier for images of shape (C, H, W); raises PluginError."""
         ...

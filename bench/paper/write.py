@@ -16,7 +16,8 @@ from bench.paper.cells import Cells, check_present, records
 from bench.paper.latex import latex
 from bench.paper.spec import Head, TableFile
 from bench.paper.tables import constants, page, table
-from bench.results.cell import asked_of, digest_of, subject_of
+from bench.results.audits import reports
+from bench.results.cell import asked_of, digest_of, is_key, subject_of
 from bench.results.digests import fault
 from bench.results.output import delivered
 from bench.results.render import csv_text, markdown_lines
@@ -30,11 +31,11 @@ def earlier(path: Path, store: Store) -> dict[str, str]:
     """Read which finished cells a sidecar names, if there is one, by what was asked of them."""
     if not path.is_file():
         return {}
-    keys = [cell["key"] for run in read_json(path)["runs"] for cell in run["cells"]]
     return {
         digest_of(asked_of(read_json(store.cell(key) / "cell.json"))): key
-        for key in keys
-        if store.outcomes(key).is_file()
+        for run in _keys(path, read_json(path))
+        for key in run
+        if store.outcomes(key).is_file() and fault(store.cell(key)) is None
     }
 
 
@@ -66,20 +67,36 @@ def write_table(
 def rebuild(path: Path, store: Store) -> pd.DataFrame:
     """Write CSV, Markdown and LaTeX from a sidecar and the cells; raises StoreError."""
     content = read_json(path)
+    _keys(path, content)
     try:
         frame = _frame(content, store)
         head = _head(content)
         texts = [csv_text(frame), _markdown(frame, head, content),
                  latex(page(frame, head), [head.title, _made(frame, content)])]  # fmt: skip
     except KeyError as error:
-        raise StoreError(
-            f"{path} is not what this version of bench wrote: {error} is missing. Delete it "
-            "and measure the table again: finished cells are found."
-        ) from error
+        raise _other_version(path, error) from error
     for suffix, text in zip(_REBUILT, texts, strict=True):
         with delivered(path.with_suffix(f".{suffix}")) as temporary:
             temporary.write_text(text)
     return frame
+
+
+def _keys(path: Path, content: Mapping[str, Any]) -> list[list[str]]:
+    """List the cells that a sidecar names, run by run; raises StoreError."""
+    try:
+        keys = [[cell["key"] for cell in run["cells"]] for run in content["runs"]]
+        if not all(is_key(key) for run in keys for key in run):
+            raise TypeError("what it names are no keys of cells")
+        return keys
+    except (KeyError, TypeError) as error:
+        raise _other_version(path, error) from error
+
+
+def _other_version(path: Path, error: Exception) -> StoreError:
+    return StoreError(
+        f"{path} is not what this version of bench wrote ({type(error).__name__}: {error}). "
+        "Delete it and measure the table again: finished cells are found."
+    )
 
 
 def _head(content: Mapping[str, Any]) -> Head:
@@ -98,13 +115,13 @@ def _frame(content: Mapping[str, Any], store: Store) -> pd.DataFrame:
 
 def _audits(store: Store, keys: Sequence[str]) -> dict[str, Any]:
     """Keep what audits say of these cells: the audits themselves need not be committed."""
-    found = {}
-    for key in keys:
-        subject = subject_of(read_json(store.cell(key) / "cell.json"))
-        if store.audit(subject).is_file():
-            report = read_json(store.audit(subject))
-            found[subject] = {name: report.get(name) for name in _AUDIT}
-    return found
+    subjects = [subject_of(read_json(store.cell(key) / "cell.json")) for key in keys]
+    known = reports(store)
+    return {
+        subject: {name: known[subject].get(name) for name in _AUDIT}
+        for subject in subjects
+        if subject in known
+    }
 
 
 def _measured(store: Store, keys: Sequence[str]) -> dict[str, Any]:

@@ -18,23 +18,29 @@ from typing import Any, Literal
 import pydantic
 import pydantic_core
 
-from bench.errors import OldNameWarning, PluginError, UsageError, unknown_name
+from bench.errors import BenchError, OldNameWarning, PluginError, UsageError, unknown_name
+from bench.plugins.names import kept, parsed
 
-Kind = Literal["attacks", "defenses", "classifiers"]
-# What a plugin has to define, beside its parameters.
-_DEFINES: dict[Kind, tuple[str, ...]] = {
-    "attacks": ("revision", "norms", "accesses", "unbounded", "calls", "__call__"),
-    "defenses": ("revision", "stochastic", "differentiable"),
-    "classifiers": ("revision", "needs_classifier", "negatives", "start", "load"),
+Kind = Literal["attacks", "defenses", "classifiers", "datasets"]
+# What a plugin has to define, beside its parameters: one of these.
+_DEFINES: dict[Kind, tuple[tuple[str, ...], ...]] = {
+    "attacks": (("revision", "norms", "accesses", "unbounded", "calls", "__call__"),),
+    "defenses": (("revision", "stochastic", "differentiable"),),
+    "classifiers": (
+        ("revision", "needs_classifier", "negatives", "start", "load"),
+        ("revision", "network"),  # of one that is trained already
+    ),
+    "datasets": (("shape", "classes", "test_images", "load"),),
 }
 _CLIP = 100  # characters of a value in an error
 _ADAPTERS: dict[type[Any], pydantic.TypeAdapter[Any]] = {}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
-KINDS: tuple[Kind, ...] = ("attacks", "defenses", "classifiers")
+KINDS: tuple[Kind, ...] = ("attacks", "defenses", "classifiers", "datasets")
 SINGULAR: dict[Kind, str] = {
     "attacks": "attack",
     "defenses": "defense",
     "classifiers": "classifier",
+    "datasets": "data set",
 }
 _OLD_GROUP: dict[Kind, str] = {"classifiers": "bench.models"}  # still read, with a warning
 
@@ -121,6 +127,10 @@ def _find_spec(module: str) -> ModuleSpec | None:
 
 def plugin(kind: Kind, name: str) -> type[Any]:
     """Import a plugin's class; raises UsageError (unknown) or PluginError (broken)."""
+    if typed := parsed(name):
+        from bench.plugins.elsewhere import plugin_of
+
+        return _sound(kind, plugin_of(kind, typed), f"the {SINGULAR[kind]} {kept(name)}")
     points, unusable = _told_apart(_points(kind, warn=True), kind)
     if name in unusable:
         raise PluginError(unusable[name])
@@ -134,20 +144,24 @@ def plugin(kind: Kind, name: str) -> type[Any]:
             f"the {SINGULAR[kind]} '{name}' of {_owner(point)} cannot be imported: "
             f"{type(error).__name__}: {error}. Repair or uninstall that distribution."
         ) from error
-    missing = [name for name in _DEFINES[kind] if not hasattr(found, name)]
-    if isinstance(found, type) and dataclasses.is_dataclass(found) and missing:
+    return _sound(kind, found, f"the {SINGULAR[kind]} '{name}' of {_owner(point)}")
+
+
+def _sound(kind: Kind, found: Any, what: str) -> type[Any]:
+    """Check that a class has a plugin's contract; raises PluginError."""
+    is_class = isinstance(found, type) and dataclasses.is_dataclass(found)
+    lacks = [[name for name in one if not hasattr(found, name)] for one in _DEFINES[kind]]
+    if is_class and all(lacks):
         raise PluginError(
-            f"the {SINGULAR[kind]} '{name}' of {_owner(point)} does not define "
-            f"{', '.join(missing)}. See 'Add a defense' in the README."
+            f"{what} does not define {', '.join(lacks[0])}. See 'Add a defense' in the README."
         )
-    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+    if not is_class:
         raise PluginError(
-            f"the {SINGULAR[kind]} '{name}' of {_owner(point)} is not a dataclass of its "
-            "parameters. See 'Add a defense' in the README."
+            f"{what} is not a dataclass of its parameters. See 'Add a defense' in the README."
         )
     if fault := _not_written(found):
-        raise PluginError(f"the {SINGULAR[kind]} '{name}' of {_owner(point)}: {fault}")
-    return found
+        raise PluginError(f"{what}: {fault}")
+    return found  # type: ignore[no-any-return]
 
 
 def _not_written(cls: type[Any]) -> str | None:
@@ -194,15 +208,20 @@ def build_dataclass(cls: type[Any], params: Mapping[str, Any], *, where: str) ->
         except pydantic.ValidationError as error:
             for fault in error.errors():
                 path = ".".join(str(step) for step in (where, *fault["loc"]))
+                if fault["type"] == "missing":
+                    faults.append(f"{path} has no default: give it by --set {path}=VALUE.")
+                    continue
                 faults.append(f"{path} = {_clipped(fault['input'])}: {fault['msg']}.")
+        except BenchError:
+            raise
         except (Exception, SystemExit) as error:  # whatever a constructor raises
             raise PluginError(
                 f"the {where} {cls.__name__} cannot be made: {type(error).__name__}: {error}. "
                 "Repair its __post_init__, or choose other parameters."
             ) from error
         else:
-            kept = parameters(made)
-            faults = [*_not_finite(kept, where), *_true_for_one(params, kept, where)]
+            values = parameters(made)
+            faults = [*_not_finite(values, where), *_taken_otherwise(params, values, where)]
             if not faults:
                 return made
     raise UsageError(" ".join(faults))
@@ -210,9 +229,12 @@ def build_dataclass(cls: type[Any], params: Mapping[str, Any], *, where: str) ->
 
 def _unknown_fields(cls: type[Any], params: Mapping[str, Any], where: str) -> list[str]:
     known = [field.name for field in dataclasses.fields(cls)]
+    set_elsewhere: Mapping[str, str] = getattr(cls, "not_parameters", {})
     faults = []
     for name, value in params.items():
-        if name not in known:
+        if name in set_elsewhere:
+            faults.append(f"{where}.{name} is no parameter: {set_elsewhere[name]}.")
+        elif name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             meant = f" Did you mean '{where}.{near[0]}'?" if near else ""
             faults.append(
@@ -237,17 +259,20 @@ def _not_finite(value: Any, path: str) -> Iterator[str]:
             yield from _not_finite(inner, f"{path}.{number}")
 
 
-def _true_for_one(given: Any, kept: Any, path: str) -> Iterator[str]:
-    """Find where true or false was taken for a number."""
+def _taken_otherwise(given: Any, kept: Any, path: str) -> Iterator[str]:
+    """Find where true or false was taken for a number, or a whole number was rounded."""
     if isinstance(given, bool):
         if not isinstance(kept, bool | str):
             yield f"{path} = {str(given).lower()}: write a number."
+    elif isinstance(given, int) and isinstance(kept, float):
+        if given != kept:
+            yield f"{path} = {_clipped(given)}: it would be kept as {kept!r}. Write that."
     elif isinstance(given, Mapping) and isinstance(kept, Mapping):
         for name in given.keys() & kept.keys():
-            yield from _true_for_one(given[name], kept[name], f"{path}.{name}")
+            yield from _taken_otherwise(given[name], kept[name], f"{path}.{name}")
     elif isinstance(given, list) and isinstance(kept, list):
         for number, (one, other) in enumerate(zip(given, kept, strict=False)):
-            yield from _true_for_one(one, other, f"{path}.{number}")
+            yield from _taken_otherwise(one, other, f"{path}.{number}")
 
 
 def _clipped(value: Any) -> str:

@@ -25,8 +25,10 @@ from bench.core.threat import (
     parse_norm,
 )
 from bench.errors import UsageError, unknown_name
+from bench.plugins.names import is_kept
 
 ZOO = "robustbench:"  # the prefix of classifiers from the RobustBench zoo
+SOURCES = "sources"  # the field of a stored cell that says where its files were found
 _SHOWN = 200  # characters of a --set in an error
 _DEEPEST = 10  # dots in the path of a parameter
 _MOST = {"n": 10**9, "draws": 10**9, "shard": 10**9, "seed": 2**63 - 1}
@@ -154,12 +156,16 @@ def parse_settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Part:
-    """A plugin in a cell: all its parameters, its revision, the digest of its checkpoint."""
+    """A plugin in a cell: all its parameters, its revision, the digest of its checkpoint.
+
+    ``source`` is the digest of the file that defines it, None for a plugin of a package.
+    """
 
     name: str
     params: Mapping[str, Any]
     revision: int
     checkpoint: str | None = None
+    source: str | None = None
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> Part:
@@ -173,24 +179,40 @@ class Part:
             "params": dict(self.params),
             "revision": self.revision,
             "checkpoint": self.checkpoint,
+            **({"source": self.source} if self.source else {}),
         }
 
 
 _PARTS = ("classifier", "defense", "attack")
 _KEY = re.compile(r"[0-9a-f]{16}")
-_NAME = re.compile(rf"({ZOO})?[A-Za-z0-9_-]+")
+# 'mnist:validation', 'mine.npz', 'folder:val@224', 'cifar10c:fog:3': no name leaves a folder.
+_DATASET = re.compile(r"(folder:)?[\w+=@][\w.+=@ -]{0,199}(:[A-Za-z0-9_]{1,100}){0,3}")
+
+
+def is_key(key: object) -> bool:
+    """Say whether something is the key of a cell; keys become names of folders."""
+    return isinstance(key, str) and _KEY.fullmatch(key) is not None
 
 
 def _check_keys(keys: Iterable[Any]) -> None:
     for key in keys:
-        if not (isinstance(key, str) and _KEY.fullmatch(key)):
+        if not is_key(key):
             raise UsageError(f"{key!a} is no key of a cell: it has 16 hexadecimal digits.")
 
 
 def _check_names(names: Iterable[Any]) -> None:
     for name in names:
-        if not (isinstance(name, str) and _NAME.fullmatch(name)):
+        if not is_kept(name):
             raise UsageError(f"{name!a} is no name: it has letters, digits, _ and - only.")
+
+
+def check_dataset_name(name: Any) -> None:
+    """Refuse what cannot be the name of a data set, which becomes a path; raises UsageError."""
+    if not (isinstance(name, str) and _DATASET.fullmatch(name)):
+        raise UsageError(
+            f"{name!a} is no name for a data set: it has letters, digits, spaces and . _ - + = "
+            "@, and does not begin with a dot. Rename the file or folder."
+        )
 
 
 @dataclass(frozen=True)
@@ -203,7 +225,8 @@ class Cell:
     the networks that the attack sees, never of the judge's. ``after``: keys of cheaper
     cells; images that one of them broke are not attacked again. ``images``: the proposal key
     of another cell whose stored images are judged here in place of an attack, rounded towards
-    the clean image to ``bits`` per pixel where that is set.
+    the clean image to ``bits`` per pixel where that is set. ``sources`` says where files were
+    found, such as {"dataset": "/home/me/mine.npz"}; it is kept beside the key, not in it.
     """
 
     dataset: str
@@ -221,6 +244,7 @@ class Cell:
     after: tuple[str, ...] = ()
     images: str | None = None
     bits: int | None = None
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> Cell:
@@ -230,7 +254,8 @@ class Cell:
         """
         norm = parse_norm(content["norm"])
         _check_keys([*content.get("after", ()), *filter(None, [content.get("images")])])
-        _check_names([content["dataset"], *(content[part]["name"] for part in _PARTS)])
+        check_dataset_name(content["dataset"])
+        _check_names(content[part]["name"] for part in _PARTS)
         eps, access = parse_eps(content["eps"], norm), parse_access(content["access"])
         return cls(
             dataset=content["dataset"],
@@ -248,6 +273,7 @@ class Cell:
             after=tuple(content.get("after", ())),
             images=content.get("images"),
             bits=content.get("bits"),
+            sources=content.get(SOURCES, {}),
         )
 
     def canonical(self) -> dict[str, Any]:

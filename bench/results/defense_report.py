@@ -11,7 +11,8 @@ from typing import Any
 
 import jinja2
 
-from bench.errors import UsageError
+from bench.errors import StoreError, UsageError
+from bench.results.audits import read_report
 from bench.results.cell import subject_of
 from bench.results.render import markdown_cell, row_label, told_apart
 from bench.results.stats import wilson
@@ -169,7 +170,11 @@ def page(store: Store, cells: list[dict[str, Any]]) -> str:
         raise UsageError("the cell that attacked all images is missing: run the plan again.")
     rungs, right = follow(store, cells)
     audit = store.audit(subject_of(first))
-    report = read_json(audit) if audit.is_file() else None
+    report, damaged = None, ""
+    try:
+        report = read_report(audit) if audit.is_file() else None
+    except StoreError as error:
+        damaged = str(error)
     n, left = first["n"], rungs[-1].left
     tried = {rung.rung for rung in rungs if rung.attacked} | {"T0"}
     checks = {found["check"]: found for found in report["findings"]} if report else {}
@@ -189,6 +194,7 @@ def page(store: Store, cells: list[dict[str, Any]]) -> str:
         clean=100 * right / n,
         clean_interval=[round(100 * side, 2) for side in wilson(right, n)],
         report=report,
+        damaged=damaged,
         known_seed=checks.get("C14"),
         again=checks.get("C19"),
         untried={rung: text for rung, text in RUNGS.items() if rung not in tried},
@@ -211,6 +217,8 @@ _PAGE = """\
 
 {% if report -%}
 The audit: **{{ report.verdict }}** ({{ report.subject.n }} images.)
+{%- elif damaged -%}
+Nothing is known of its audit: {{ damaged }}
 {%- else -%}
 This defense was not audited: `bench audit` tells whether the number can be trusted.
 {%- endif %}

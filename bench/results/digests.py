@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.results.cell import digest_of
+from bench.results.cell import digest_of, is_key
 from bench.results.settings import measured
 
 DIGESTS = "sha256"  # the field of provenance.json
-_KEY = re.compile(r"[0-9a-f]{16}")
 # What reading and hashing content of any shape may raise.
 MALFORMED = (
     ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError,
@@ -90,7 +88,7 @@ def fault(folder: Path) -> str | None:
 def fault_of_keys(cell: Mapping[str, Any]) -> str | None:
     """Return what is wrong with the keys that a cell names; they become paths of folders."""
     named = [*cell.get("after", ()), cell.get("images") or "0" * 16]
-    if all(isinstance(key, str) and _KEY.fullmatch(key) for key in named):
+    if all(map(is_key, named)):
         return None
     return "cell.json: 'after' and 'images' have to be keys of 16 hexadecimal digits"
 

@@ -104,6 +104,26 @@ def is_held(path: Path) -> bool:
     return False
 
 
+def kept(file: int, path: Path) -> bool:
+    """Lock a file that was just made, until it is closed; whether it is still there."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except OSError as error:  # a process that sweeps was quicker; or there are no locks here
+        return error.errno in _NO_LOCKS
+
+
+def drop_unkept(path: Path) -> None:
+    """Remove a file that no living process of this machine has locked; raises nothing."""
+    with suppress(OSError):
+        file = os.open(path, os.O_RDWR | _OPEN)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+        finally:
+            os.close(file)
+
+
 def sweep(folder: Path) -> None:
     """Remove the claims that dead processes left in a folder; raises nothing."""
     with suppress(OSError):

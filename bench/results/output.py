@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bench.errors import StoreError
-from bench.results.store import written
+from bench.results.store import drop_left, leavings, written
 
 
 @contextmanager
@@ -20,6 +21,8 @@ def delivered(path: Path) -> Iterator[Path]:
     would replace ``/dev/null`` by a file.
     """
     if _plain(path):
+        with suppress(OSError):  # the folder may not be there yet
+            drop_left(path.parent, os.listdir(path.parent), leavings(path))
         with written(path) as temporary:
             yield temporary
         return

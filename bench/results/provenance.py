@@ -10,6 +10,7 @@ import resource
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ def _cut(found: re.Match[str]) -> str:
 @functools.cache
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "purifybench": __version__}
-    for name in ("torch", "torchvision", "numpy", "pyautoattack", "robustbench"):
+    for name in ("torch", "torchvision", "numpy", "pillow", "pyautoattack", "robustbench"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -125,3 +126,21 @@ def _peak_memory(device: torch.device) -> int:
         return peak // 2**20
     kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(kibibytes) // (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def joined(shards: list[dict[str, Any]]) -> dict[str, Any]:
+    """Add the costs of all shards up; what describes the process is the last shard's."""
+    whole = dict(shards[-1])
+    for name in ("attack passes", "judge passes"):
+        whole[name] = dict(sum((Counter(shard[name]) for shard in shards), Counter()))
+    for name in ("attack seconds", "judge seconds"):
+        whole[name] = round(sum(shard[name] for shard in shards), 3)
+    whole["peak memory MiB"] = max(shard["peak memory MiB"] for shard in shards)
+    # Cells that were begun before this was recorded have shards without it.
+    rows = [shard["rows per pass"] for shard in shards if "rows per pass" in shard]
+    if rows:
+        whole["rows per pass"] = min(rows)
+    whole["flags"] = sorted({flag for shard in shards for flag in shard["flags"]})
+    whole["devices"] = sorted({shard["device"] for shard in shards})
+    del whole["device"]
+    return whole

@@ -132,8 +132,21 @@ def csv_text(frame: pd.DataFrame) -> str:
     return str(safe.to_csv(index=False))
 
 
+def unescaped(frame: pd.DataFrame) -> pd.DataFrame:
+    """Take back what ``csv_text`` put before texts, in a frame that was read."""
+    plain = frame.copy()
+    for name in frame.columns:
+        if any(map(_is_escaped, frame[name])):
+            plain[name] = [v[1:] if _is_escaped(v) else v for v in frame[name]]
+    return plain
+
+
 def _is_formula(value: Any) -> bool:
     return isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+def _is_escaped(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("'") and _is_formula(value[1:])
 
 
 def cells_as_text(page: pd.DataFrame) -> list[list[str]]:

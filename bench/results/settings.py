@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import StoreError
-from bench.results.cell import Request, Search
+from bench.results.cell import SOURCES, Request, Search
 
-_ONLY_SAID = ("settings", "set")
+_ONLY_SAID = ("settings", "set", SOURCES)
 _TARGET = "defense|attack|classifier|search"
 _PATH = re.compile(rf"({_TARGET})(?:\.([^\s=]+))?=")
 _NEXT = re.compile(rf" (?=(?:{_TARGET})(?:\.[^\s=]+)?=)")

@@ -22,33 +22,36 @@ Every file is written under a temporary name and renamed: what exists is whole.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import StoreError
-from bench.results.cell import Cell
+from bench.results.cell import SOURCES, Cell, is_key
 from bench.results.digests import digest_of_pixels, fault, sealed
-from bench.results.locks import sweep
+from bench.results.locks import drop_unkept, kept, sweep
 from bench.results.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-# The names that `written` gives: a dot, the name of the file, eight characters of mkstemp.
-_TEMPORARY = re.compile(
-    r"\..+\.(json|parquet|safetensors|pt|md|csv|tex|png|pdf|svg)\.[a-z0-9_]{8}"
-)
+# The names that `written` gives: a dot, the name of the file, eight characters that stand for
+# this machine (earlier versions had none), eight of mkstemp.
+_MACHINE = hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8]
+_END = r"\.([0-9a-f]{8})?[a-z0-9_]{8}"
+_TEMPORARY = re.compile(rf"\..+\.(?:json|parquet|safetensors|pt|md|csv|tex|png|pdf|svg){_END}")
 # In the results folder itself, which may hold a user's other things.
-_OURS = re.compile(r"\.(runs\.csv|\.probe)\.[a-z0-9_]{8}|\.claims-\d+")
+_OURS = re.compile(rf"\.(?:runs\.csv|\.probe){_END}|\.claims-()\d+")
+_SWEPT = ("cells", "images", "checkpoints", "training", "audits", "figures", "paper", "jobs")
 _IMAGES = "images sha256"  # of a shard's pixels, until the cell is whole
 
 
@@ -57,11 +60,9 @@ def written(path: Path) -> Iterator[Path]:
     """Hand out a temporary path that becomes ``path`` on success; raises StoreError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(descriptor)
+        file, temporary = _begun(path)
     except OSError as error:
         raise _cannot_write(path, error) from error
-    temporary = Path(name)
     try:
         yield temporary
         temporary.chmod(0o644)
@@ -70,6 +71,35 @@ def written(path: Path) -> Iterator[Path]:
         raise _cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(file)
+
+
+def _begun(path: Path) -> tuple[int, Path]:
+    """Make a temporary file; its lock, which ends with its process, says that it is in work."""
+    while True:
+        file, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{_MACHINE}")
+        if kept(file, Path(name)):
+            return file, Path(name)
+        os.close(file)
+
+
+def drop_left(folder: Path, names: Iterable[str], ours: re.Pattern[str]) -> None:
+    """Remove temporary files of dead processes, by name: another machine's after a day."""
+    yesterday = time.time() - 24 * 3600
+    for name in names:
+        if not (found := ours.fullmatch(name)):
+            continue
+        path = Path(folder, name)
+        if found[1] == _MACHINE:
+            drop_unkept(path)
+        with suppress(OSError):  # another process may sweep as well
+            if path.lstat().st_mtime < yesterday:  # younger files may be in work
+                path.unlink()
+
+
+def leavings(path: Path) -> re.Pattern[str]:
+    """Return the names of the temporary files that become ``path``."""
+    return re.compile(re.escape(f".{path.name}") + _END)
 
 
 def _cannot_write(path: Path, error: OSError) -> StoreError:
@@ -142,6 +172,16 @@ def _cannot_read(path: Path, error: Exception) -> StoreError:
     )
 
 
+def _checked(key: str) -> str:
+    """Return a key that is one: others might lead out of the folder."""
+    if not is_key(key):
+        raise StoreError(
+            f"{key!a} is no key of a cell, which has 16 hexadecimal digits. Remove what has "
+            "that name, or look for it with `bench verify`."
+        )
+    return key
+
+
 class Store:
     """A results folder."""
 
@@ -161,17 +201,12 @@ class Store:
         self._sweep()
 
     def _sweep(self) -> None:
-        """Remove what killed processes left: claims, and files half written a day ago."""
+        """Remove what killed processes left: claims, and files half written."""
         sweep(self.root / "claims")
-        yesterday = time.time() - 24 * 3600
-        left = [path for path in self.root.iterdir() if _OURS.fullmatch(path.name)]
-        for folder in ("cells", "images", "checkpoints", "training", "audits", "figures"):
+        drop_left(self.root, os.listdir(self.root), _OURS)
+        for folder in _SWEPT:
             for where, _, names in os.walk(self.root / folder):
-                left += [Path(where, name) for name in filter(_TEMPORARY.fullmatch, names)]
-        for path in left:
-            with suppress(OSError):  # another process may sweep as well
-                if path.lstat().st_mtime < yesterday:  # younger files may be in work
-                    path.unlink()
+                drop_left(Path(where), names, _TEMPORARY)
 
     @property
     def runs(self) -> Path:
@@ -184,8 +219,8 @@ class Store:
         return self.root / "figures"
 
     def cell(self, key: str) -> Path:
-        """Name the folder of a cell."""
-        return self.root / "cells" / key
+        """Name the folder of a cell; raises StoreError for what is no key."""
+        return self.root / "cells" / _checked(key)
 
     def cells(self) -> list[Path]:
         """List the folders of all cells, by key."""
@@ -221,12 +256,14 @@ class Store:
         """Write down a cell that is about to run, with what the user set."""
         if fault(self.cell(cell.key())) is None:
             return  # another process has it: what it hashes must not change
-        content = {**cell.canonical(), **settings.stored()}
+        found = {SOURCES: dict(cell.sources)} if cell.sources else {}
+        content = {**cell.canonical(), **settings.stored(), **found}
         write_json(self.cell(cell.key()) / "cell.json", content)
 
     def forget(self, key: str) -> None:
         """Drop the folder of an earlier failure, if there is one."""
         if (self.cell(key) / "failed.json").is_file():
+            (self.cell(key) / "cell.json").unlink(missing_ok=True)  # else it might be left over
             shutil.rmtree(self.cell(key), ignore_errors=True)
 
     def skip(self, content: Mapping[str, Any], key: str, reason: str) -> None:
@@ -299,15 +336,19 @@ class Store:
         self, cell: Cell, join: Callable[[list[dict[str, Any]]], dict[str, Any]]
     ) -> None:
         """Join all shards of a cell to one file and drop them."""
-        key = cell.key()
         try:
             self._join(cell, join)
         except StoreError:
             # Another process on the same folder may have joined and dropped them first.
             if not self.done(cell):
                 raise
-        shutil.rmtree(self.cell(key) / "shards", ignore_errors=True)
-        (self.cell(key) / "failed.json").unlink(missing_ok=True)
+        self.tidy(cell)
+
+    def tidy(self, cell: Cell) -> None:
+        """Drop what a finished cell has no more use for: its shards and an earlier failure."""
+        folder = self.cell(cell.key())
+        shutil.rmtree(folder / "shards", ignore_errors=True)
+        (folder / "failed.json").unlink(missing_ok=True)
 
     def _join(self, cell: Cell, join: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
         import pyarrow as pa
@@ -331,8 +372,8 @@ class Store:
             write_json(self.cell(key) / "provenance.json", provenance)
 
     def proposal(self, key: str, start: int, stop: int) -> Path:
-        """Name what an attack proposed for one shard."""
-        return self.root / "images" / key / f"{start:06d}-{stop:06d}.safetensors"
+        """Name what an attack proposed for one shard; raises StoreError for what is no key."""
+        return self.root / "images" / _checked(key) / f"{start:06d}-{stop:06d}.safetensors"
 
     def audit(self, subject: str) -> Path:
         """Name the report on a defense and a ball; the folder has the audit's own cells."""

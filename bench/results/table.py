@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from bench.errors import StoreError, UsageError
-from bench.results.cell import defended_of, subject_of
+from bench.results.audits import DAMAGED, reports
+from bench.results.cell import defended_of, is_key, subject_of
 from bench.results.digests import MALFORMED, fault
 from bench.results.locks import alone
 from bench.results.render import csv_text
@@ -34,7 +35,6 @@ COLUMNS = (
     "classifier_checkpoint", "checkpoint", "commit", "date",
 )  # fmt: skip
 NOT_AUDITED = "none"
-DAMAGED = "damaged"  # the state of a cell of which a file is not what was written
 _TEXTS = (
     "defense", "attack", "access", "norm", "eps", "dataset", "classifier", "judging", "audit",
 )  # fmt: skip
@@ -46,8 +46,7 @@ _SAME_DEFENSE = [
 
 def collect(store: Store) -> pd.DataFrame:
     """Read every cell of a results folder to one row each; raises StoreError."""
-    audits = {path.parent.name: read_json(path) for path in store.audits()}
-    frame = rows_of(store, [folder.name for folder in store.cells()], audits)
+    frame = rows_of(store, [folder.name for folder in store.cells()], reports(store))
     order = ["dataset", "classifier", "norm", "eps", "defense", "access", "attack"]
     order += ["settings", "n", "key"]
     return frame.sort_values(order, kind="stable", ignore_index=True)
@@ -58,19 +57,19 @@ def rows_of(store: Store, keys: Sequence[str], audits: Mapping[str, Any]) -> pd.
 
     ``audits`` are reports by subject, as `bench audit` wrote them.
     """
-    rows = [_row_again(store, store.cell(key), audits) for key in keys]
+    rows = [_row_again(store, key, audits) for key in keys]
     found = [row for row in rows if row is not None]
     return _counted(pd.DataFrame(found, columns=list(COLUMNS)))
 
 
-def _row_again(store: Store, folder: Path, audits: Mapping[str, Any]) -> dict[str, Any] | None:
+def _row_again(store: Store, key: str, audits: Mapping[str, Any]) -> dict[str, Any] | None:
     """Read a cell that another process may be changing; None where it dropped a failure."""
-    row = _row(store, folder, audits)
-    if row["state"] != DAMAGED:
+    row = _row(store, key, audits)
+    if row["state"] != DAMAGED or not is_key(key):
         return row
-    if not (folder / "cell.json").exists():
+    if not (store.cell(key) / "cell.json").exists():
         return None
-    return _row(store, folder, audits)  # finished meanwhile; or damaged indeed
+    return _row(store, key, audits)  # finished meanwhile; or damaged indeed
 
 
 def _counted(frame: pd.DataFrame) -> pd.DataFrame:
@@ -92,13 +91,16 @@ def write_runs(store: Store) -> pd.DataFrame:
     return frame
 
 
-def _row(store: Store, folder: Path, audits: Mapping[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {**dict.fromkeys(_TEXTS, "?"), "settings": "", "key": folder.name}
+def _row(store: Store, key: str, audits: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {**dict.fromkeys(_TEXTS, "?"), "settings": "", "key": key}
     try:
-        if found := fault(folder):
+        folder = store.cell(key)
+        found = fault(folder)
+        if not (found and found.startswith("cell.json")):
+            cell = read_json(folder / "cell.json")
+            row |= _asked(cell)
+        if found:
             raise damage(folder, found)
-        cell = read_json(folder / "cell.json")
-        row |= _asked(cell)
         with np.errstate(divide="raise", invalid="raise"):  # such as images without a vote
             row |= _measured(store, folder, cell, audits)
     except StoreError as error:

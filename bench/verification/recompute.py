@@ -23,14 +23,16 @@ from safetensors.numpy import load_file
 
 from bench.core.protocols import Pixels
 from bench.data.load import load_test
+from bench.data.names import found_again
 from bench.errors import BenchError, StoreError
 from bench.models.checkpoints import is_card_of
 from bench.plugins.catalogue import build
-from bench.results.cell import digest_of
+from bench.results.cell import SOURCES, digest_of
 from bench.results.digests import fault_of_keys
 from bench.results.progress import Progress, Work
 from bench.results.settings import measured
 from bench.results.store import Store, read_json, unchecked_rows
+from bench.results.table import void_note
 from bench.verification.digests import changed, changed_images
 from bench.verification.problem import Problem
 from bench.verification.runs import runs_of
@@ -50,7 +52,7 @@ class CheckedCell:
     title: str
     findings: tuple[Problem, ...]
     images: bool
-    void: int = 0  # images outside the ball: the cell says so itself
+    void: str = ""  # why it is void, which the cell says itself
 
     @property
     def wrong(self) -> list[str]:
@@ -105,7 +107,7 @@ def _load(store: Store, keys: Sequence[str], root: Path) -> tuple[Data, list[Pro
     missing = []
     for key in keys:
         try:
-            name = str(read_json(store.cell(key) / "cell.json").get("dataset"))
+            name = _dataset(read_json(store.cell(key) / "cell.json"))
         except StoreError:
             continue  # told of the cell
         if name not in found:
@@ -117,15 +119,20 @@ def _load(store: Store, keys: Sequence[str], root: Path) -> tuple[Data, list[Pro
     return found, missing
 
 
+def _dataset(content: Mapping[str, Any]) -> str:
+    """Return the name of a cell's data set, or where its files were found."""
+    return found_again(str(content.get("dataset")), content.get(SOURCES) or {})
+
+
 def _checked(store: Store, key: str, weights: Weights, data: Data) -> CheckedCell:
-    title, void = "?", 0
+    title, void = "?", ""
     images: list[bool] = []  # filled by the checks: whether each block's images are there
     findings = []
     try:
         content = read_json(store.cell(key) / "cell.json")
         title = f"{content['defense']['name']} under {content['attack']['name']}"
         rows = unchecked_rows(store.outcomes(key))
-        void = int((~rows["legal"].to_numpy(bool)).sum())
+        void = void_note(rows) or ""
         for finding in _findings(store, key, content, rows, weights, data, images):
             findings.append(finding)  # one by one: those before an error count
     except StoreError as error:
@@ -168,12 +175,14 @@ def _findings(
     elif not np.array_equal(index, expected):
         what = "the survivors of 'after'" if content.get("after") else "the first n images"
         yield Problem(True, f"rows are not {what}, once each and in order")
-    pixels = data[content["dataset"]]
-    if pixels is None:
+    pixels = data[_dataset(content)]
+    changed_since = pixels is not None and pixels.digest != content["data"]
+    if pixels is None or (changed_since and content.get(SOURCES)):  # a file of the user's own
         images.append(False)
-        yield Problem(False, f"labels and images: {content['dataset']} is not at hand")
+        what = "has changed since" if changed_since else "is not at hand"
+        yield Problem(False, f"labels and images: {_dataset(content)} {what}")
         return
-    if pixels.digest != content["data"]:
+    if changed_since:
         yield Problem(True, f"the data set {content['dataset']} at hand has another digest")
     if len(index) and not (index.min() >= 0 and index.max() < len(pixels)):
         yield Problem(True, "rows name images that the test set does not have")
@@ -221,7 +230,8 @@ def _geometry(
         except (OSError, SafetensorError, KeyError) as error:
             yield Problem(True, f"images {path.name} cannot be read ({error})")
             continue
-        x = pixels.x.numpy()[index[here]].astype(np.float32) / np.float32(pixels.top)
+        shown = pixels.x[start:stop].numpy()[index[here] - start]
+        x = shown.astype(np.float32) / np.float32(pixels.top)
         if len(x_adv) == stop - start:
             x_adv = x_adv[index[here] - start]
         if x_adv.shape != x.shape:
@@ -303,8 +313,8 @@ def _votes(content: Mapping[str, Any], rows: pd.DataFrame) -> Iterator[Problem]:
 def _draws(content: Mapping[str, Any]) -> tuple[int, int]:
     """Return how few and how many votes an image may have."""
     draws = content["draws"]
-    if content.get("sequential"):
-        return 1, draws
+    if content.get("sequential") or content["defense"].get("source"):
+        return 1, draws  # of a defense in a file it was measured
     try:  # its parameters decide whether a defense draws at all
         plugin = build("defenses", content["defense"]["name"], content["defense"]["params"])
     except BenchError:  # not installed here: both are possible

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench.core.protocols import Calls, View
 from bench.core.threat import Access, Norm, ThreatModel
+from bench.data.names import found_again
 from bench.errors import CheckpointError, DataError, StoreError, UsageError
 from bench.evaluation.run import Prepared, run_cell
 from bench.experiments.prepare import outline, prepare, resolve
@@ -112,7 +113,7 @@ def rebuild(
     if here.data != cell.data:
         raise DataError(
             f"the data set {cell.dataset} is not the one that was measured: its digest is "
-            f"{here.data[:16]}, not {cell.data[:16]}. Name its folder with --data."
+            f"{here.data[:16]}, not {cell.data[:16]}. {_where(cell)}"
         )
     _require(cell.classifier, here.classifier)
     if defense is None:
@@ -126,11 +127,17 @@ def rebuild(
 
 
 def _request(cell: Cell, defense: str | None, params: Mapping[str, Any] | None) -> Request:
-    asked = cell.request()
+    asked = replace(cell.request(), dataset=found_again(cell.dataset, cell.sources))
     if defense is None:
         return asked
     settings = {**asked.settings, "defense": params or {}}
     return replace(asked, defense=defense, settings=settings)
+
+
+def _where(cell: Cell) -> str:
+    if source := cell.sources.get("dataset"):
+        return f"Restore {source}, or run the command in a folder that has it."
+    return "Name its folder with --data."
 
 
 def _require(wanted: Part, here: Part) -> None:

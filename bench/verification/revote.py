@@ -1,4 +1,8 @@
-"""Repeat the votes of verified cells in this process, with the defense loaded afresh."""
+"""Repeat the votes of verified cells in this process, with the defense loaded afresh.
+
+They are repeated block by block as the judge did, then on single images and beside foreign
+ones. Of a defense that draws from generators of the process only the first can be asked.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from bench.core.isolation import generator_states, isolated
 from bench.errors import BenchError
 from bench.evaluation.batch_votes import votes_alone, votes_beside
-from bench.evaluation.run import Prepared
+from bench.evaluation.run import BY_BLOCK, Prepared
 from bench.results.progress import Work
-from bench.results.store import read_rows
+from bench.results.store import read_json, read_rows
 from bench.results.workspace import Workspace
 from bench.verification.problem import Problem
 from bench.verification.recompute import CheckedCell, Report
@@ -20,6 +25,10 @@ from bench.verification.stored import shown
 
 _ALLOWED = 0.005  # the share of verdicts that another machine's rounding may change
 _ALONE = 16  # images of a cell that are judged alone and beside foreign ones
+_BY_BLOCK = (
+    f"votes on single images and beside foreign ones: {BY_BLOCK}, the defense draws from other "
+    "streams than an image's own. Votes were repeated block by block"
+)
 
 
 def revote(report: Report, *, workspace: Workspace) -> Work[Report]:
@@ -51,19 +60,26 @@ def _in_other_company(
 ) -> Problem | None:
     """Return how many images are voted otherwise alone or beside foreign ones; None for none.
 
-    Rounding may move one of them.
+    Rounding may move one of them. What draws from generators of the process is not asked.
     """
     cell, moved, voted = prepared.cell, 0, 0
+    about = read_json(workspace.store.cell(cell.key()) / "provenance.json")
+    if BY_BLOCK in about["flags"]:
+        return Problem(False, _BY_BLOCK)
     for seen in shown(prepared, rows, workspace=workspace, most=_ALONE):
         for votes in (votes_alone, votes_beside):
-            found = votes(
-                prepared.defense,
-                seen.x,
-                seen.y,
-                draws=cell.draws,
-                rng=seen.rng,
-                sequential=cell.sequential,
-            )
+            with isolated(cell.seed):
+                before = generator_states()
+                found = votes(
+                    prepared.defense,
+                    seen.x,
+                    seen.y,
+                    draws=cell.draws,
+                    rng=seen.rng,
+                    sequential=cell.sequential,
+                )
+                if generator_states() != before:
+                    return Problem(False, _BY_BLOCK)
             moved += int((found.argmax(1) != seen.votes.argmax(1)).sum())
             voted += len(found)
     if moved <= 1 or moved <= _ALLOWED * voted:

@@ -7,9 +7,10 @@ import io
 import math
 from collections.abc import Iterator, Mapping
 
+from bench.results.audits import DAMAGED
 from bench.results.render import csv_text
 from bench.results.store import Store
-from bench.results.table import DAMAGED, collect
+from bench.results.table import collect
 from bench.verification.problem import Problem
 
 # What later commands may change without touching the cell, or is only said of it.

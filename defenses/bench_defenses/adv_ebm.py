@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from bench.api import Access, Negatives, Norm, Task, ThreatModel, parse_eps
+from bench_defenses._averaged import Positive
 from bench_defenses._recipe import recipe
 from bench_defenses.ebm import Ebm
 from bench_defenses.energies.contrastive import ContrastiveDivergence, ContrastiveRecipe
-from bench_defenses.energies.training import Positive
 
 
 @dataclass(frozen=True)

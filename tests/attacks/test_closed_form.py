@@ -54,6 +54,7 @@ def robust(name, norm, access, purifier, *, classes, side, distance, factor):
     return verdict.robust.tolist()
 
 
+@pytest.mark.usefixtures("few_queries")
 @pytest.mark.parametrize(("name", "norm", "access", "purifier"), CASES, ids=str)
 def test_breaks_beyond_the_nearest_boundary_and_never_before(name, norm, access, purifier):
     side = SIDE.get((name, norm), 2)
@@ -63,14 +64,14 @@ def test_breaks_beyond_the_nearest_boundary_and_never_before(name, norm, access,
     assert all(robust(name, norm, access, purifier, **problem, factor=0.9))
 
 
+@pytest.mark.usefixtures("few_queries")
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("norm", list(Norm))
 def test_autoattack_with_few_classes(norm, classes):
     problem = {"classes": classes, "side": 2, "distance": 0.04}
     case = ("autoattack", norm, Access.TRANSFER, Identity())
     assert not any(robust(*case, **problem, factor=1.1))
-    if norm is Norm.L2:  # Linf would spend seconds on 5,000 queries of Square
-        assert all(robust(*case, **problem, factor=0.9))
+    assert all(robust(*case, **problem, factor=0.9))
 
 
 @pytest.mark.parametrize("access", [Access.QUERY, Access.TRANSFER])

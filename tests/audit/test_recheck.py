@@ -27,6 +27,7 @@ def report(tmp_path: Path) -> tuple[Store, Path, dict[str, Any]]:
     said = verdict(found)
     content = {
         "asked": {"cell": CELL},
+        "subject": {"n": 4},
         "findings": [asdict(finding) for finding in found],
         "state": said.state,
         "verdict": said.words,

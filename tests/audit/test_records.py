@@ -116,6 +116,33 @@ def test_cost(make_subject: MakeSubject, classifier: nn.Module) -> None:
     assert "not counted" in hidden.reason
 
 
+_LOADED: list[nn.Module] = []
+
+
+class Lazy:
+    """Loads a network at its first call, into a global of its module."""
+
+    stochastic = False
+    differentiable = True
+
+    def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
+        if not _LOADED:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                _LOADED.append(nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.ReLU()))
+        return x + 0 * nn.AvgPool2d(1)(_LOADED[0](x))
+
+
+def test_a_network_that_is_in_no_key_is_named(make_subject: MakeSubject) -> None:
+    for name in ("first", "second"):  # it may be there from the cell before
+        subject = make_subject(Lazy(), name=name)
+        (flag,) = subject.strong().cost["flags"]
+        assert "does not hold were called (Sequential): its weights are not part of" in flag
+        found = cost_is_recorded(subject)
+        assert found.state is State.FAIL
+        assert "that no key knows" in found.reason
+
+
 def test_an_attack_that_calls_no_network_is_counted_too(
     make_subject: MakeSubject, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,6 +107,18 @@ def test_noise_of_the_place_in_the_batch_is_caught(make_subject: MakeSubject) ->
     assert "place" in found.reason
 
 
+def test_the_long_run_of_a_long_chain_has_fewer_calls(
+    make_subject: MakeSubject, langevin: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert verdicts_repeat(make_subject(None)).values["long run"] == 50
+    found = verdicts_repeat(make_subject(langevin()))
+    assert found.values["long run"] == 50
+    monkeypatch.setattr(votes, "_PASSES", 40)
+    found = verdicts_repeat(make_subject(langevin()))
+    assert found.state is State.PASS
+    assert 2 <= found.values["long run"] <= 20
+
+
 def test_resubmission_counts_the_noise(make_subject: MakeSubject) -> None:
     calm = resubmission(make_subject(Noisy(0.01), eps=Fraction(1, 1000)))
     assert calm.state is State.PASS

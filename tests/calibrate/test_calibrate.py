@@ -220,7 +220,7 @@ def test_an_attack_that_leaves_the_ball_gets_no_credit(case):
 def test_a_failing_attack_is_a_row():
     row = measure("fails", replace(Ascent(), factor="x"), TWO, Access.FULL, Norm.L2, images=4)
     assert row.gap is None
-    assert row.fault.startswith("failed: TypeError")
+    assert row.fault.startswith("failed: the attack Ascent failed: TypeError")
     assert "failed: TypeError" in document([known_answers([row])], ORIGIN)
 
 

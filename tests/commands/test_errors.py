@@ -162,9 +162,10 @@ def test_in_a_shell_of_its_own(tmp_path: Path) -> None:
             cwd=tmp_path, capture_output=True, text=True, check=False,
         )  # fmt: skip
 
-    plain, debug = shell("show", "nones"), shell("--debug", "show", "nones")
+    wrong = ("table", "--format=markdown")
+    plain, debug = shell(*wrong), shell("--debug", *wrong)
     assert (plain.returncode, plain.stdout) == (2, "")
-    assert plain.stderr.startswith("error: no defense, attack or classifier is called 'nones'")
+    assert plain.stderr.startswith("error: no format is called 'markdown'")
     assert debug.returncode != 0
     assert "Traceback" in debug.stderr
 

@@ -17,7 +17,7 @@ import yaml
 from bench.executors import slurm
 from bench.executors.task import WorkerTask
 
-from ..command import TINY, Bench
+from ..command import TINY, Bench, Said, exit_code
 from ..workers import MAIN
 
 # One plugin of each kind that does what the environment asks for, at the place it names.
@@ -115,6 +115,29 @@ def apart(site: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProce
     return run
 
 
+@pytest.fixture
+def here(
+    site: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Callable[..., Said]:
+    """The same in this process, down to its descriptors."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str, does: str, places: str) -> Said:
+        monkeypatch.setenv("STRANGE_DOES", does)
+        monkeypatch.setenv("STRANGE_PLACES", places)
+        sys.modules.pop("strange_plugins", None)  # its import is a place, too
+        with open(1, "w", closefd=False) as out, open(2, "w", 1, closefd=False) as err:
+            monkeypatch.setattr(sys, "stdout", out)
+            monkeypatch.setattr(sys, "stderr", err)
+            code = exit_code(monkeypatch, *words)
+        return Said(code, *capfd.readouterr())
+
+    return run
+
+
 def plan(folder: Path, **changes: Any) -> str:
     """Write a plan of the strange plugins beside shipped ones."""
     content = {
@@ -134,7 +157,7 @@ def plan(folder: Path, **changes: Any) -> str:
 
 
 def test_what_plugins_print_breaks_no_json_and_is_not_lost(
-    apart: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    here: Callable[..., Said], tmp_path: Path
 ) -> None:
     places = " ".join((*PLACES, "cost"))
     run = ("run", *ALL, "--attack=strange")
@@ -144,24 +167,33 @@ def test_what_plugins_print_breaks_no_json_and_is_not_lost(
         (*run, "--json"),
         ("matrix", plan(tmp_path), "--json"),
         ("matrix", plan(tmp_path), "--dry-run", "--json"),
-        ("matrix", plan(tmp_path), "--json", "--executor=local", "--jobs=1", "--device=cpu",
-         "--results=other"),
-    ):  # fmt: skip
-        said = apart(*words, does="print", places=places)
-        assert said.returncode == 0, said
-        assert json.loads(said.stdout), said.stdout
-        assert "print in import" in said.stderr
-        seen.append(said.stderr)
+    ):
+        said = here(*words, does="print", places=places)
+        assert said.code == 0, said
+        assert json.loads(said.out), said.out
+        assert "print in import" in said.err
+        seen.append(said.err)
     for place in PLACES:
         for way in ("print", "write", "echo"):
             assert f"{way} in {place}\n" in seen[1]
-    assert "write in attack" in seen[-1], "a worker has its parent's descriptors"
-    (key,) = {
-        row["key"] for row in json.loads(apart(*run, "--json", does="", places="").stdout)
-    }
-    said = apart("judge", key, "--draws=5", "--json", does="print", places=places)
+    (key,) = {row["key"] for row in here(*run, "--json", does="", places="").rows}
+    said = here("judge", key, "--draws=5", "--json", does="print", places=places)
+    assert said.code == 0, said
+    assert len(json.loads(said.out)["rows"]) == 2
+
+
+def test_what_plugins_print_in_a_worker_breaks_no_json_and_is_not_lost(
+    apart: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """With processes of their own for the command, too: the one that others stand for."""
+    small = plan(tmp_path, defenses="strange", attacks="strange")
+    worker = ("--executor=local", "--jobs=1", "--device=cpu")
+    said = apart("matrix", small, "--json", *worker, does="print", places=" ".join(PLACES))
     assert said.returncode == 0, said
-    assert len(json.loads(said.stdout)["rows"]) == 2
+    assert len(json.loads(said.stdout)) == 2
+    for place in PLACES:
+        for way in ("print", "write", "echo"):
+            assert f"{way} in {place}\n" in said.stderr, "a worker has its parent's descriptors"
 
 
 @pytest.mark.parametrize(
@@ -185,6 +217,7 @@ def test_an_exit_in_a_run_is_an_error_with_a_status(
     assert "trange" in said.err
 
 
+@pytest.mark.filterwarnings("ignore:module forward hook")  # torch's, as a classifier raises
 @pytest.mark.parametrize(
     ("place", "does", "executor"),
     [
@@ -195,13 +228,12 @@ def test_an_exit_in_a_run_is_an_error_with_a_status(
     ],
 )
 def test_an_exit_in_a_plan_is_a_failure_of_its_own_cells(
-    apart: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path,
-    place: str, does: str, executor: tuple[str, ...],
-) -> None:  # fmt: skip
-    said = apart("matrix", plan(tmp_path), "--json", *executor, does=does, places=place)
-    assert said.returncode == 1, said
-    assert "Traceback" not in said.stderr
-    rows = json.loads(said.stdout)
+    here: Callable[..., Said], tmp_path: Path, place: str, does: str, executor: tuple[str, ...]
+) -> None:
+    said = here("matrix", plan(tmp_path), "--json", *executor, does=does, places=place)
+    assert said.code == 1, said
+    assert "Traceback" not in said.err
+    rows = said.rows
     assert len(rows) == 8
     part = {"training": "classifier", "purifier": "defense"}.get(place, place)
     for row in rows:
@@ -212,12 +244,12 @@ def test_an_exit_in_a_plan_is_a_failure_of_its_own_cells(
 
 
 def test_an_exit_at_construction_is_a_fault_of_the_plan(
-    apart: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    here: Callable[..., Said], tmp_path: Path
 ) -> None:
-    said = apart("matrix", plan(tmp_path), does="os._exit", places="construction")
-    assert said.returncode != 0
-    assert "StrangeDefense cannot be made" in said.stderr
-    assert "Traceback" not in said.stderr
+    said = here("matrix", plan(tmp_path), does="os._exit", places="construction")
+    assert said.code != 0
+    assert "StrangeDefense cannot be made" in said.err
+    assert "Traceback" not in said.err
 
 
 @pytest.mark.parametrize("does", EXITS)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from ..command import NOISE, RUN, TINY, Bench, is_one_clear_message, runs
+from ..command import NOISE, RUN, TINY, Bench, exit_code, is_one_clear_message, runs
 
 PLAN = (
     "defenses: none\nattacks: {name: noise, set: {tries: 1}}\nthreats: {eps: 0.1}\nn: 4\n"
@@ -29,14 +30,25 @@ def shell(line: str, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with the classifier of the plan."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        words = ("train", "small_cnn", TINY[0], f"--results={folder / 'results'}")
+        assert exit_code(patch, *words) == 0
+    return folder
+
+
 @pytest.mark.parametrize(
     "streams",
     [pytest.param("> /dev/full", marks=full), pytest.param("2> /dev/full", marks=full),
      ">&-", "2>&-", ">&- 2>&-"],
 )  # fmt: skip
 def test_a_plan_is_measured_whatever_becomes_of_its_streams(
-    tmp_path: Path, streams: str
+    trained: Path, tmp_path: Path, streams: str
 ) -> None:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     (tmp_path / "plan.yaml").write_text(PLAN)
     done = shell(f'"$@" {streams}', tmp_path, "matrix", "plan.yaml")
     assert [row["state"] for row in runs(tmp_path)] == ["done"]

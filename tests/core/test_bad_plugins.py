@@ -152,6 +152,7 @@ def test_nan_is_named_as_nan_and_not_as_outside_the_ball(bench: Bench) -> None:
     note = "1 images outside the ball; the attack returned NaN for 1 images"
     assert (said.rows[0]["state"], said.rows[0]["note"]) == ("void", note)
     assert f"VOID: {note}" in bench("report", "--defense=none", "--eps=8/255").out
+    assert f"none under unreal (void: {note}): ok" in bench("verify").out
 
 
 @pytest.mark.parametrize("name", ["broken", "plain", "bare", "absent"])

@@ -148,6 +148,7 @@ def test_the_clock_stops_when_the_device_is_done(
     assert about(made, workspace)["attack seconds"] == 10.0
 
 
+@pytest.mark.usefixtures("few_queries")
 @pytest.mark.parametrize("eps", [Fraction(1, 10), Fraction(2, 5)])
 def test_autoattack_in_the_harness_is_autoattack_alone(
     eps: Fraction, workspace: Workspace
@@ -298,3 +299,27 @@ def test_an_attack_cannot_overwrite_what_it_is_judged_against(workspace: Workspa
     # Nor does it reach the data set, which later cells of the same process read.
     again = rows(prepared(Identity(), Pgd(steps=2, eot=1), name="none"), workspace)
     assert again["clean"].tolist() == honest["clean"].tolist()
+
+
+@dataclasses.dataclass(frozen=True)
+class Root(Identity):
+    """Its slope is infinite where a pixel is black: at all pixels, or at one of the first."""
+
+    black: bool = True
+
+    def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
+        if self.black:
+            return x.pow(0.5)
+        bent = x.clone()
+        bent[0, 0, 0, 0] = x[0, 0, 0, 0].pow(0.5)
+        return bent
+
+
+@pytest.mark.parametrize("black", [True, False])
+def test_a_cell_says_that_many_pixels_had_no_gradient(
+    workspace: Workspace, black: bool
+) -> None:
+    made = prepared(Root(black), attack=Pgd(steps=2, random_start=False), n=4)
+    rows(made, workspace)
+    flags = about(made, workspace)["flags"]
+    assert ["NaN or infinite" in flag for flag in flags] == ([True] if black else [])

@@ -262,9 +262,11 @@ def test_a_cell_that_died_while_dropping_its_shards_is_done(
         with pytest.raises(Killed):
             finish(evaluate(wanted, workspace=workspace(root)))
     assert not Store(root).shard(key, 0).exists()
+    assert Store(root).shard(key, 2).exists()
     finish(evaluate(wanted, workspace=workspace(root)))
     write_runs(Store(root))
     assert_same(root, tmp_path / "whole", key)
+    assert not Store(root).shard(key, 0).parent.exists(), "nothing is left behind"
 
 
 TRAINING = {"iterations": 40, "chain_steps": 2, "bank": 64, "batch": 16, "width": 4}
@@ -307,6 +309,23 @@ def test_a_training_that_is_killed_at_any_moment_ends_with_the_same_weights(
     for root in killed_twice(work, fresh, halfway):
         assert_same_weights(weights(root), expected)
         assert not list((root / "training").glob("[!.]*")), "the state outlives its training"
+
+
+def test_a_training_that_died_before_it_dropped_its_state_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.models.train, "_SAVE_EVERY_S", -1.0)
+    plugin = build("defenses", "ebm", {"training": {**TRAINING, "iterations": 2}})
+
+    def trained_once() -> None:
+        finish(train("ebm", plugin, dataset="digits", workspace=workspace(tmp_path)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *args, **rest: None)
+        trained_once()
+    assert len(list((tmp_path / "training").glob("*.pt"))) == 1
+    trained_once()
+    assert not list((tmp_path / "training").glob("*.pt"))
 
 
 def test_a_training_goes_on_where_its_state_says(

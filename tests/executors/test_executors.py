@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,12 +22,12 @@ from ..trials import Trial, trial, wait_until
 from ..workers import (
     SITE,
     assert_same_rows,
-    bench,
     calls,
     ended,
     halted,
     install_logged,
     pids,
+    run_here,
     write_plan,
 )
 
@@ -55,7 +53,7 @@ def again(measured: Trial, tmp_path: Path) -> Trial:
 
 
 def test_two_workers_share_a_plan(again: Trial) -> None:
-    err = ended(again.start(*LOCAL, by=2))
+    _, err = again.run(*LOCAL, by=2)
     assert_same_rows(again.ours, again.alone)
     assert not again.done_again()
     assert calls(again.log)["train "] == 1
@@ -63,20 +61,18 @@ def test_two_workers_share_a_plan(again: Trial) -> None:
     assert "images: 64/64, 4 of 4 cells" in err
     assert os.listdir(again.ours / "claims") == []
 
-    finished = again.start(*LOCAL)
-    out, _ = finished.communicate()
-    assert finished.returncode == 0
+    out, err = again.run(*LOCAL)
     assert "logged" in out
-    assert "workers" not in out  # nothing is left for them
+    assert "workers" not in out + err  # nothing is left for them
 
 
 def test_two_runners_started_by_hand_share_a_plan(again: Trial) -> None:
-    runners = [again.start(by=2) for _ in range(2)]
-    for runner in runners:
-        ended(runner)
+    other = again.start(by=2)
+    again.run(by=2)
+    ended(other)
     assert_same_rows(again.ours, again.alone)
     assert not again.done_again()
-    assert pids(again.log) == {runner.pid for runner in runners}
+    assert pids(again.log) == {os.getpid(), other.pid}
 
 
 @pytest.mark.slow
@@ -85,7 +81,7 @@ def test_a_ladder_climbs_over_several_workers_as_in_one(site: Path, tmp_path: Pa
                {"name": "pgd", "access": "full", "set": {"steps": 2, "eot": 1}}]  # fmt: skip
     plan = write_plan(tmp_path / "plan.yaml", attacks=attacks, ladder=True, sequential=True)
     made = trial(plan, site, tmp_path / "ours")
-    ended(made.start(*LOCAL, by=2))
+    made.run(*LOCAL, by=2)
     assert_same_rows(made.ours, made.alone)
     assert not made.done_again()
 
@@ -98,7 +94,7 @@ def test_a_killed_worker_is_replaced_and_its_block_done_again(
     attacks = [{"name": "logged", "set": {"die": str(dead)}}]
     made = trial(write_plan(tmp_path / "plan.yaml", attacks=attacks), site, tmp_path / "ours")
     assert not dead.exists(), "one process alone does not die"
-    err = ended(made.start(*LOCAL, by=2))
+    _, err = made.run(*LOCAL, by=2)
     assert dead.exists()
     assert "died (SIGKILL, usually because memory ran out): it is started again." in err
     assert_same_rows(made.ours, made.alone)
@@ -112,7 +108,7 @@ def test_a_cell_that_fails_stops_no_other_and_is_not_tried_by_all(
     attacks = [{"name": "logged", "set": {"fail": True}}, "noise"]
     plan = write_plan(tmp_path / "plan.yaml", attacks=attacks)
     made = trial(plan, site, tmp_path / "ours", code=1)
-    err = ended(made.start(*LOCAL), code=1)
+    _, err = made.run(*LOCAL, code=1)
     assert_same_rows(made.ours, made.alone)
     assert "failed: ValueError: this attack fails" in err
     # Two workers may each be at a block of a cell when it fails; nobody comes back to it.
@@ -121,13 +117,15 @@ def test_a_cell_that_fails_stops_no_other_and_is_not_tried_by_all(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("by", "jobs"), [(signal.SIGINT, 2), (signal.SIGTERM, 1), (signal.SIGKILL, 1)]
+)
 def test_workers_end_with_their_parent_and_what_is_finished_is_kept(
-    again: Trial, by: signal.Signals
+    again: Trial, by: signal.Signals, jobs: int
 ) -> None:
     again.gate.touch()
-    parent = again.start(*LOCAL, by=2)
-    wait_until(lambda: len(halted(again.log)) == 2)
+    parent = again.start(*LOCAL, f"--jobs={jobs}", by=jobs)
+    wait_until(lambda: len(halted(again.log)) == jobs)
     parent.send_signal(by)
     _, err = parent.communicate()
     if by is signal.SIGINT:
@@ -135,11 +133,11 @@ def test_workers_end_with_their_parent_and_what_is_finished_is_kept(
         assert "what is finished is kept" in err
         assert "Traceback" not in err
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids(again.log)))
-    assert len(list(again.ours.glob("cells/*/shards/*.parquet"))) >= 2
+    assert len(list(again.ours.glob("cells/*/shards/*.parquet"))) >= jobs
     again.gate.unlink()
-    ended(again.start())
+    again.run()
     assert_same_rows(again.ours, again.alone)
-    assert sum(again.done_again().values()) == 2, "the two blocks at work, and nothing else"
+    assert sum(again.done_again().values()) == jobs, "the blocks at work, and nothing else"
 
 
 @pytest.mark.slow
@@ -148,12 +146,13 @@ def test_a_table_of_a_paper_is_measured_by_workers_too(site: Path, tmp_path: Pat
     table = {"title": "T", "layout": "gain", "baseline": "none", "runs": [run, {**run, "n": 8}]}
     (tmp_path / "table.yaml").write_text(yaml.safe_dump(table))
     texts = []
-    for name, words, by in (("alone", (), 1), ("ours", LOCAL, 2)):
+    for name, words in (("alone", ()), ("ours", (*LOCAL, "--jobs=1"))):
         given = ("paper", tmp_path / "table.yaml", "--results", tmp_path / name, *words)
-        ended(bench(*given, site=site, log=tmp_path / f"{name}.log", by=by))
+        run_here(*given, site=site, log=tmp_path / f"{name}.log")
         texts.append((tmp_path / name / "paper" / "table.csv").read_text())
     assert texts[0] == texts[1]
     assert calls(tmp_path / "ours.log") == calls(tmp_path / "alone.log")
+    assert os.getpid() not in pids(tmp_path / "ours.log")
 
 
 def test_gpus_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,11 +173,10 @@ def test_gpus_are_dealt_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
         slots("cuda", 2, gpus=0)
 
 
-def test_each_worker_sees_its_own_gpu_and_sees_to_that_before_it_imports_torch(
+def test_each_worker_sees_its_own_gpu(
     site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    light = "import sys, bench.executors.local; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", light], check=False).returncode == 0
+    """It sees to that before it imports torch: see tests/commands/test_startup.py."""
     log = tmp_path / "log"
     log.touch()
     monkeypatch.syspath_prepend(site / SITE)

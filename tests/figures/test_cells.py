@@ -154,6 +154,15 @@ def test_the_csv_alone_gives_the_same_picture(workspace: Workspace, tmp_path: Pa
         assert {"command", "date", "commit", "versions", "checkpoints"} <= set(said)
 
 
+def test_no_text_of_a_figure_s_csv_is_a_formula(workspace: Workspace, tmp_path: Path) -> None:
+    stepped(workspace, 1)
+    frame = curves.collect(workspace.store, DIGITS).assign(curve="=1+1")
+    csv, png, _ = keep(tmp_path, "name", frame, curves.draw, about(frame))
+    assert csv.read_text().splitlines()[1].startswith("'=1+1,")
+    assert set(read(csv)["curve"]) == {"=1+1"}
+    assert render(curves.draw, frame) == png.read_bytes(), "the picture has the text as it is"
+
+
 def test_the_command_line_draws_what_was_run(bench: Bench) -> None:
     for eps in ("0.1", "0.2"):
         run = ("run", "--defense=gaussian", "--attack=noise", "--set=attack.tries=1")
@@ -194,8 +203,7 @@ def test_figures_from_cells_import_no_torch(tmp_path: Path) -> None:
     assert "tradeoff" in out
 
 
-@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense"])
-def test_the_backend_of_a_notebook_changes_no_figure(tmp_path: Path, backend: str) -> None:
+def test_the_backend_of_a_notebook_changes_no_figure(tmp_path: Path) -> None:
     code = (
         "import hashlib, os; import pandas as pd; from bench.figures import output, style\n"
         "def draw(frame):\n    page = style.page(1.0); page.subplots(); return page\n"
@@ -210,4 +218,6 @@ def test_the_backend_of_a_notebook_changes_no_figure(tmp_path: Path, backend: st
         )  # fmt: skip
         return said.stdout.split()
 
-    assert drawn(MPLBACKEND=backend) == [drawn(MPLBACKEND="agg")[0], backend]
+    picture, _ = drawn(MPLBACKEND="agg")
+    for backend in ("module://matplotlib_inline.backend_inline", "nonsense"):
+        assert drawn(MPLBACKEND=backend) == [picture, backend]

@@ -80,7 +80,9 @@ def _same(value: Any, text: str) -> None:
         marks = text.translate(
             dict.fromkeys(map(ord, "[]{},:\"'&*?\ufeff\u2028\u2029\x85"), " ")
         )
-        ok = any(_number(word) == Fraction(str(value)) for word in marks.split())
+        # As it is shown, or to the last bit: a large power of two has a shorter name.
+        same = (Fraction(str(value)), Fraction(value))
+        ok = any(_number(word) in same for word in marks.split())
     else:
         return
     if not ok:

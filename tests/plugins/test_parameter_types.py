@@ -124,5 +124,11 @@ def test_true_is_no_number(params: dict[str, Any]) -> None:
     assert parameters(made)["sizes"] == [2, 3]
 
 
+def test_a_whole_number_that_a_float_rounds_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"rate = 9007199254740993: .* 9007199254740992.0\."):
+        build_dataclass(Numbers, {"rate": 2**53 + 1}, where="attack")
+    assert build_dataclass(Numbers, {"rate": 2**60}, where="attack").rate == 2.0**60
+
+
 def test_the_plugins_that_ship_are_written_down() -> None:
     assert parameters(plugin("attacks", "pgd")())["steps"] == 50

@@ -12,6 +12,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -129,9 +130,11 @@ def test_a_damaged_mnist_file(
 def test_robustbench_is_not_installed(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, missing: str, line: str
 ) -> None:
-    find = importlib.util.find_spec
+    find, here = importlib.util.find_spec, ModuleSpec("here", None)
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == missing else find(name)
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == missing else find(name) or here,
     )
     said = bench("run", "--defense=none", "--attack=noise", "--dataset=cifar10",
                  "--classifier=robustbench:Standard")  # fmt: skip

@@ -22,6 +22,7 @@ from bench.results.render import (
     render,
     row_labels,
     shown,
+    unescaped,
 )
 from bench.results.settings import Settings
 from bench.results.table import COLUMNS
@@ -212,3 +213,12 @@ def test_a_terminal_shows_markup_as_it_is(
     said = capsys.readouterr().out
     for text in ("name[red]x", "defense.x=[/y] :smile:", "[bold]"):
         assert text in said
+
+
+def test_what_is_escaped_in_a_csv_is_read_back_as_it_was() -> None:
+    frame = pd.DataFrame({"curve": ["=1+1", "-a", "plain", "it's"], "x": [-1.5, 0.0, 1.0, 2.0]})
+    text = csv_text(frame)
+    assert [line.partition(",")[0] for line in text.splitlines()[1:]] == [
+        "'=1+1", "'-a", "plain", "it's",
+    ]  # fmt: skip
+    pd.testing.assert_frame_equal(unescaped(pd.read_csv(io.StringIO(text))), frame)

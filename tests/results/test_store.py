@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import signal
@@ -213,9 +214,23 @@ def test_a_failure_is_forgotten_and_other_cells_are_not(tmp_path: Path) -> None:
     store.fail({**failed.canonical(), **NOTHING_SET.stored()}, failed.key(), "because", "run")
     store.skip({**skipped.canonical(), **NOTHING_SET.stored()}, skipped.key(), "no gradient")
     assert set(collect(store)["state"]) == {"unfinished", "failed", "skipped"}
-    for key in (failed.key(), skipped.key(), CELL.key(), "unknown"):
+    for key in (failed.key(), skipped.key(), CELL.key(), "0" * 16):
         store.forget(key)
     assert [path.name for path in store.cells()] == sorted([CELL.key(), skipped.key()])
+
+
+def test_a_failure_that_is_half_forgotten_is_no_unfinished_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    content = {**CELL.canonical(), **NOTHING_SET.stored()}
+    store.fail(content, CELL.key(), "because", "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.results.store.shutil.rmtree", lambda *args, **rest: None)
+        store.forget(CELL.key())
+    assert collect(store).empty
+    store.forget(CELL.key())
+    assert not store.cell(CELL.key()).exists()
 
 
 def test_files_that_a_killed_writer_left_are_no_results(tmp_path: Path) -> None:
@@ -282,9 +297,9 @@ def test_what_writers_of_other_files_left_is_removed(tmp_path: Path) -> None:
 def test_what_killed_writers_left_is_removed_once_it_is_a_day_old(tmp_path: Path) -> None:
     store = Store(tmp_path)
     whole = [
-        store.outcomes("k"),
-        store.shard("k", 0),
-        store.proposal("k", 0, 4),
+        store.outcomes(CELL.key()),
+        store.shard(CELL.key(), 0),
+        store.proposal(CELL.key(), 0, 4),
         store.checkpoint("digits", "ebm", "1"),
         store.training("1"),
     ]
@@ -306,3 +321,52 @@ def test_what_killed_writers_left_is_removed_once_it_is_a_day_old(tmp_path: Path
     store.probe()
     assert not [path for path in left if path.exists()]
     assert [path for path in (*young, *kept, outside) if not path.exists()] == []
+
+
+def test_what_a_dead_writer_left_is_removed_at_once_and_work_in_hand_is_not(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path)
+    path = store.cell(CELL.key()) / "cell.json"
+    child = os.fork()
+    if child == 0:
+        with written(path) as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    (left,) = path.parent.iterdir()
+    foreign = left.with_name(f".cell.json.{'0' * 8}abcd1234")  # of another machine: a day
+    foreign.touch()
+    with written(path.with_name("failed.json")) as temporary:
+        temporary.write_text("{}")
+        store.probe()
+        assert temporary.exists()
+        assert not left.exists()
+    assert sorted(os.listdir(path.parent)) == [foreign.name, "failed.json"]
+
+
+def test_a_sweep_between_the_making_and_the_locking_of_a_file_takes_no_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, swept = fcntl.flock, []
+
+    def late(file: int, how: int) -> None:
+        if not swept:
+            swept.append(file)
+            Store(tmp_path).probe()
+        flock(file, how)
+
+    path = Store(tmp_path).cell(CELL.key()) / "cell.json"
+    monkeypatch.setattr(fcntl, "flock", late)
+    with written(path) as temporary:
+        assert temporary.exists()
+        Store(tmp_path).probe()
+        temporary.write_text("{}")
+    assert files(tmp_path) == ["cell.json"]
+
+
+@pytest.mark.parametrize("key", ["", "..", "../outside", "0" * 15, "0" * 16 + "\n", "x" * 300])
+def test_what_is_no_key_names_no_folder(tmp_path: Path, key: str) -> None:
+    for name in (Store(tmp_path).cell, lambda key: Store(tmp_path).proposal(key, 0, 4)):
+        with pytest.raises(StoreError, match="is no key of a cell"):
+            name(key)

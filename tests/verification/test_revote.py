@@ -78,6 +78,22 @@ def test_votes_that_depend_on_the_batch_are_found(
     assert "the verdicts depend on the batch" in said.out
 
 
+GLOBAL = "        return x + 0.5 * torch.randn_like(x)\n"
+
+
+def test_noise_by_block_is_repeated_by_block_and_not_called_wrong(
+    bench: Bench, cheat: Callable[[str], None]
+) -> None:
+    """A generator of the process is seeded by the block: single images have other noise."""
+    cheat(GLOBAL)
+    said = bench("verify", "--votes")
+    assert said.code == 0, said.out
+    assert (
+        "NOT CHECKED votes on single images and beside foreign ones: noise by block" in said.out
+    )
+    assert "1 not checked in full, 0 wrong" in said.out
+
+
 # A fresh process takes seconds.
 @pytest.mark.parametrize(
     "body",

@@ -60,8 +60,11 @@ class AdversarialTraining(Supervised):
 
     def perturbed(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         """Attack images (N, C, H, W) of labels (N,), in a ball that grows with the step."""
-        grown = self.step / max(1.0, self.recipe.warm_up * self.total)
-        return self._pgd(x, y, generator, share=min(1.0, grown))
+        return self._pgd(x, y, generator, share=self.share())
+
+    def share(self) -> float:
+        """Return the part of radius and step size that is used at this step."""
+        return min(1.0, self.step / max(1.0, self.recipe.warm_up * self.total))
 
     def evaluate(self) -> dict[str, float]:
         """Measure the accuracy on held-out training images, clean and under the same PGD."""

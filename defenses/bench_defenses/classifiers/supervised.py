@@ -47,30 +47,46 @@ class Supervised:
         self.step = 0
         with seeded(recipe.seed):
             self.net = make().to(task.device).to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.AdamW(
-            self.net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
-        )
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, recipe.lr, total_steps=self.total
-        )
+        self.optimizer = self.make_optimizer()
+        self.schedule = self.make_schedule()
         self._loss = torch.zeros(())
         self._order: tuple[int, Tensor] | None = None
 
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Return AdamW on all parameters."""
+        return torch.optim.AdamW(
+            self.net.parameters(), lr=self.recipe.lr, weight_decay=self.recipe.weight_decay
+        )
+
+    def make_schedule(self) -> torch.optim.lr_scheduler.LRScheduler:
+        """Return the one-cycle learning rate."""
+        return torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, self.recipe.lr, total_steps=self.total
+        )
+
     def advance(self) -> None:
         """Do one iteration."""
-        recipe, data = self.recipe, self.task.train
-        generator = numbered(recipe.seed, self.step)
+        data = self.task.train
+        generator = numbered(self.recipe.seed, self.step)
         rows = self._rows().to(data.x.device)
-        x = _augment(data.x[rows], recipe, generator)
+        x = self.augmented(data.x[rows], rows, generator)
         self.net.train()
         x = self.perturbed(x, data.y[rows], generator)
-        loss = F.cross_entropy(self.net(x), data.y[rows])
+        loss = self.loss(x, data.y[rows], generator)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
         self.optimizer.step()
         self.schedule.step()
         self._loss = loss.detach()
         self.step += 1
+
+    def augmented(self, x: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """Shift and mirror images x (N, C, H, W), which are these rows of the training."""
+        return _augment(x, self.recipe, generator)
+
+    def loss(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        """Return what is minimized on images (N, C, H, W) of labels (N,)."""
+        return F.cross_entropy(self.net(x), y)
 
     def perturbed(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         """Return the images (N, C, H, W) to learn from: x itself, in ordinary training."""
@@ -107,13 +123,16 @@ class Supervised:
         """Return the network's tensors."""
         return self.net.state_dict()
 
+    def finished(self) -> nn.Module:
+        """Return the network as its checkpoint will have it."""
+        return self.net
+
     def evaluate(self) -> dict[str, float]:
         """Measure the accuracy on held-out training images."""
-        self.net.eval()
-        held_out = self.task.validation
+        net, held_out = self.finished().eval(), self.task.validation
         with torch.no_grad():
             right = [
-                (self.net(held_out.x[i : i + 500]).argmax(1) == held_out.y[i : i + 500]).sum()
+                (net(held_out.x[i : i + 500]).argmax(1) == held_out.y[i : i + 500]).sum()
                 for i in range(0, len(held_out), 500)
             ]
         return {"validation accuracy": float(torch.stack(right).sum()) / len(held_out)}
@@ -124,13 +143,18 @@ def _augment(x: Tensor, recipe: SupervisedRecipe, generator: torch.Generator) ->
     if recipe.flip:
         mirrored = torch.rand(len(x), generator=generator).to(x.device) < 0.5
         x = torch.where(mirrored.reshape(-1, 1, 1, 1), x.flip(3), x)
-    if recipe.shift:
-        reach, (height, width) = recipe.shift, x.shape[2:]
-        padded = F.pad(x, (reach,) * 4)
-        offsets = torch.randint(2 * reach + 1, (2, len(x)), generator=generator).to(x.device)
-        rows = (offsets[0][:, None] + torch.arange(height, device=x.device))[:, None, :, None]
-        columns = (offsets[1][:, None] + torch.arange(width, device=x.device))[:, None, None, :]
-        image = torch.arange(len(x), device=x.device).reshape(-1, 1, 1, 1)
-        channel = torch.arange(x.shape[1], device=x.device).reshape(1, -1, 1, 1)
-        x = padded[image, channel, rows, columns]
-    return x
+    return shifted(x, recipe.shift, generator) if recipe.shift else x
+
+
+def shifted(
+    x: Tensor, reach: int, generator: torch.Generator, *, border: str = "constant"
+) -> Tensor:
+    """Shift each image by up to ``reach`` whole pixels; ``border`` as in torch's ``pad``."""
+    height, width = x.shape[2:]
+    padded = F.pad(x, (reach,) * 4, mode=border)
+    offsets = torch.randint(2 * reach + 1, (2, len(x)), generator=generator).to(x.device)
+    rows = (offsets[0][:, None] + torch.arange(height, device=x.device))[:, None, :, None]
+    columns = (offsets[1][:, None] + torch.arange(width, device=x.device))[:, None, None, :]
+    image = torch.arange(len(x), device=x.device).reshape(-1, 1, 1, 1)
+    channel = torch.arange(x.shape[1], device=x.device).reshape(1, -1, 1, 1)
+    return padded[image, channel, rows, columns]

@@ -10,14 +10,14 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.api import Task
+from bench_defenses._averaged import AveragedRecipe, AveragedTraining, Positive, Scale
 from bench_defenses._seeding import numbered, seeded
 from bench_defenses.energies.langevin import energy_gradient
 from bench_defenses.energies.network import EnergyNet
-from bench_defenses.energies.training import EnergyRecipe, EnergyTraining, Positive, Scale
 
 
 @dataclass(frozen=True)
-class ContrastiveRecipe(EnergyRecipe):
+class ContrastiveRecipe(AveragedRecipe):
     """How an energy is trained by contrastive divergence; lengths in pixels of [0, 1]."""
 
     energy_l2: Scale = 0.1
@@ -30,7 +30,7 @@ class ContrastiveRecipe(EnergyRecipe):
     fresh: Annotated[float, Field(ge=0, le=1)] = 0.05
 
 
-class ContrastiveDivergence(EnergyTraining):
+class ContrastiveDivergence(AveragedTraining):
     """One training run: low energy on data, high energy on chains from the bank.
 
     ``negatives`` (M, C, H, W) are adversarial images; they fill the share p of the fake batch,

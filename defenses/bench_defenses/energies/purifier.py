@@ -9,9 +9,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from bench.api import read_weights
+from bench_defenses._averaged import AveragedRecipe, Positive, Scale
 from bench_defenses.energies.langevin import LangevinPurifier
 from bench_defenses.energies.network import EnergyNet
-from bench_defenses.energies.training import EnergyRecipe, Positive, Scale
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class EnergyDefense:
     steps: Positive = 30
     step_size: Scale = 5.0
     noise: Scale = 0.03
-    training: EnergyRecipe = field(default_factory=EnergyRecipe)
+    training: AveragedRecipe = field(default_factory=AveragedRecipe)
 
     stochastic: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -22,17 +21,17 @@ from bench.api import (
     size,
     steepest,
 )
+from bench_defenses._averaged import AveragedRecipe, AveragedTraining, Positive, Scale
 from bench_defenses._seeding import generator, seeded
 from bench_defenses.energies.langevin import LangevinPurifier, energy_gradient
 from bench_defenses.energies.network import EnergyNet
 from bench_defenses.energies.random_signs import random_signs
-from bench_defenses.energies.training import EnergyRecipe, EnergyTraining, Positive, Scale
 
 _HELD_OUT = 1000
 
 
 @dataclass(frozen=True)
-class ScoreRecipe(EnergyRecipe):
+class ScoreRecipe(AveragedRecipe):
     """How an energy learns to point back; lengths in pixels of [0, 1].
 
     With ``online_steps`` above 0, ``online_share`` of each batch is displaced by an attack of
@@ -53,7 +52,7 @@ class ScoreRecipe(EnergyRecipe):
     online_noise: Scale = 0.01
 
 
-class ScoreMatching(EnergyTraining):
+class ScoreMatching(AveragedTraining):
     """One training run: grad E(x + o) is fitted to ``pull`` o, with offsets o = u d + sigma n.
 
     d is the displacement of an attack on x, u uniform in [0, 1] and n standard normal. So a
@@ -104,8 +103,7 @@ class ScoreMatching(EnergyTraining):
         normal = torch.randn(x.shape, generator=chance).to(device)
         offset = per_image(share, x) * displaced + recipe.sigma * normal
         loss, cosine = self.misfit(self.net, x, offset, create_graph=True)
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.lr * (1 + math.cos(math.pi * self.step / self.total)) / 2
+        self.anneal()
         self.descend(loss)
         self._latest = {"loss": loss.detach(), "cosine": cosine.detach()}
         self.step += 1

@@ -1,24 +1,25 @@
-"""What every training of an energy has: weights, their average, an optimiser, clipping."""
+"""What trainings of purifiers have: weights, their average, an optimiser, clipping."""
 
 from __future__ import annotations
 
+import copy
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.api import PluginError, Task
-from bench_defenses.energies.network import EnergyNet
 
 Positive = Annotated[int, Field(ge=1)]
 Scale = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True)
-class EnergyRecipe:
-    """How long and how fast an energy is trained, and how wide it is."""
+class AveragedRecipe:
+    """How long and how fast a network is trained, and how wide it is."""
 
     iterations: Positive = 1500
     batch: Positive = 64
@@ -29,7 +30,7 @@ class EnergyRecipe:
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
 
-class EnergyTraining:
+class AveragedTraining:
     """The common part of a training run of ``net``, by Adam with the given ``betas``.
 
     ``remedy`` tells the user what to change where a training diverges.
@@ -38,7 +39,7 @@ class EnergyTraining:
     remedy: ClassVar[str] = "Lower defense.training.lr."
 
     def __init__(
-        self, recipe: EnergyRecipe, task: Task, net: EnergyNet, *, betas: tuple[float, float]
+        self, recipe: AveragedRecipe, task: Task, net: nn.Module, *, betas: tuple[float, float]
     ) -> None:
         self.task = task
         self.total = recipe.iterations
@@ -48,6 +49,11 @@ class EnergyTraining:
         self.optimizer = torch.optim.Adam(net.parameters(), lr=recipe.lr, betas=betas)
         self._latest: dict[str, Tensor] = {}
         self._common = recipe
+
+    def anneal(self) -> None:
+        """Set this iteration's learning rate, which falls to 0 as a cosine."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._common.lr * (1 + math.cos(math.pi * self.step / self.total)) / 2
 
     def descend(self, loss: Tensor) -> None:
         """Take one step of the optimiser down a loss (), and average the weights."""
@@ -88,10 +94,8 @@ class EnergyTraining:
         """Return the averaged weights."""
         return self.averaged
 
-    def finished(self) -> EnergyNet:
+    def finished(self) -> nn.Module:
         """Build the network of the averaged weights."""
-        shape = tuple(self.task.train.x.shape[1:])
-        net = EnergyNet(shape, width=self._common.width)
-        net = net.to(self.task.device).to(memory_format=torch.channels_last)
+        net = copy.deepcopy(self.net)
         net.load_state_dict(self.averaged)
         return net

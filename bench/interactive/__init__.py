@@ -1,0 +1,1 @@
+"""The same from Python: evaluations, audits and judgements for scripts and notebooks."""

@@ -1,0 +1,161 @@
+"""What a call of ``bench.api`` asks: a request, the objects behind its names, the folders."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bench.core.isolation import isolated
+from bench.core.protocols import Pixels
+from bench.core.threat import format_eps
+from bench.data.datasets import dataset_info
+from bench.data.given import giving
+from bench.data.given import named as named_images
+from bench.errors import PluginError, UsageError
+from bench.plugins.catalogue import SINGULAR, Kind
+from bench.plugins.objects import Named, named
+from bench.plugins.offered import Offered, offering
+from bench.results.cell import Request
+from bench.results.progress import Work, finish, watch
+from bench.results.store import Store
+from bench.results.workspace import Workspace, open_device
+
+Result = TypeVar("Result")
+_TARGETS = tuple(SINGULAR[kind] for kind in ("defenses", "classifiers", "attacks"))
+_FEW = 500  # images of a data set by name, as on the command line
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where results, data sets and RobustBench's files are, and the device."""
+
+    results: Path
+    data: Path
+    zoo: Path
+    device: str
+
+    @classmethod
+    def given(cls, *, results: Any, data: Any, zoo: Any, device: str | None) -> Folders:
+        """Take what is given, else the variables and defaults of the command line."""
+        return cls(
+            _folder(results, ("BENCH_RESULTS",), "results"),
+            _folder(data, ("BENCH_DATA",), "data"),
+            _folder(zoo, ("BENCH_ZOO", "BENCH_MODELS"), "models"),
+            device or os.environ.get("BENCH_DEVICE") or "auto",
+        )
+
+
+def _folder(given: Any, variables: tuple[str, ...], default: str) -> Path:
+    found = given or next(filter(None, map(os.environ.get, variables)), default)
+    try:
+        return Path(found).expanduser().absolute()
+    except RuntimeError:
+        raise UsageError(f"the path {found} names a home folder that is not known.") from None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request, and what its names stand for; it can be asked again and again."""
+
+    request: Request
+    plugins: Offered
+    images: Mapping[str, Pixels]
+    folders: Folders
+
+    @property
+    def store(self) -> Store:
+        """The results folder."""
+        return Store(self.folders.results)
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[Workspace]:
+        """Open folders and device; switches and generators of the process are put back."""
+        where = self.folders
+        try:
+            with offering(self.plugins), giving(self.images), isolated(0):
+                device = open_device(where.device)
+                yield Workspace(Store(where.results), where.data, where.zoo, device)
+        except SystemExit as error:
+            raise PluginError(
+                f"a plugin ended the process with status {error.code}. Take sys.exit and "
+                "os._exit out of it."
+            ) from error
+
+
+def run(work: Work[Result], *, progress: bool) -> Result:
+    """Run work to its end; whatever interrupts it, its claims are given back."""
+    with contextlib.closing(work):
+        return watch(work) if progress else finish(work)
+
+
+def question(
+    purifier: Any,
+    classifier: Any,
+    x: Any,
+    y: Any,
+    *,
+    dataset: str | None,
+    attack: Any,
+    eps: Any,
+    n: int | None,
+    settings: Mapping[str, Mapping[str, Any]] | None,
+    folders: Folders,
+    **rest: Any,
+) -> Question:
+    """Check what is asked as the command line does, and name its objects; raises BenchError."""
+    found: dict[Kind, Named] = {
+        "defenses": named("defenses", purifier),
+        "classifiers": named("classifiers", classifier),
+        "attacks": named("attacks", attack),
+    }
+    images: dict[str, Pixels] = {}
+    if (x is None or y is None) == (dataset is None):
+        raise UsageError("give the images x with their labels y, or dataset, a name or a file.")
+    if dataset is None:
+        dataset, images[dataset] = named_images(x, y)
+    with giving(images):
+        there = dataset_info(dataset).test_images
+    if n is None:
+        n = there if images else min(_FEW, there)
+    request = Request.parse(
+        defense=found["defenses"].name,
+        classifier=found["classifiers"].name,
+        attack=found["attacks"].name,
+        dataset=dataset,
+        eps=_written(eps),
+        n=n,
+        settings=_settings(found, settings or {}),
+        **rest,
+    )
+    plugins = {
+        (str(kind), one.name.partition(":")[2]): one.plugin
+        for kind, one in found.items()
+        if one.plugin is not None
+    }
+    return Question(request, plugins, images, folders)
+
+
+def _written(eps: Any) -> str:
+    if eps is None:
+        return "inf"
+    return format_eps(eps) if isinstance(eps, Fraction) else str(eps)
+
+
+def _settings(
+    found: Mapping[Kind, Named], given: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    if strange := sorted(map(str, set(given) - set(_TARGETS))):
+        raise UsageError(
+            f"settings of '{strange[0]}' are not known: write {{'attack': {{NAME: VALUE}}}}, "
+            "'defense' or 'classifier'."
+        )
+    both = {
+        SINGULAR[kind]: {**one.settings, **given.get(SINGULAR[kind], {})}
+        for kind, one in found.items()
+    }
+    return {target: params for target, params in both.items() if params}

@@ -1,0 +1,1 @@
+"""What learned purifiers share: networks from images to images, and their training."""
