@@ -7,15 +7,15 @@ alike, an untargeted ascent turns between them; one ascent for each rival does n
 Draws: the norm test of Byrd, Chin, Nocedal and Wu 2012, "Sample size selection in optimization
 methods for machine learning", doi 10.1007/s10107-012-0572-5. The mean g of m gradients, of
 variance v each, is good enough while v / m <= theta^2 |g|^2. The means g' and g'' over two
-halves of the draws estimate v / m by |g' - g''|^2 / 4. m grows or shrinks with it, for each image:
+halves of the draws estimate v / m by |g' - g''|^2 / 4. Each image has an m of its own:
 
     for each target t, the likeliest first:
         x(0) in the ball at random
         for k = 1 to N:
             x(k), f, g by a step of APGD on z_t - z_y, with m fresh draws
             every tenth step, with two halves of the draws:
-                m = m |g' - g''|^2 / (4 theta^2 |g|^2), rounded up to a power of two, from 1 to eot
-                where a draw was wrong, eot fresh draws vote; an image they are sure of leaves
+                m = m |g' - g''|^2 / (4 theta^2 |g|^2), up to a power of two, from 1 to eot
+                where a draw was wrong, eot fresh draws vote; images they are sure of leave
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class ApgdT:
 
     ``targets`` ascents of ``steps`` steps each, towards the classes of the largest mean logits;
     more targets than other classes are all of them. ``eot``: the most draws of a gradient, and
-    the fresh draws that vote on success; one draw where the view is deterministic. ``warm``: the
-    first ascent may start at the best images of cheaper attacks.
+    the fresh draws that vote on success; one draw where the view is deterministic. ``warm``:
+    the first ascent may start at the best images of cheaper attacks.
     """
 
     revision: ClassVar[int] = 1
@@ -109,9 +109,9 @@ class ApgdT:
         """Bound the cost of one image that never leaves and needs all draws."""
         draws = self.eot if stochastic else 1
         runs = min(self.targets, classes - 1)
-        checks = -(-self.steps // _CHECK)
+        checks = 2 + (self.steps - 1) // _CHECK
         return Calls(
-            forward=draws * (1 + runs * (checks + 1)), backward=draws * runs * self.steps
+            forward=draws * (1 + runs * checks), backward=draws * runs * (self.steps + 1)
         )
 
     def _ascend(
@@ -136,12 +136,17 @@ class ApgdT:
                 return
             if k > 0:
                 ascent = ascent.stepped(ball, alpha=_ALPHA if k > 1 else 1.0)
-            seen = _averaged(view, ascent.x, y, target, draws, rng=rng.fork("step", k))
-            check = k % _CHECK == 0 or k == self.steps
+            check, streams = k % _CHECK == 0 or k == self.steps, rng.fork("step", k)
             if check and votes > 1:
-                other = _averaged(view, ascent.x, y, target, draws, rng=rng.fork("other", k))
-                draws = _wanted(seen.gradient, other.gradient, draws, most=votes)
-                seen = _mean(seen, other)
+                half = (draws + 1) // 2
+                one, other = (
+                    _averaged(view, ascent.x, y, target, half, rng=streams.fork(part))
+                    for part in range(2)
+                )
+                draws = _wanted(one.gradient, other.gradient, half, most=votes)
+                seen = _mean(one, other)
+            else:
+                seen = _averaged(view, ascent.x, y, target, draws, rng=streams)
             ascent, at = ascent.evaluated(seen), ascent.x
             if k in windows:
                 ascent = ascent.checked(windows[k])
@@ -149,9 +154,9 @@ class ApgdT:
                 # The host waits for the device here and nowhere else.
                 doubtful = (seen.wrong > 0).nonzero()[:, 0]
                 if len(doubtful) > 0:
-                    part, streams = found[doubtful], rng[doubtful].fork("vote", k)
-                    x_adv = at[doubtful]
-                    part.offer(x_adv, _vote(view, x_adv, y[doubtful], votes, streams))
+                    part, x_adv = found[doubtful], at[doubtful]
+                    fresh = rng[doubtful].fork("vote", k)
+                    part.offer(x_adv, _vote(view, x_adv, y[doubtful], votes, fresh))
                     found.put(doubtful, part)
                 best.put(rows, found)
                 staying = (found.wrong < _SURE).nonzero()[:, 0]
@@ -181,7 +186,7 @@ def _vote(view: View, x: Tensor, y: Tensor, votes: int, rng: Rng) -> Averaged:
 def _averaged(
     view: View, x: Tensor, y: Tensor, target: Tensor, draws: Tensor, *, rng: Rng
 ) -> AveragedGradient:
-    """Average z_t - z_y and its gradient at x (M, C, H, W) over ``draws`` (M,) of each image."""
+    """Average z_t - z_y and its gradient at x (M, C, H, W) over ``draws`` (M,) per image."""
     none = torch.zeros_like(x[:, 0, 0, 0])
     seen = AveragedGradient(none, none.clone(), torch.zeros_like(x))
     for number in draws.unique().tolist():
@@ -193,14 +198,14 @@ def _averaged(
     return seen
 
 
-def _wanted(one: Tensor, other: Tensor, draws: Tensor, *, most: int) -> Tensor:
-    """Count the draws (M,) that the norm test wants, from two means over ``draws`` (M,) each."""
+def _wanted(one: Tensor, other: Tensor, half: Tensor, *, most: int) -> Tensor:
+    """Count the draws (M,) that the norm test wants, from two means over ``half`` (M,) each."""
     error = (one - other).flatten(1).norm(dim=1) / 2
     length = ((one + other) / 2).flatten(1).norm(dim=1)
-    wanted = 2 * draws * (error / (_THETA * length)) ** 2
+    wanted = 2 * half * (error / (_THETA * length)) ** 2
     # Where the gradient is 0, no number of draws is known to do.
     wanted = wanted.nan_to_num(nan=float(most), posinf=float(most)).clamp(1, most)
-    return (2 ** wanted.log2().ceil()).clamp(max=most).to(draws.dtype)
+    return (2 ** wanted.log2().ceil()).clamp(max=most).to(half.dtype)
 
 
 def _mean(one: AveragedGradient, other: AveragedGradient) -> AveragedGradient:
