@@ -182,7 +182,7 @@ def ungated(name: str, attack: Attack, case: Case, access: Access) -> str:
     calls = attack.calls(stochastic=bool(case.sigma), classes=case.classes)
     if attack.accesses[0] is Access.QUERY:
         return "random search"
-    if not case.clear:
+    if not case.clear and not hasattr(attack, "targets"):
         return "one ascent may follow the wrong rival"
     if calls.steps and case.moves:
         return "no guarantee where a purification step moves the image"

@@ -30,6 +30,7 @@ ATTACKS: dict[str, type[Attack]] = {
 FAST = {
     "adaptive": {"steps": 12, "eot": 2},
     "apgd": {"steps": 12, "eot": 2},
+    "apgd_t": {"steps": 12, "eot": 2, "targets": 2},
     "bpda_eot": {"steps": 12, "eot": 2},
     "noise": {"tries": 12, "eot": 2},
     "pgd": {"steps": 12, "eot": 2},

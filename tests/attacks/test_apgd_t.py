@@ -1,0 +1,118 @@
+"""Targeted Auto-PGD: the nearest of all classes, and as many draws as the gradient needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import pytest
+import torch
+from attack_toys import Identity, Recorder, ball, linear_problem, small_problem, streams
+from torch import Tensor
+
+from bench.api import Access, Norm, Rng
+from bench.calibrate.gaps import CASES, measure
+from bench.core.access import view_of
+from bench.evaluation.judge import judge
+from bench_attacks.apgd import Apgd
+from bench_attacks.apgd_t import _CHECK, ApgdT, _wanted
+
+NORMS = list(Norm)
+(ALIKE,) = (case for case in CASES if not case.clear)
+
+
+@dataclass(frozen=True)
+class Turning:
+    """Two logits whose gradient is w plus noise of ``spread`` per pixel at every draw."""
+
+    w: Tensor
+    spread: float
+    access: ClassVar[Access] = Access.FULL
+    stochastic: ClassVar[bool] = True
+    rows: list[int] = field(default_factory=list)
+
+    def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
+        if x.requires_grad:
+            self.rows.append(len(rng) // len(x))
+        rows = x.repeat_interleave(len(rng) // len(x), dim=0).flatten(1)
+        slope = self.w + self.spread * rng.normal_like(rows)
+        other = (rows * slope).sum(1) - 100.0  # never reached
+        return torch.stack([torch.zeros_like(other), other], dim=1)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_it_finds_the_nearest_boundary(norm):
+    distance = 0.04
+    defense, x, y = linear_problem(Identity(), norm, classes=5, side=2, distance=distance)
+    view = view_of(defense, Access.FULL)
+    for factor, stands in ((1.02, False), (0.98, True)):
+        threat = ball(norm, round(factor * distance, 6), Access.FULL)
+        x_adv = ApgdT()(view, x, y, threat=threat, rng=streams(8))
+        verdict = judge(defense, x, y, x_adv, threat=threat, draws=1, rng=streams(8))
+        assert bool(verdict.legal.all())
+        assert verdict.robust.tolist() == [stands] * 8
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_where_rivals_are_alike_it_finds_what_one_ascent_misses(norm):
+    gaps = [
+        measure(name, attack, ALIKE, Access.FULL, norm, images=100).gap
+        for name, attack in (("apgd", Apgd()), ("apgd_t", ApgdT()))
+    ]
+    assert gaps[0] > 1
+    assert gaps[1] <= 1
+
+
+def test_the_norm_test_in_numbers():
+    mean = torch.tensor([3.0, 4.0]).reshape(1, 1, 1, 2)  # of length 5
+    off = torch.tensor([-4.0, 3.0]).reshape(1, 1, 1, 2)  # of length 5, across
+    for half, error, wanted in (
+        (1, 0.0, 1),
+        (1, 0.2, 1),  # 2 (.2 / .5)^2 = .32
+        (1, 0.5, 2),
+        (1, 1.0, 8),
+        (4, 0.5, 8),
+        (4, 0.1, 1),  # 8 (.1 / .5)^2 = .32: fewer again
+        (4, 5.0, 16),  # 800, and 16 are the most
+    ):
+        one, other = mean + error * off, mean - error * off
+        found = _wanted(one, other, torch.tensor([half]), most=16)
+        assert found.tolist() == [wanted], (half, error)
+
+
+@pytest.mark.parametrize("value", [0.0, torch.nan])
+def test_no_gradient_wants_all_draws(value):
+    nothing = torch.full((2, 1, 2, 2), value)
+    assert _wanted(nothing, nothing, torch.tensor([1, 4]), most=16).tolist() == [16, 16]
+
+
+@pytest.mark.parametrize(("spread", "least", "most"), [(0.01, 1, 1), (2.0, 4, 16)])
+def test_draws_are_as_many_as_the_gradient_needs(spread, least, most):
+    x, y = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.long)
+    view = Turning(torch.full((16,), 0.5), spread)
+    attack = ApgdT(steps=2 * _CHECK, eot=16)
+    attack(view, x, y, threat=ball(Norm.LINF, 0.1, Access.FULL), rng=streams(3))
+    first, rest = view.rows[:2], view.rows[2:]
+    assert first == [1, 1]  # two halves
+    assert (min(rest), max(rest)) == (least, most)
+
+
+def test_images_that_are_broken_leave_before_the_next_target():
+    defense, x, y = small_problem(Identity(), images=16)
+    view = Recorder(view_of(defense, Access.FULL))
+    threat = ball(Norm.LINF, 0.5, Access.FULL)  # everything breaks
+    ApgdT(steps=20)(view, x, y, threat=threat, rng=streams(16))
+    assert len(view.seen) < 1 + 20, "one target was enough"
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_more_targets_than_other_classes_are_all_of_them(classes):
+    defense, x, y = small_problem(Identity(), classes=classes)
+    view, threat = view_of(defense, Access.FULL), ball(Norm.LINF, 0.03, Access.FULL)
+    found = [
+        ApgdT(targets=targets, steps=5)(view, x, y, threat=threat, rng=streams(8))
+        for targets in (classes - 1, 50)
+    ]
+    assert torch.equal(*found)
+    calls = [ApgdT(targets=many).calls(stochastic=True, classes=classes) for many in (9, 50)]
+    assert calls[0] == calls[1]
