@@ -131,6 +131,7 @@ class ApgdT:
         rows = torch.arange(len(y), device=y.device)  # the images still in the batch
         found, windows = best[rows], checkpoints(self.steps)
         ascent, draws = Ascent.begin(start, eta=eta), torch.ones_like(y)
+        groups = [(1, rows)]  # draws, and the images that need as many
         for k in range(self.steps + 1):
             if len(rows) == 0:
                 return
@@ -138,15 +139,16 @@ class ApgdT:
                 ascent = ascent.stepped(ball, alpha=_ALPHA if k > 1 else 1.0)
             check, streams = k % _CHECK == 0 or k == self.steps, rng.fork("step", k)
             if check and votes > 1:
-                half = (draws + 1) // 2
+                halves = [((number + 1) // 2, images) for number, images in groups]
                 one, other = (
-                    _averaged(view, ascent.x, y, target, half, rng=streams.fork(part))
+                    _averaged(view, ascent.x, y, target, halves, rng=streams.fork(part))
                     for part in range(2)
                 )
+                half = (draws + 1) // 2
                 draws = _wanted(one.gradient, other.gradient, half, most=votes)
                 seen = _mean(one, other)
             else:
-                seen = _averaged(view, ascent.x, y, target, draws, rng=streams)
+                seen = _averaged(view, ascent.x, y, target, groups, rng=streams)
             ascent, at = ascent.evaluated(seen), ascent.x
             if k in windows:
                 ascent = ascent.checked(windows[k])
@@ -163,6 +165,7 @@ class ApgdT:
                 rows, ascent, found = rows[staying], ascent[staying], found[staying]
                 ball, y, target = ball[staying], y[staying], target[staying]
                 draws, rng = draws[staying], rng[staying]
+                groups = _groups(draws)
 
 
 def _first_look(
@@ -183,14 +186,26 @@ def _vote(view: View, x: Tensor, y: Tensor, votes: int, rng: Rng) -> Averaged:
     return averaged_loss(view, x, y, loss=margin, draws=votes, rng=rng)
 
 
+def _groups(draws: Tensor) -> list[tuple[int, Tensor]]:
+    """Group the images of as many draws (M,): their number, and their indices (m,)."""
+    return [
+        (number, (draws == number).nonzero()[:, 0]) for number in sorted(set(draws.tolist()))
+    ]
+
+
 def _averaged(
-    view: View, x: Tensor, y: Tensor, target: Tensor, draws: Tensor, *, rng: Rng
+    view: View,
+    x: Tensor,
+    y: Tensor,
+    target: Tensor,
+    groups: list[tuple[int, Tensor]],
+    *,
+    rng: Rng,
 ) -> AveragedGradient:
-    """Average z_t - z_y and its gradient at x (M, C, H, W) over ``draws`` (M,) per image."""
+    """Average z_t - z_y and its gradient at x (M, C, H, W) over the draws of each group."""
     none = torch.zeros_like(x[:, 0, 0, 0])
     seen = AveragedGradient(none, none.clone(), torch.zeros_like(x))
-    for number in draws.unique().tolist():
-        rows = (draws == number).nonzero()[:, 0]
+    for number, rows in groups:
         loss = _towards(target[rows])
         part = averaged_gradient(view, x[rows], y[rows], loss=loss, draws=number, rng=rng[rows])
         seen.loss[rows], seen.wrong[rows] = part.loss, part.wrong
@@ -205,7 +220,8 @@ def _wanted(one: Tensor, other: Tensor, half: Tensor, *, most: int) -> Tensor:
     wanted = 2 * half * (error / (_THETA * length)) ** 2
     # Where the gradient is 0, no number of draws is known to do.
     wanted = wanted.nan_to_num(nan=float(most), posinf=float(most)).clamp(1, most)
-    return (2 ** wanted.log2().ceil()).clamp(max=most).to(half.dtype)
+    whole: Tensor = wanted.log2().ceil().exp2().clamp(max=most).to(half.dtype)
+    return whole
 
 
 def _mean(one: AveragedGradient, other: AveragedGradient) -> AveragedGradient:
