@@ -279,7 +279,9 @@ def test_shards_are_aligned_and_cover_every_image_once(n: int, shard: int) -> No
 
 DIGESTS = {f"{part} checkpoint" for part in ("classifier", "defense", "attack")}
 MADE_LATER = {"data", "after", "images", "bits"} | DIGESTS
-OF_THE_ATTACK = {f"attack {field}" for field in ("name", "params", "revision", "checkpoint")}
+OF_THE_ATTACK = {
+    f"attack {field}" for field in ("name", "params", "revision", "checkpoint", "source")
+}
 OF_THE_SEARCH = {"access", "sequential", "search", "after", "images", "bits"} | OF_THE_ATTACK
 
 
