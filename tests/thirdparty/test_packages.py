@@ -16,7 +16,7 @@ from ..command import TINY, Bench
 
 HERE = Path(__file__).parent
 POINTS = {
-    "diffusion": "[bench.defenses]\ndiffusion = diffusion_x:Diffusion\n",
+    "diffusion": "[bench.defenses]\ntheir_diffusion = diffusion_x:Diffusion\n",
     "stateful": "[bench.defenses]\nstateful = stateful_x:Stateful\n",
     "pretrained": "[bench.classifiers]\npretrained = pretrained_x:Pretrained\n",
 }
@@ -43,7 +43,7 @@ def outcomes(key: str, results: str = "results") -> bytes:
     return Path(results, "cells", key, "outcomes.parquet").read_bytes()
 
 
-@pytest.mark.parametrize("defense", ["diffusion", "stateful"])
+@pytest.mark.parametrize("defense", ["their_diffusion", "stateful"])
 @pytest.mark.usefixtures("packages")
 def test_all_commands_run_and_the_rows_repeat(bench: Bench, defense: str) -> None:
     run = ("run", *PRETRAINED, *SMALL, *PGD, "--json")
@@ -64,7 +64,7 @@ def test_all_commands_run_and_the_rows_repeat(bench: Bench, defense: str) -> Non
     assert seen["classifier backward"] == 4 * 2 * 2
     judged = about["judge passes"]
     assert judged["classifier forward"] == 4 * 2 * 3
-    if defense == "diffusion":
+    if defense == "their_diffusion":
         (unet,) = {name.rpartition(" ")[0] for name in seen} - {"classifier"}
         assert seen[f"{unet} forward"] == 2 * seen["classifier forward"]
         assert seen[f"{unet} backward"] == 2 * seen["classifier backward"]
@@ -76,7 +76,7 @@ def test_all_commands_run_and_the_rows_repeat(bench: Bench, defense: str) -> Non
         ("judge", row["key"], "--draws=5", "--json"),
         ("verify",),
         # The sampler draws from torch's generator: noise, and so votes, go by the shard.
-        *([("verify", "--votes")] if defense == "diffusion" else []),
+        *([("verify", "--votes")] if defense == "their_diffusion" else []),
     ):
         said = bench(*words)
         assert said.code == 0, (words, said)
@@ -85,7 +85,7 @@ def test_all_commands_run_and_the_rows_repeat(bench: Bench, defense: str) -> Non
 
 @pytest.mark.usefixtures("packages")
 def test_a_search_in_low_precision_calls_the_network_by_keyword(bench: Bench) -> None:
-    run = ("run", *PRETRAINED, *SMALL, *PGD, "--defense=diffusion", "--search=bfloat16")
+    run = ("run", *PRETRAINED, *SMALL, *PGD, "--defense=their_diffusion", "--search=bfloat16")
     said = bench(*run, "--json")
     assert said.code == 0, said
     assert said.rows[0]["state"] == "done"
@@ -93,7 +93,7 @@ def test_a_search_in_low_precision_calls_the_network_by_keyword(bench: Bench) ->
 
 @pytest.mark.usefixtures("packages")
 def test_what_a_stranger_brought_is_as_it_was(bench: Bench) -> None:
-    assert bench("run", *TINY, *PGD, "--defense=diffusion").code == 0
+    assert bench("run", *TINY, *PGD, "--defense=their_diffusion").code == 0
     module = sys.modules["diffusion_x"]
     made = module.Diffusion()
     unet, before = made.sampler.unet, {}
@@ -113,7 +113,7 @@ def test_what_a_stranger_brought_is_as_it_was(bench: Bench) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("packages", "few_queries")
-@pytest.mark.parametrize("defense", ["diffusion", "stateful"])
+@pytest.mark.parametrize("defense", ["their_diffusion", "stateful"])
 def test_an_audit_of_a_stranger_runs_every_check(
     bench: Bench, defense: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
