@@ -19,7 +19,7 @@ import yaml
 from bench import cli
 from bench_defenses import _recipe
 
-from .command import exit_code, imported_well
+from .command import Here, exit_code, imported_well
 
 REPO = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -69,6 +69,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_queries: None)
     What the doctor imports, for seconds, is the subject of its own tests.
     """
     monkeypatch.setattr("bench.commands.doctor.import_apart", imported_well)
+    # A fresh process for each of forty cells takes minutes.
+    monkeypatch.setattr("bench.verification.blind.ProcessPoolExecutor", Here)
     for path in (REPO / "plans").glob("*.yaml"):
         (tmp_path / "plans").mkdir(exist_ok=True)
         short = re.sub(r"^n: \d+$", "n: 10", path.read_text(), flags=re.M)

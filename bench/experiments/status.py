@@ -63,9 +63,10 @@ class PlanStatus:
         plugins, store = self._pairs[number], self._workspace.store
         whole = CellStatus(title(plugins), CellState.OPEN, 0, plugins.request.n)
         early = digest_of(plugins.asked())
-        if plugins.impossible:
-            return replace(whole, state=CellState.SKIPPED, note=plugins.impossible, key=early)
-        if reason := _reason(store, early):
+        # Whether a defense in a file has a gradient is known once it was tried.
+        if skipped := plugins.impossible or _reason(store, early, "skipped"):
+            return replace(whole, state=CellState.SKIPPED, note=skipped, key=early)
+        if reason := _reason(store, early, "failed"):
             return replace(whole, state=CellState.FAILED, note=reason, key=early)
         cheaper = [before[other] for other in self._cheaper[number]]
         if any(other.state not in _SETTLED for other in cheaper):
@@ -92,7 +93,7 @@ def _of_cell(cell: Cell, whole: CellStatus, store: Store) -> CellStatus:
         return replace(found, state=CellState.DONE, done=cell.n)
     left = store.missing(cell)
     found = replace(found, done=cell.n - sum(stop - start for start, stop in left))
-    if reason := _reason(store, key):
+    if reason := _reason(store, key, "failed"):
         return replace(found, state=CellState.FAILED, note=reason)
     proposals = cell.proposal_key()
     busy = sum(is_held(store.claim_on_shard(proposals, *shard)) for shard in left)
@@ -103,8 +104,8 @@ def _of_cell(cell: Cell, whole: CellStatus, store: Store) -> CellStatus:
     return found
 
 
-def _reason(store: Store, key: str) -> str:
-    path = store.cell(key) / "failed.json"
+def _reason(store: Store, key: str, state: str) -> str:
+    path = store.cell(key) / f"{state}.json"
     return str(read_json(path)["reason"]) if path.is_file() else ""
 
 

@@ -24,7 +24,7 @@ from bench.results.table import rows_of
 from bench.verification.rejudge import read_cell
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Picture:
     """A figure as a PNG, which a notebook shows."""
 

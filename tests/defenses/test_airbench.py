@@ -118,6 +118,7 @@ def test_every_image_is_mirrored_in_every_other_epoch() -> None:
     assert 15 < first.sum() < 50
     assert torch.equal(mirrored(1), ~first)
     assert torch.equal(mirrored(2), first)
+    assert torch.equal(mirrored(3), ~first)
 
 
 def test_the_learning_rate_is_a_triangle_and_biases_have_their_own() -> None:
@@ -147,6 +148,16 @@ def test_it_ends_with_the_average_of_what_it_passed() -> None:
     run.advance()
     end = run.net.state_dict()["head.weight"]
     assert 0.1 < (end - start).norm() / (before - start).norm() < 0.4
+
+
+def test_labels_are_softened() -> None:
+    """The loss is the mean divergence from a fifth of a uniform label, up to a constant."""
+    run, images = tiny().start(task()), task().train
+    with torch.no_grad():
+        loss = run.loss(images.x, images.y, torch.Generator())
+        logs = run.net(images.x).log_softmax(1)
+    soft = 0.8 * F.one_hot(images.y, 2) + 0.2 / 2
+    assert float(loss) == pytest.approx(float(-(soft * logs).sum(1).mean()), rel=1e-4)
 
 
 def test_bfloat16_is_for_the_passes_and_the_weights_stay_in_float32() -> None:

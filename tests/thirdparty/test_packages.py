@@ -16,13 +16,19 @@ from ..command import TINY, Bench
 
 HERE = Path(__file__).parent
 POINTS = {
-    "diffusion": "[bench.defenses]\ndiffusion = diffusion_x:Diffusion\n",
+    "diffusion": "[bench.defenses]\nddpm = diffusion_x:Diffusion\n",
     "stateful": "[bench.defenses]\nstateful = stateful_x:Stateful\n",
     "pretrained": "[bench.classifiers]\npretrained = pretrained_x:Pretrained\n",
 }
 SMALL = ("-n", "4", "--draws=3", "--eps=0.1")
 PRETRAINED = ("--classifier=pretrained", "--set=classifier.training.epochs=1")
 PGD = ("--attack=pgd", "--set=attack.steps=2", "--set=attack.eot=2")
+
+PLAN = (
+    "{defenses: [none, %s], attacks: {name: pgd, set: {steps: 2, eot: 2}}, "
+    "threats: {eps: 0.1}, n: 4, draws: 3, "
+    "classifiers: {name: pretrained, set: {training: {epochs: 1}}}}"
+)
 
 
 @pytest.fixture
@@ -43,9 +49,12 @@ def outcomes(key: str, results: str = "results") -> bytes:
     return Path(results, "cells", key, "outcomes.parquet").read_bytes()
 
 
-@pytest.mark.parametrize("defense", ["diffusion", "stateful"])
+@pytest.mark.parametrize("defense", ["ddpm", "stateful"])
 @pytest.mark.usefixtures("packages")
 def test_all_commands_run_and_the_rows_repeat(bench: Bench, defense: str) -> None:
+    plan = PLAN % defense
+    Path("plan.yaml").write_text(f"{plan}\n")
+    Path("table.yaml").write_text(f"title: T\nlayout: gain\nbaseline: none\nruns: [{plan}]\n")
     run = ("run", *PRETRAINED, *SMALL, *PGD, "--json")
     found = {}
     for name in (defense, "none"):
@@ -64,7 +73,7 @@ def test_all_commands_run_and_the_rows_repeat(bench: Bench, defense: str) -> Non
     assert seen["classifier backward"] == 4 * 2 * 2
     judged = about["judge passes"]
     assert judged["classifier forward"] == 4 * 2 * 3
-    if defense == "diffusion":
+    if defense == "ddpm":
         (unet,) = {name.rpartition(" ")[0] for name in seen} - {"classifier"}
         assert seen[f"{unet} forward"] == 2 * seen["classifier forward"]
         assert seen[f"{unet} backward"] == 2 * seen["classifier backward"]
@@ -74,18 +83,33 @@ def test_all_commands_run_and_the_rows_repeat(bench: Bench, defense: str) -> Non
         ("report", f"--defense={defense}", "--eps=0.1"),
         ("table", "--format=md"),
         ("judge", row["key"], "--draws=5", "--json"),
-        ("verify",),
-        # The sampler draws from torch's generator: noise, and so votes, go by the shard.
-        *([("verify", "--votes")] if defense == "diffusion" else []),
+        ("verify", "--votes"),
+        ("matrix", "plan.yaml"),
+        ("paper", "table.yaml"),
+        ("figure", "curves", "--attack=pgd"),
+        (
+            "figure",
+            "pag",
+            f"--defense={defense}",
+            *PRETRAINED,
+            "--steps=1",
+            "-n",
+            "4",
+            "-m",
+            "1",
+        ),
     ):
         said = bench(*words)
         assert said.code == 0, (words, said)
         assert "Traceback" not in said.err
+        if words[0] == "verify":
+            # The sampler draws from torch's generator: noise, and so votes, go by the block.
+            assert ("noise by block" in said.out) == (defense == "stateful")
 
 
 @pytest.mark.usefixtures("packages")
 def test_a_search_in_low_precision_calls_the_network_by_keyword(bench: Bench) -> None:
-    run = ("run", *PRETRAINED, *SMALL, *PGD, "--defense=diffusion", "--search=bfloat16")
+    run = ("run", *PRETRAINED, *SMALL, *PGD, "--defense=ddpm", "--search=bfloat16")
     said = bench(*run, "--json")
     assert said.code == 0, said
     assert said.rows[0]["state"] == "done"
@@ -93,7 +117,7 @@ def test_a_search_in_low_precision_calls_the_network_by_keyword(bench: Bench) ->
 
 @pytest.mark.usefixtures("packages")
 def test_what_a_stranger_brought_is_as_it_was(bench: Bench) -> None:
-    assert bench("run", *TINY, *PGD, "--defense=diffusion").code == 0
+    assert bench("run", *TINY, *PGD, "--defense=ddpm").code == 0
     module = sys.modules["diffusion_x"]
     made = module.Diffusion()
     unet, before = made.sampler.unet, {}
@@ -113,7 +137,7 @@ def test_what_a_stranger_brought_is_as_it_was(bench: Bench) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("packages", "few_queries")
-@pytest.mark.parametrize("defense", ["diffusion", "stateful"])
+@pytest.mark.parametrize("defense", ["ddpm", "stateful"])
 def test_an_audit_of_a_stranger_runs_every_check(
     bench: Bench, defense: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ..command import Bench
+from ..command import Bench, Here
 
 HEAD = """
 import sys
@@ -94,24 +92,6 @@ def test_noise_by_block_is_repeated_by_block_and_not_called_wrong(
         "NOT CHECKED votes on single images and beside foreign ones: noise by block" in said.out
     )
     assert "1 not checked in full, 0 wrong" in said.out
-
-
-class Here:
-    """An executor of this process, in place of a fresh one, which takes seconds to start."""
-
-    def __init__(self, *given: Any, **more: Any) -> None:
-        pass
-
-    def __enter__(self) -> Here:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        pass
-
-    def submit(self, work: Callable[..., Any], *given: Any) -> Future[Any]:
-        done: Future[Any] = Future()
-        done.set_result(work(*given))
-        return done
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
+import textwrap
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -16,6 +17,7 @@ from bench.core.threat import Norm
 from bench.errors import PluginError, UsageError, unknown_name
 from bench.plugins.libraries.model import ViewModel
 
+_LONGEST = 800  # characters of an error with the names of all attacks
 BOTH, LINF, L2 = (Norm.LINF, Norm.L2), (Norm.LINF,), (Norm.L2,)
 
 # What the harness sets, under the names that libraries have for it, and why nobody else does.
@@ -108,7 +110,7 @@ class Library:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a library's own imports
-                return importlib.import_module(self.module)
+                return import_module(self.module)
         except ImportError as error:
             top = self.module.partition(".")[0]
             if isinstance(error, ModuleNotFoundError) and error.name == top:
@@ -144,5 +146,6 @@ class Library:
             )
         known = [one for one in self.known if hasattr(module, one)]
         if name not in known:
-            raise unknown_name(f"attack of {self.edition()}", name, known)
+            error = unknown_name(f"attack of {self.edition()}", name, known)
+            raise UsageError(textwrap.shorten(f"{error}", _LONGEST, placeholder=" ..."))
         return getattr(module, name)

@@ -24,10 +24,7 @@ def settable(make: Any, *, but: Collection[str]) -> Iterator[tuple[str, Any, Any
         if one.default is one.empty:
             yield one.name, typing.Union[kinds], field()  # noqa: UP007 - of a tuple
             continue
-        default = one.default
-        if type(default) is int and float in kinds and int not in kinds:
-            default = float(default)  # as it is read back from a cell
-        yield one.name, typing.Union[kinds], field(default=default)  # noqa: UP007
+        yield one.name, typing.Union[kinds], field(default=one.default)  # noqa: UP007
 
 
 def _plain(hint: Any) -> tuple[Any, ...]:
