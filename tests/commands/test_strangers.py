@@ -217,7 +217,6 @@ def test_an_exit_in_a_run_is_an_error_with_a_status(
     assert "trange" in said.err
 
 
-@pytest.mark.filterwarnings("ignore:module forward hook")  # torch's, as a classifier raises
 @pytest.mark.parametrize(
     ("place", "does", "executor"),
     [
