@@ -189,7 +189,7 @@ def test_the_page_on_python_does_what_it_says(
     row = names["row"]
     assert capsys.readouterr().out.startswith(f"robust {row.robust:.1f} %")
     assert row.clean > 50
-    assert 0 < row.outcomes["distance"].max() <= 0.1
+    assert row.outcomes["distance"].max() == pytest.approx(0.1)
     assert (tmp_path / "pictures.png").is_file()
 
 

@@ -180,7 +180,8 @@ def test_functions_and_methods_are_classifiers_and_attacks() -> None:
     assert_equal(one.outcomes, other.outcomes)
 
 
-def test_what_is_the_callers_stays_as_it_was() -> None:
+def test_what_is_the_callers_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # then a CPU gets one thread
     purifier, net = Noisy().train(), classifier().train()
     net.requires_grad_(True)
     things = [*purifier.parameters(), *net.parameters(), *net.buffers()]
