@@ -18,10 +18,7 @@ from bench.plugins.catalogue import KINDS, SINGULAR, Kind, blocked, catalogue, p
 from bench.plugins.names import ARCHITECTURES, ATTACK_LIBRARIES, kept, parsed
 from bench.testing.material import material, streams
 
-OPTION: dict[Kind, str] = {
-    "defenses": "defense", "attacks": "attack", "classifiers": "classifier",
-    "datasets": "dataset",
-}  # fmt: skip
+OPTION: dict[Kind, str] = {**SINGULAR, "datasets": "dataset"}  # as one types it
 
 
 def kind_of(name: str, *, dataset: str, data: Path) -> Kind:

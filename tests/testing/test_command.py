@@ -113,6 +113,34 @@ def test_what_cannot_be_told_is_asked(bench: Bench, mine: Path) -> None:
     is_one_clear_message(bench("check", "none.py:x"), "no file none.py", code=2)
 
 
+def test_a_data_set_in_a_file_is_one_of_a_cell(
+    bench: Bench, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name has no folders, where it was found is kept, and another content is seen."""
+    mine.write_text(
+        MINE.replace("torch.rand(4, 1, 2, 2)", "torch.arange(16.).reshape(4, 1, 2, 2) / 16")
+    )
+    deep = mine.parent / "deep"
+    deep.mkdir()
+    monkeypatch.chdir(deep)
+    words = ("--defense=mine.py:Pipe", "--classifier=../mine.py:classifier", "--attack=noise",
+             "--set=attack.tries=1", "-n", "4", "--draws=1", "--eps=0.1", "--json")  # fmt: skip
+    (deep / "mine.py").write_text(mine.read_text())
+    said = bench("run", "--dataset=../mine.py:Data", *words)
+    assert said.code == 0, said
+    (row,) = said.rows
+    assert row["dataset"] == "mine.py:Data"
+    about = json.loads(Path("results", "cells", row["key"], "cell.json").read_text())
+    assert about["sources"]["dataset"].endswith("mine.py:Data")
+    assert bench("verify").code == 0
+    mine.write_text(mine.read_text().replace("/ 16", "/ 17"))
+    (other,) = bench("run", "--dataset=../mine.py:Data", *words).rows
+    assert other["key"] != row["key"]
+    is_one_clear_message(
+        bench("run", "--dataset=../mine.py:blur", *words), "is a function", "data set", code=1
+    )
+
+
 @pytest.mark.parametrize("name", ["mine.py:step", "mine.py:Data", "digits"])
 def test_other_kinds_are_checked_too(bench: Bench, mine: Path, name: str) -> None:
     said = bench("check", name)

@@ -1,4 +1,4 @@
-"""PluginName, a classifier. Replace its network by your own, and put its weights beside it."""
+"""PluginName, a classifier. Replace its network by your own."""
 
 from dataclasses import dataclass
 from pathlib import Path
