@@ -59,7 +59,7 @@ def test_names_are_completed_in_the_shell(
     monkeypatch.setenv("_BENCH_COMPLETE", "complete_bash")
     for line, names in (
         ("bench run --defense adv", ["adv_ebm", "adv_ebm_plus"]),
-        ("bench run --attack ap", ["apgd"]),
+        ("bench run --attack apgd", ["apgd", "apgd_t"]),
         ("bench run --dataset fa", ["fashion_mnist"]),
         ("bench run --classifier small", ["small_cnn"]),
     ):
