@@ -82,6 +82,8 @@ def test_the_schedule_falls_from_all_of_the_image_to_none_of_it() -> None:
     assert all(a > b for a, b in itertools.pairwise(shares[:997]))
     assert 0 < shares[-1] < 1e-4
     assert shares[500] == pytest.approx(0.4938, abs=1e-3)  # figure 5 of its paper: about a half
+    # A signal of 2 x - 1 has twice the deviation that x has, so the noise counts half.
+    assert sigma_of(500) == pytest.approx(0.5 * (0.5062 / 0.4938) ** 0.5, abs=1e-3)
     for sigma in (0.05, 0.25, 0.5):
         assert sigma_of(time_of(sigma)) == pytest.approx(sigma, rel=0.02)
 
