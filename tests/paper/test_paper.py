@@ -113,10 +113,10 @@ def test_without_its_data_a_table_keeps_what_was_measured_and_shows_what_was_not
     (tmp_path / "both.yaml").write_text(
         f"title: Both\nlayout: attacks\nruns:\n  - {one}}}\n  - {one}, datasets: mnist}}\n"
     )
-    from bench.data import load as data
+    from bench.data import published as data
     from bench.errors import DataError
 
-    def offline(folder: str, root: Path) -> None:
+    def offline(folder: str, root: Path, **which: object) -> None:
         raise DataError("there is no network in /some/where/paper-data")
 
     monkeypatch.setattr(data, "_download", offline)
