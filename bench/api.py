@@ -37,6 +37,7 @@ from bench.models.trainable import (
     TrainablePurifier,
     Training,
 )
+from bench.plugins.state_dicts import load_weights
 
 if TYPE_CHECKING:
     from bench.interactive.audit import audit
@@ -53,7 +54,8 @@ __all__ = [
     "ThreatModel", "Trainable",
     "TrainableClassifier", "TrainablePurifier", "Training", "View", "WarmAttack",
     "audit", "averaged_gradient", "averaged_loss", "cross_entropy", "dlr", "evaluate", "judge",
-    "margin", "parse_eps", "per_image", "project", "read_weights", "size", "steepest",
+    "load_weights", "margin", "parse_eps", "per_image", "project", "read_weights", "size",
+    "steepest",
 ]  # fmt: skip
 
 

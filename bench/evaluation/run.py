@@ -28,11 +28,9 @@ from bench.plugins.strangers import strangers
 from bench.results.cell import Cell, Search
 from bench.results.locks import Shard, share
 from bench.results.progress import Work
-from bench.results.provenance import joined, provenance
+from bench.results.provenance import BY_BLOCK, joined, provenance
 from bench.results.settings import NOTHING_SET, Settings
 from bench.results.workspace import Workspace
-
-BY_BLOCK = "noise by block"  # of a defense that draws from other streams than an image's own
 
 
 @dataclass(frozen=True)

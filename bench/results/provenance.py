@@ -21,6 +21,10 @@ from bench.plugins.catalogue import distributions
 if TYPE_CHECKING:
     import torch
 
+# Flag of a cell whose defense draws from other streams than an image's own: its noise can be
+# repeated, but depends on the block.
+BY_BLOCK = "noise by block"
+
 
 def origin() -> dict[str, Any]:
     """Describe command, date and source: JSON values, without paths, host or user names."""

@@ -20,6 +20,7 @@ from bench.results.audits import DAMAGED, reports
 from bench.results.cell import defended_of, is_key, subject_of
 from bench.results.digests import MALFORMED, fault
 from bench.results.locks import alone
+from bench.results.provenance import BY_BLOCK
 from bench.results.render import csv_text
 from bench.results.settings import Settings
 from bench.results.stats import wilson
@@ -28,7 +29,7 @@ from bench.results.vote_rules import Rule, read_outcomes
 
 COLUMNS = (
     "defense", "attack", "access", "norm", "eps", "dataset", "classifier", "n", "attacked",
-    "seed", "draws", "judging", "audit",
+    "seed", "draws", "judging", "noise", "audit",
     "clean", "clean_low", "clean_high", "robust", "robust_low", "robust_high",
     "clean_single", "robust_single", "clean_vote", "robust_vote",
     "passes", "forward", "backward", "memory", "seconds", "state", "note", "settings", "key",
@@ -92,7 +93,12 @@ def write_runs(store: Store) -> pd.DataFrame:
 
 
 def _row(store: Store, key: str, audits: Mapping[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {**dict.fromkeys(_TEXTS, "?"), "settings": "", "key": key}
+    row: dict[str, Any] = {
+        **dict.fromkeys(_TEXTS, "?"),
+        "noise": "",
+        "settings": "",
+        "key": key,
+    }
     try:
         folder = store.cell(key)
         found = fault(folder)
@@ -162,6 +168,7 @@ def _measured(
         "seconds": round(provenance["attack seconds"] + provenance["judge seconds"], 1),
         "commit": (provenance["commit"] or "")[:12],
         "date": provenance["date"],
+        "noise": "by block" if BY_BLOCK in provenance["flags"] else "",
         "state": "void" if illegal else "done",
         "note": void_note(outcomes) or "; ".join(provenance["flags"]),
         "audit": _audited(audits.get(subject_of(cell)), shares["robust"]),
@@ -300,6 +307,7 @@ def with_worst_case(
                 "audit": _worst_audited(group["audit"]),
                 "access": "/".join(sorted(set(group["access"]))),
                 "judging": "/".join(sorted(set(group["judging"]))),
+                "noise": max(group["noise"]),
                 "clean": _percent(joined["clean"].mean()),
                 "clean_low": _percent(clean_low),
                 "clean_high": _percent(clean_high),

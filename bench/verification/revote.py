@@ -14,8 +14,9 @@ import pandas as pd
 from bench.core.isolation import generator_states, isolated
 from bench.errors import BenchError
 from bench.evaluation.batch_votes import votes_alone, votes_beside
-from bench.evaluation.run import BY_BLOCK, Prepared
+from bench.evaluation.run import Prepared
 from bench.results.progress import Work
+from bench.results.provenance import BY_BLOCK
 from bench.results.store import read_json, read_rows
 from bench.results.workspace import Workspace
 from bench.verification.problem import Problem
