@@ -48,6 +48,7 @@ def list_(
 ) -> None:
     """List what can be combined; RobustBench's classifiers with `list zoo` and --json."""
     from bench.plugins.catalogue import KINDS, blocked
+    from bench.plugins.names import ATTACK_LIBRARIES
 
     if what == "models":
         complain("warning: `bench list models` is now `bench list classifiers`.")
@@ -65,6 +66,10 @@ def list_(
     if as_json:
         say(json.dumps(tables, indent=2))
     else:
+        if "attacks" in tables:
+            tables["attacks"]["LIBRARY:NAME"] = (
+                f"an attack of another library: {', '.join(ATTACK_LIBRARIES)}"
+            )
         if "classifiers" in tables:
             tables["classifiers"]["robustbench:NAME"] = (
                 "any CIFAR classifier of the RobustBench zoo: `bench list zoo`"

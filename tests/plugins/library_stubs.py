@@ -15,7 +15,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from bench.core.access import view_of
+from bench.core.defense import Defense
+from bench.core.threat import Access
+from bench_defenses.none import Identity
 
 EDITION = "9.9"
 
@@ -106,6 +111,27 @@ def modules() -> dict[str, Any]:
         "art.attacks.evasion": SimpleNamespace(ProjectedGradientDescent=ArtPgd),
         "art.estimators.classification": classification,
     }
+
+
+class Linear(nn.Module):
+    """Two classes, told apart by a sum with weights of both signs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 16).reshape(16, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = (x.flatten(1) - 0.5) @ self.weight
+        return torch.cat((-seen, seen), dim=1)
+
+
+def images() -> tuple[Tensor, Tensor]:
+    x = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    return x, Linear()(x).argmax(1)
+
+
+def view(purifier: Any = None, access: Access = Access.FULL) -> Any:
+    return view_of(Defense(purifier or Identity(), Linear(), seed=0), access)
 
 
 # The attack of each library, and the settings that leave out its random start.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,23 +16,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bench.core.access import view_of
-from bench.core.defense import Defense
 from bench.core.geometry import size
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.errors import AttackWarning, BenchError, PluginError, UsageError
 from bench.plugins.catalogue import build, parameters, plugin
-from bench.plugins.libraries.model import ViewModel
 from bench.results.cell import Request
 from bench_defenses.gaussian import Gaussian
 from bench_defenses.none import Identity
 
 from ..command import TINY, Bench, is_one_clear_message
 from . import library_stubs
-from .library_stubs import EDITION, STEADY
+from .library_stubs import EDITION, STEADY, Linear, images, view
 
 NAMES = list(STEADY)
 DISTRIBUTION = {"advlib": "adv-lib", "art": "adversarial-robustness-toolbox"}
@@ -45,27 +41,6 @@ RNG = Rng.seeded(0, range(3))
 @pytest.fixture
 def stubs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     yield from library_stubs.install(monkeypatch)
-
-
-class Linear(nn.Module):
-    """Two classes, told apart by a sum with weights of both signs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.linspace(-1, 1, 16).reshape(16, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        seen = (x.flatten(1) - 0.5) @ self.weight
-        return torch.cat((-seen, seen), dim=1)
-
-
-def images() -> tuple[Tensor, Tensor]:
-    x = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(1))
-    return x, Linear()(x).argmax(1)
-
-
-def view(purifier: Any = None, access: Access = Access.FULL) -> Any:
-    return view_of(Defense(purifier or Identity(), Linear(), seed=0), access)
 
 
 def attacked(made: Any, *, purifier: Any = None, rng: Rng = RNG) -> tuple[Tensor, list[str]]:
@@ -338,85 +313,6 @@ def test_rows_without_a_bound_are_no_cost() -> None:
     bounded = Endless("adv-lib", 10, decrease_factor=0.9).calls(stochastic=False, classes=10)
     assert bounded is not None
     assert bounded.backward > 500
-
-
-def wrapped(
-    purifier: Any, *, draws: int = 1, access: Access = Access.FULL, steady: bool = False
-) -> ViewModel:
-    x, _ = images()
-    return ViewModel(
-        view(purifier, access), x, draws=draws, rng=RNG, norm=Norm.L2, steady=steady
-    )
-
-
-def test_a_stochastic_view_is_averaged_and_drawn_afresh_at_each_call() -> None:
-    x, _ = images()
-    model = wrapped(Gaussian(sigma=0.2), draws=4)
-    first, second = model(x), model(x)
-    assert not torch.equal(first, second)
-    seen = view(Gaussian(sigma=0.2))(x, rng=RNG.fork("call", 0).repeat(4))
-    assert torch.equal(first, seen.reshape(3, 4, -1).mean(1))
-    steady = wrapped(Gaussian(sigma=0.2), draws=4, steady=True)
-    assert torch.equal(steady(x), steady(x))
-    assert torch.equal(steady(x)[:2], steady(x[:2])), "a row's noise is that of its place"
-
-
-def test_many_candidates_of_an_image_have_noise_of_their_own() -> None:
-    x, _ = images()
-    logits = wrapped(Gaussian(sigma=0.2))(x[:1].expand(8, -1, -1, -1))
-    assert len(logits.unique(dim=0)) == 8
-
-
-def test_a_library_finds_a_network_in_evaluation_mode_on_the_device() -> None:
-    x, _ = images()
-    model = wrapped(Identity())
-    assert not model.training
-    (only,) = model.parameters()
-    assert only.numel() == 0
-    assert not only.requires_grad
-    assert only.device == x.device
-    assert model(x.double()).dtype == torch.float32
-
-
-def test_a_gradient_of_nan_moves_no_pixel_and_stops_no_other() -> None:
-    x, _ = images()
-
-    @dataclass(frozen=True)
-    class Root:
-        """The square root of a pixel that is zero: an infinite gradient."""
-
-        stochastic: bool = False
-        differentiable: bool = True
-
-        def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
-            return x.sqrt()
-
-    x = x.clamp(min=0.1)
-    x[0, 0, 0, 0] = 0
-    model = wrapped(Root())
-    leaf = x.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(model(leaf).sum() + model(leaf)[:, 0].sum(), leaf)
-    assert bool(gradient.isfinite().all())
-    assert gradient[0, 0, 0, 0] == 0
-    assert math.isclose(model.share_lost(), 1 / x.numel())
-    assert (model.forward_rows, model.backward_rows) == (6, 6)
-
-
-def test_a_defense_that_passes_no_gradient_is_named_and_logits_need_none() -> None:
-    @dataclass(frozen=True)
-    class Cut:
-        stochastic: bool = False
-        differentiable: bool = True
-
-        def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
-            return x.detach()
-
-    leaf = images()[0].requires_grad_()
-    with pytest.raises(PluginError, match="no gradient passes the defense under full access"):
-        wrapped(Cut())(leaf)
-    with torch.no_grad():
-        wrapped(Cut())(leaf)
-    assert not wrapped(Identity(), access=Access.QUERY)(leaf).requires_grad
 
 
 def test_art_s_unseeded_generators_repeat_with_the_block() -> None:

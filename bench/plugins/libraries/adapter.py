@@ -145,9 +145,10 @@ def adapted(library: Library, name: str) -> type[LibraryAttack]:
         ("eot", Annotated[int, Field(ge=1)], field(default=10)),
         *settable(make, but=set_elsewhere),
     ]
-    first = (inspect.getdoc(make) or "").strip().partition("\n")[0].strip().strip("'")
+    words = (inspect.getdoc(make) or name).partition("\n\n")[0].split()
+    sentence = " ".join(words).partition(". ")[0].rstrip(".")
     about = {
-        "__doc__": f"{first or name} ({library.distribution}).\n\n{LibraryAttack.__doc__}",
+        "__doc__": f"{sentence} ({library.distribution}).\n\n{inspect.getdoc(LibraryAttack)}",
         "norms": known.norms,
         "accesses": _QUERY if known.query else _GRADIENT,
         "unbounded": known.minimal,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import operator
 import types
 import typing
 from collections.abc import Collection, Iterator
@@ -21,10 +23,11 @@ def settable(make: Any, *, but: Collection[str]) -> Iterator[tuple[str, Any, Any
         kinds = kinds or _like(one.default)
         if not set(kinds) - {type(None)}:
             continue
+        kind = functools.reduce(operator.or_, kinds)
         if one.default is one.empty:
-            yield one.name, typing.Union[kinds], field()  # noqa: UP007 - of a tuple
-            continue
-        yield one.name, typing.Union[kinds], field(default=one.default)  # noqa: UP007
+            yield one.name, kind, field()
+        else:
+            yield one.name, kind, field(default=one.default)
 
 
 def _plain(hint: Any) -> tuple[Any, ...]:
