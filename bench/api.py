@@ -40,11 +40,11 @@ from bench.models.trainable import (
 from bench.plugins.state_dicts import load_weights
 
 if TYPE_CHECKING:
-    from bench.interactive.audit import audit
-    from bench.interactive.evaluate import evaluate
-    from bench.interactive.judge import judge
+    from bench.scripting.audit import audit
+    from bench.scripting.evaluate import evaluate
+    from bench.scripting.judge import judge
 
-_LATER = ("audit", "evaluate", "judge")  # modules of bench.interactive and their functions
+_LATER = ("audit", "evaluate", "judge")  # modules of bench.scripting and their functions
 
 __all__ = [
     "LOSSES", "Access", "Attack", "AttackWarning", "Averaged", "AveragedGradient",
@@ -62,7 +62,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"bench.interactive.{name}"), name)
+    return getattr(import_module(f"bench.scripting.{name}"), name)
 
 
 def __dir__() -> list[str]:

@@ -30,8 +30,8 @@ def calibrate(
     import dataclasses
     import json
 
-    from bench.calibrate import gaps, traps
-    from bench.calibrate import report as pages
+    from bench.calibration import gaps, traps
+    from bench.calibration import report as pages
     from bench.results.provenance import provenance
 
     workspace = open_workspace(results, data, zoo, device)

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from bench.calibrate.linear import Problem, linear_problem
-from bench.calibrate.purifiers import Affine, Known, Noisy, network
+from bench.calibration.linear import Problem, linear_problem
+from bench.calibration.purifiers import Affine, Known, Noisy, network
 from bench.core.access import view_of
 from bench.core.border import plain_images
 from bench.core.defense import Defense

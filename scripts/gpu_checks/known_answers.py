@@ -15,7 +15,7 @@ from .common import (
 
 def known() -> dict[str, Any]:
     """The attacks against defenses whose optimum is known in closed form, as ``bench calibrate``, on the device."""
-    from bench.calibrate import gaps
+    from bench.calibration import gaps
     from bench.plugins.catalogue import build
 
     where, found = device(), {}

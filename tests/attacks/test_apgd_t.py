@@ -11,7 +11,7 @@ from attack_toys import Identity, Recorder, ball, linear_problem, small_problem,
 from torch import Tensor
 
 from bench.api import Access, Norm, Rng
-from bench.calibrate.gaps import CASES, measure
+from bench.calibration.gaps import CASES, measure
 from bench.core.access import view_of
 from bench.evaluation.judge import judge
 from bench_attacks.apgd import Apgd

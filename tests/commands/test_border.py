@@ -16,7 +16,7 @@ import pytest
 from bench.audit import run
 from bench.audit.gradients import gradient_exists
 from bench.audit.votes import eight_bits_suffice
-from bench.calibrate import gaps, traps
+from bench.calibration import gaps, traps
 
 from ..command import Bench, is_one_clear_message
 

@@ -12,11 +12,11 @@ import pytest
 
 from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import Subject
-from bench.calibrate import gaps, traps
-from bench.calibrate.gaps import Gap
-from bench.calibrate.report import document, known_answers
-from bench.calibrate.report import traps as table_of
-from bench.calibrate.traps import TRAPS, Named, Trap, spring
+from bench.calibration import gaps, traps
+from bench.calibration.gaps import Gap
+from bench.calibration.report import document, known_answers
+from bench.calibration.report import traps as table_of
+from bench.calibration.traps import TRAPS, Named, Trap, spring
 from bench.results.progress import Progress, Work, finish
 from bench.results.workspace import Workspace
 

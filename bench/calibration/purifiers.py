@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.calibrate.linear import SIDE, Problem
+from bench.calibration.linear import SIDE, Problem
 from bench.core.rng import Rng
 
 

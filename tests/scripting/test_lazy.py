@@ -13,7 +13,7 @@ from bench import api
 def test_the_api_knows_what_it_has_not_imported() -> None:
     code = (
         "import sys; from bench import api; assert {'evaluate', 'Ball'} <= set(dir(api)); "
-        "assert not {'pandas', 'matplotlib', 'bench.interactive'} & set(sys.modules)"
+        "assert not {'pandas', 'matplotlib', 'bench.scripting'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -17,17 +17,17 @@ from scipy.optimize import linprog, minimize
 
 from bench import cli
 from bench.api import Access, Calls, Norm, project, steepest
-from bench.calibrate import gaps, traps
-from bench.calibrate.gaps import CASES, NOISE_CASE, applies, measure
-from bench.calibrate.linear import (
+from bench.calibration import gaps, traps
+from bench.calibration.gaps import CASES, NOISE_CASE, applies, measure
+from bench.calibration.linear import (
     SHARES,
     largest_gain,
     majority,
     smallest_radius,
     survival,
 )
-from bench.calibrate.purifiers import network
-from bench.calibrate.report import document, known_answers
+from bench.calibration.purifiers import network
+from bench.calibration.report import document, known_answers
 from bench.core.defense import Defense
 from bench.core.rng import Rng
 from bench.core.threat import ThreatModel

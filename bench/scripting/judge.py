@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bench.interactive.question import run
-from bench.interactive.row import Row
 from bench.results.table import write_runs
+from bench.scripting.question import run
+from bench.scripting.row import Row
 from bench.verification.rejudge import rejudge
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from bench.audit import run as audits
 from bench.audit.findings import Finding
 from bench.audit.recheck import read_finding
-from bench.interactive.question import Folders, question, run
+from bench.scripting.question import Folders, question, run
 
 _IMAGES = 256  # at most, where n is not given: as on the command line
 _COLUMNS = ("check", "title", "state", "figure", "threshold", "reason")

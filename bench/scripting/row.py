@@ -15,12 +15,12 @@ from bench.errors import UsageError
 from bench.experiments.prepare import prepare, resolve
 from bench.figures import pictures
 from bench.figures.output import render
-from bench.interactive.question import Question, run
 from bench.results.audits import reports
 from bench.results.output import delivered
 from bench.results.render import cells_as_text, shown
 from bench.results.store import read_json, read_rows
 from bench.results.table import rows_of
+from bench.scripting.question import Question, run
 from bench.verification.rejudge import read_cell
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.calibrate.linear import Problem, linear_problem, survival
-from bench.calibrate.purifiers import Affine, Known, Mirror, Noisy, network
+from bench.calibration.linear import Problem, linear_problem, survival
+from bench.calibration.purifiers import Affine, Known, Mirror, Noisy, network
 from bench.core.access import view_of
 from bench.core.border import blamed, plain_images
 from bench.core.defense import Defense

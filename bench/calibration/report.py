@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.calibrate.gaps import DRAWS, IMAGES, LARGEST_GAP, SEED, Gap
-from bench.calibrate.traps import Named
+from bench.calibration.gaps import DRAWS, IMAGES, LARGEST_GAP, SEED, Gap
+from bench.calibration.traps import Named
 
 _HEADS = (
     "attack", "access", "norm", "defense", "classes", "eps", "exact", "reached", "judged",

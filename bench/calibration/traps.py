@@ -23,7 +23,7 @@ from bench.audit.toys import (
     Saturated,
     Untouched,
 )
-from bench.calibrate.purifiers import Affine, Noisy
+from bench.calibration.purifiers import Affine, Noisy
 from bench.core.defense import Defense
 from bench.core.protocols import Purifier
 from bench.results.cell import Part, Request

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.experiments import matrix
-from bench.interactive.question import Folders, question, run
-from bench.interactive.row import Row
 from bench.results.table import write_runs
+from bench.scripting.question import Folders, question, run
+from bench.scripting.row import Row
 
 _IMAGES = 500  # of a data set by name, where n is not given: as on the command line
 
