@@ -159,11 +159,7 @@ def test_the_plugins_of_the_page_work_as_an_installed_package(
     with (tmp_path / "results/runs.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     (own,) = [row for row in rows if row["defense"] == "mine.py:purify"]
-    assert (own["state"], own["noise"], own["settings"].split()[-1]) == (
-        "done",
-        "by block",
-        "attack.steps=3",
-    )
+    assert (own["state"], own["noise"]) == ("done", "by block")
     rows.remove(own)
     for name, only in (("attack", "fgsm"), ("classifier", "linear"), ("state", "done")):
         assert {row[name] for row in rows} == {only}

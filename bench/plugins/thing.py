@@ -10,14 +10,15 @@ import contextlib
 import copy
 import dataclasses
 import inspect
+import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import nn
 
 from bench.core.border import blamed
-from bench.core.isolation import isolated
 from bench.core.rng import Rng
 from bench.errors import PluginError
 from bench.plugins.reach import Globals, Slot, holding, slots_of
@@ -167,9 +168,27 @@ def generator_of(rng: Rng) -> torch.Generator:
     return torch.Generator(rng.device).manual_seed(seed_of(rng))
 
 
-def by_batch(rng: Rng) -> contextlib.AbstractContextManager[None]:
-    """Seed the generators that code draws from by itself, as the batch's first stream is."""
-    return isolated(seed_of(rng))
+@contextlib.contextmanager
+def by_batch(rng: Rng) -> Iterator[None]:
+    """Seed the generators that code draws from by itself, as the batch's first stream is.
+
+    Around every call of a purifier, hence no ``isolated``: torch.manual_seed takes a
+    millisecond where CUDA was not used yet.
+    """
+    seed, device = seed_of(rng), rng.device
+    numbers, python = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(numbers)
+            random.setstate(python)
 
 
 def seed_of(rng: Rng) -> int:
