@@ -246,7 +246,7 @@ def prepare(
     if not fits(defense, Purifier):
         raise PluginError(
             f"the defense '{request.defense}' has no purify(x, *, rng), or lacks `stochastic` "
-            "or `differentiable`. See 'Add a defense' in the README."
+            "or `differentiable`. See 'Add a defense' in docs/plugins.md."
         )
     cell = plugins.cell(
         data=pixels.digest, classifier=classifier.checkpoint, defense=digest, after=after

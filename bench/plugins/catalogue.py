@@ -157,11 +157,13 @@ def _sound(kind: Kind, found: Any, what: str) -> type[Any]:
     lacks = [[name for name in one if not hasattr(found, name)] for one in _DEFINES[kind]]
     if is_class and all(lacks):
         raise PluginError(
-            f"{what} does not define {', '.join(lacks[0])}. See 'Add a defense' in the README."
+            f"{what} does not define {', '.join(lacks[0])}. See 'Add a defense' in "
+            "docs/plugins.md."
         )
     if not is_class:
         raise PluginError(
-            f"{what} is not a dataclass of its parameters. See 'Add a defense' in the README."
+            f"{what} is not a dataclass of its parameters. See 'Add a defense' in "
+            "docs/plugins.md."
         )
     if fault := _not_written(found):
         raise PluginError(f"{what}: {fault}")
