@@ -155,7 +155,11 @@ def print_rows(rows: Any, *, as_json: bool) -> None:
 
 
 def exit_on_trouble(rows: Any) -> None:
-    """Name rows without a result on stderr; exit with 1 if one failed, is void or damaged."""
+    """Name rows without a result, and flags of the others; exit with 1 if one has failed.
+
+    A void or damaged row counts as failed.
+    """
+    tell_trouble(rows[(rows["state"] == "done") & rows["note"].astype(bool)])
     tell_trouble(rows[rows["state"].isin(["failed", "void", "skipped", "damaged"])])
     if rows["state"].isin(["failed", "void", "damaged"]).any():
         raise typer.Exit(1)
