@@ -34,7 +34,7 @@ from bench.models.trainable import (
 )
 from bench.plugins.catalogue import build, parameters
 from bench.plugins.elsewhere import source_of
-from bench.results.cell import ZOO, Part, digest_of
+from bench.results.cell import Part, digest_of
 from bench.results.locks import Shard, claimed, is_held, share, wait
 from bench.results.progress import Progress, Work
 from bench.results.provenance import provenance
@@ -302,10 +302,11 @@ def _with_seed(
 ) -> Work[tuple[nn.Module, Part]]:
     """Load or train a classifier that differs from another one in its seed; frozen."""
     wants = f"the defense is to be trained on images of another classifier than {part.name}"
-    if part.name.startswith(ZOO):
+    # A cell's name of a plugin in a file does not say in which folder it is.
+    if part.source or "training" not in part.params:
         raise UsageError(
             f"{wants}, of which there is only one training. Choose a --classifier that bench "
-            "trains."
+            "trains, of a package."
         )
     training = part.params["training"]
     if seed == training["seed"]:

@@ -141,11 +141,17 @@ def test_the_classifier_itself_and_one_of_the_zoo_are_no_other_classifier(
         finish(
             train("a", asked, dataset="digits", workspace=workspace, classifier=(network, part))
         )
-    zoo = Part("robustbench:Standard", {}, 1, "digest")
-    with pytest.raises(UsageError, match=r"Standard.*only one training"):
-        finish(
-            train("a", asked, dataset="digits", workspace=workspace, classifier=(network, zoo))
-        )
+    for one in (
+        Part("robustbench:Standard", {}, 1, "digest"),
+        Part("torchvision:resnet18", {"mean": []}, 1, "digest"),
+        Part("mine.py:Net", {"training": {"seed": 0}}, 1, "digest", "source"),
+    ):
+        with pytest.raises(UsageError, match=rf"{one.name}.*only one training"):
+            finish(
+                train(
+                    "a", asked, dataset="digits", workspace=workspace, classifier=(network, one)
+                )
+            )
 
 
 @pytest.mark.parametrize(("name", "cls"), [("ebm", Ebm), ("adv_ebm", AdvEbm)])

@@ -218,3 +218,32 @@ class Packaged:
     ]
     assert rows[0]["key"] != rows[1]["key"]
     assert_equal(*map(outcomes, rows))
+
+
+def test_a_training_in_a_file_belongs_to_its_source(bench: Bench) -> None:
+    source = (
+        "from dataclasses import dataclass\n"
+        "from bench_defenses.classifiers.small_cnn import SmallCnn\n"
+        "@dataclass(frozen=True)\nclass Mine(SmallCnn):\n    width: int = 2\n"
+    )
+    train = ("train", "mine.py:Mine", "--set=classifier.training.epochs=1")
+    Path("mine.py").write_text(source)
+    for _ in range(2):
+        assert bench(*train).code == 0
+    cards = Path("results", "checkpoints", "digits")
+    (card,) = cards.glob("mine.py:Mine-*.json")
+    row = run(
+        bench,
+        defense="none",
+        classifier="mine.py:Mine",
+        more="--set=classifier.training.epochs=1",
+    )
+    assert cell(row)["classifier"]["checkpoint"] == json.loads(card.read_text())["sha256"]
+    assert "mine.py:Mine-" in bench("show", "mine.py:Mine").out
+    assert bench("verify").code == 0
+    Path("mine.py").write_text(source + "# other\n")
+    assert bench(*train).code == 0
+    assert len(list(cards.glob("mine.py:Mine-*.json"))) == 2
+    Path("mine.py").write_text(MINE)
+    said = bench("train", "mine.py:AE")
+    assert (said.code, "nothing to train" in said.err) == (2, True)
