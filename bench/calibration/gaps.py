@@ -16,7 +16,7 @@ from bench.core.access import view_of
 from bench.core.border import blamed, plain_images
 from bench.core.defense import Defense
 from bench.core.isolation import isolated
-from bench.core.protocols import Attack
+from bench.core.protocols import Attack, Calls
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel, format_eps
 from bench.errors import AttackWarning, BenchError
@@ -171,15 +171,20 @@ def applies(attack: Attack, case: Case, access: Access) -> bool:
         allowed = not case.moves or bool(case.sigma)  # its logits are those of the identity
     else:
         allowed = True
-    calls = attack.calls(stochastic=False, classes=case.classes)
+    calls = _calls(attack, case, stochastic=False)
     if calls.forward + calls.backward > _EXPENSIVE:
         allowed &= case == EXPENSIVE_CASE or (case == NOISE_CASE and access is Access.FULL)
     return allowed
 
 
+def _calls(attack: Attack, case: Case, *, stochastic: bool) -> Calls:
+    """Return what an attack costs, nothing for one in a file, which does not know it."""
+    return attack.calls(stochastic=stochastic, classes=case.classes) or Calls()
+
+
 def ungated(name: str, attack: Attack, case: Case, access: Access) -> str:
     """Return why an attack need not reach the optimum of a case; nothing where it has to."""
-    calls = attack.calls(stochastic=bool(case.sigma), classes=case.classes)
+    calls = _calls(attack, case, stochastic=bool(case.sigma))
     if attack.accesses[0] is Access.QUERY:
         return "random search"
     if not case.clear and not hasattr(attack, "targets"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from bench.commands.options import (
@@ -17,8 +19,17 @@ from bench.commands.options import (
 )
 from bench.commands.shared import complain, open_workspace, say, watch, write_output
 
+Attacks = Annotated[
+    list[str],
+    typer.Option(
+        "--attack",
+        help="Only this attack, such as mine.py:NAME, and no audit; may be repeated.",
+    ),
+]
+
 
 def calibrate(
+    attack: Attacks = [],  # noqa: B006 - Typer copies it
     output: Output = None,
     results: Results = RESULTS,
     data: Data = DATA,
@@ -32,13 +43,18 @@ def calibrate(
 
     from bench.calibration import gaps, traps
     from bench.calibration import report as pages
+    from bench.plugins.catalogue import plugin
     from bench.results.provenance import provenance
 
+    for name in attack:
+        plugin("attacks", name)  # before minutes of work
     workspace = open_workspace(results, data, zoo, device)
-    named = watch(traps.spring(workspace=workspace), quiet=as_json)
-    rows = watch(gaps.calibrate(device=workspace.device), quiet=as_json)
+    named = [] if attack else watch(traps.spring(workspace=workspace), quiet=as_json)
+    work = gaps.calibrate(names=attack or None, device=workspace.device)
+    rows = watch(work, quiet=as_json)
     origin = provenance(workspace.device)
-    text = pages.document([pages.known_answers(rows), pages.traps(named)], origin)
+    tables = [pages.known_answers(rows), *([] if attack else [pages.traps(named)])]
+    text = pages.document(tables, origin)
     if output is not None:
         write_output(output, text)
     if as_json:

@@ -21,7 +21,7 @@ from bench.results.progress import Progress, Work, finish
 from bench.results.workspace import Workspace
 
 from ..cells import at
-from ..command import Bench
+from ..command import Bench, is_one_clear_message, never
 
 ORIGIN = {
     "command": "bench calibrate", "date": "today", "commit": "abc", "device": "cpu",
@@ -131,3 +131,22 @@ def test_the_document_shows_both_tables() -> None:
     ends = [line[-8:] for line in page.splitlines() if "C9" in line]
     assert ends == [" | yes |", "e | NO |"]
     assert page.count(r"a \| figure") == 4
+
+
+def test_one_attack_is_measured_without_the_audit(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One in a file, whose cost is not known, and which stays where it was in L2."""
+    Path("mine.py").write_text(
+        "def attack(view, x, y, *, threat):\n    return x\n"
+        "attack.norms, attack.accesses = ('L2',), ('full', 'query')\n"
+    )
+    never(monkeypatch, "bench.calibration.traps.spring")
+    monkeypatch.setattr(gaps, "CASES", gaps.CASES[:1])
+    monkeypatch.setattr(gaps, "IMAGES", 10)
+    said = bench("calibrate", "--attack=mine.py:attack")
+    assert said.code == 1, said
+    lines = [line for line in said.out.splitlines() if line.startswith("| mine.py:attack |")]
+    assert len(lines) == 2
+    assert "Planted traps" not in said.out
+    is_one_clear_message(bench("calibrate", "--attack=nose"), "Did you mean 'noise'?", code=2)
