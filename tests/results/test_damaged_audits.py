@@ -50,7 +50,7 @@ def test_a_damaged_report_is_shown_as_damaged(
         assert reports(store) == {name: {"state": "damaged"}}
     said = bench("table", "--format=csv")
     is_one_clear_message(said, f"audit {name}", "bench verify", code=1)
-    assert ",all draws,damaged," in said.out
+    assert ",all draws,,damaged," in said.out
     said = bench("report", "--defense=none")
     is_one_clear_message(said, f"audit {name}", code=1)
     assert "Nothing is known of its audit" in said.out
