@@ -20,7 +20,7 @@ from bench.data.load import load_test
 from bench.data.names import cell_name, found_again, found_at, sized
 from bench.errors import UsageError
 from bench.evaluation.run import Prepared
-from bench.experiments.compatible import check_classes
+from bench.experiments.compatible import check_classes, zoo_dataset
 from bench.experiments.plan import Plan
 from bench.results.cell import Cell
 from bench.results.workspace import Workspace
@@ -228,6 +228,15 @@ def test_labels_beyond_the_logits(tmp_path: Path) -> None:
     for part in ("mine.npz has labels up to 9", "classifier nine has only 9 classes, 0 to 8"):
         assert part in str(caught.value)
     check_classes(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), pixels, **about)
+
+
+def test_classifiers_of_the_zoo_are_found_by_the_classes(tmp_path: Path) -> None:
+    ten, hundred = save(tmp_path / "ten.npz"), save(tmp_path / "hundred.npz", x=X, y=5 * Y)
+    for dataset, zoo in (
+        (str(ten), "cifar10"), (str(hundred), "cifar100"), ("cifar10c:fog:3", "cifar10"),
+        ("cifar100:validation", "cifar100"), ("mnist", "mnist"),
+    ):  # fmt: skip
+        assert zoo_dataset(dataset) == zoo
 
 
 def test_the_faults_of_a_plan_are_told_together(
