@@ -14,10 +14,10 @@ from ..cells import assert_equal
 from ..command import Bench, is_one_clear_message, never
 
 MINE = '''
+import beside
 import torch
 from dataclasses import dataclass
 from torch import nn
-from torch.nn import functional as F
 
 class AE(nn.Module):
     """A small autoencoder."""
@@ -56,6 +56,17 @@ class Plain:
             x = x + self.sigma * rng.fork(step).normal_like(x)
         return x
 
+class Own(nn.Module):
+    """Has a method of its own, which calls its parts and never itself."""
+    def __init__(self):
+        super().__init__()
+        self.part = nn.Conv2d(1, 1, 1)
+    def purify(self, x):
+        return x + 0.1 * self.part(x)
+
+def by_module(x):
+    return x + 0.1 * beside.net(x)
+
 class Pipeline:
     """As an image-to-image pipeline of diffusers: the prompt first, pictures out."""
     def __init__(self):
@@ -89,6 +100,7 @@ class Signs:
         noise = torch.randn(x.shape, generator=generator)
         return (x + self.factor * eps * noise.sign()).clamp(0, 1)
 '''
+BESIDE = "from torch import nn\nnet = nn.Conv2d(1, 1, 1)\n"
 FEW = ("-n", "6", "--draws=3", "--shard=3", "--eps=0.1", "--json")
 
 
@@ -96,6 +108,7 @@ FEW = ("-n", "6", "--draws=3", "--shard=3", "--eps=0.1", "--json")
 def mine(bench: Bench, tmp_path: Path) -> Path:
     path = tmp_path / "mine.py"
     path.write_text(MINE)
+    (tmp_path / "beside.py").write_text(BESIDE)
     return path
 
 
@@ -121,6 +134,8 @@ def outcomes(row: Any, results: str = "results") -> pd.DataFrame:
         ("AE", {"AE"}, [], 1),
         ("ae", {"AE"}, [], 1),
         ("by_net", {"ae"}, [], 1),
+        ("by_module", {"net"}, [], 1),
+        ("Own", {"part"}, [], 1),
         ("plain", set(), [], 1),
         ("by_itself", set(), ["noise by block"], 3),
         ("with_rng", set(), [], 3),
@@ -184,6 +199,7 @@ def test_the_same_file_elsewhere_is_the_same_cell_and_another_one_is_not(
     other = tmp_path / "deep" / "mine.py"
     other.parent.mkdir()
     other.write_text(MINE)
+    (other.parent / "beside.py").write_text(BESIDE)
     with monkeypatch.context() as patched:
         never(patched, "bench.evaluation.run.judge")
         again = run(bench, defense="deep/mine.py:plain", classifier="deep/mine.py:net")
@@ -196,7 +212,7 @@ def test_a_file_and_a_package_give_the_same_verdicts(
     bench: Bench, mine: Path, install: Callable[..., Path]
 ) -> None:
     package = (
-        MINE
+        MINE.replace("import beside", "")
         + '''
 from typing import ClassVar
 @dataclass(frozen=True)
@@ -244,6 +260,6 @@ def test_a_training_in_a_file_belongs_to_its_source(bench: Bench) -> None:
     Path("mine.py").write_text(source + "# other\n")
     assert bench(*train).code == 0
     assert len(list(cards.glob("mine.py:Mine-*.json"))) == 2
-    Path("mine.py").write_text(MINE)
+    Path("mine.py").write_text(MINE.replace("import beside", ""))
     said = bench("train", "mine.py:AE")
     assert (said.code, "nothing to train" in said.err) == (2, True)
