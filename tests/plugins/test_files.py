@@ -180,6 +180,14 @@ def test_what_can_be_an_attack(bench: Bench, mine: Path, name: str) -> None:
     assert run(bench, attack=f"mine.py:{name}", more="--access=query")["access"] == "query"
 
 
+def test_an_asked_for_stream_is_drawn_from_even_where_it_does_nothing(
+    bench: Bench, mine: Path
+) -> None:
+    row = run(bench, defense="mine.py:with_rng", more="--set=defense.sigma=0")
+    judged = cell(row, "provenance.json")["judge passes"]
+    assert judged["classifier forward"] == 2 * 6 * 3
+
+
 def test_parameters_are_those_of_the_function(bench: Bench, mine: Path) -> None:
     row = run(bench, more="--set=defense.shift=0.3")
     assert cell(row)["defense"]["params"] == {"shift": 0.3}

@@ -160,6 +160,24 @@ def test_a_plan_finds_files_beside_itself_and_workers_find_them_too(
     assert [row["robust"] for row in again.rows] == [row["robust"] for row in said.rows]
 
 
+def test_a_worker_in_another_folder_gets_full_paths(
+    bench: Bench, lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (lab / "plan.yaml").write_text(
+        "defenses: mine.py:purify\nattacks: noise\nclassifiers: mine.py:net\n"
+        "threats: {eps: 0.1}\nn: 2\ndraws: 2\n"
+    )
+    tasks: list[Any] = []
+    monkeypatch.setattr(
+        "bench.executors.local.run_local", lambda *a, **_: iter(tasks.append(a[0]) or ())
+    )
+    said = bench("matrix", "lab/plan.yaml", "--executor=local", "--jobs=1", "--device=cpu")
+    assert said.code == 0, said.err
+    (plan,) = tasks[0].plans
+    assert plan["defenses"][0]["name"] == f"{lab / 'mine.py'}:purify"
+    assert plan["classifiers"][0]["name"] == f"{lab / 'mine.py'}:net"
+
+
 @pytest.mark.parametrize("defense", ["purify", "Drawn"])
 def test_noise_by_block_is_repeated_and_resumed(
     lab: Path, tmp_path: Path, defense: str
