@@ -26,7 +26,7 @@ def measure(purifier: Any, x: Tensor, *, label: str) -> None:
     """
     rng = Rng.seeded(0, torch.arange(len(x)), device=x.device).fork("measured")
     with isolated(0), only_held(purifier, label), torch.no_grad():
-        first = purified(purifier, x, rng=rng.fork(0))
+        first = _called_as_by_the_judge(purifier, x, rng.fork(0), label)
         if not isinstance(purifier, HeldPurifier):
             return
         if "stochastic" not in purifier.known:
@@ -35,6 +35,19 @@ def measure(purifier: Any, x: Tensor, *, label: str) -> None:
     if "differentiable" not in purifier.known:
         with isolated(0):
             purifier.known["differentiable"] = _has_gradient(purifier, x, rng)
+
+
+def _called_as_by_the_judge(purifier: Any, x: Tensor, rng: Rng, label: str) -> Tensor:
+    """Clean x (N, C, H, W) where gradients are off; raises PluginError."""
+    try:
+        return purified(purifier, x, rng=rng)
+    except PluginError as error:
+        if "does not have a grad_fn" not in str(error.__cause__):
+            raise
+        raise PluginError(
+            f"{label} asks for a gradient of its own where gradients are off, as they are for "
+            "the judge. Take it under `with torch.enable_grad():`."
+        ) from error
 
 
 def _has_gradient(purifier: Any, x: Tensor, rng: Rng) -> bool:

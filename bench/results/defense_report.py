@@ -103,8 +103,8 @@ def find(
         sizes = sorted({cell["n"] for cell in found})
         raise UsageError(
             f"{store.root} has {len(kinds)} kinds of cells of {defense}, with different images, "
-            f"seeds, parameters or checkpoints (n {', '.join(map(str, sizes))}). Choose by -n, or "
-            "keep them in separate folders."
+            f"seeds, parameters, checkpoints or files (n {', '.join(map(str, sizes))}). Choose by "
+            "-n, or keep them in separate folders."
         )
     return sorted(
         found, key=lambda cell: (len(cell.get("after", ())), level_of(cell), cell["key"])

@@ -54,6 +54,10 @@ def hidden(x):
 def rounds(x):
     return (8 * x).round() / 8
 
+def descends(x):
+    x = x.clone().requires_grad_()
+    return x - torch.autograd.grad((x ** 2).sum(), x)[0]
+
 def number(shape):
     return 3
 
@@ -88,6 +92,8 @@ class Net(nn.Sequential):
         ("defense=mine.py:broken", ["NameError: name 'undefined' is not defined"], 1),
         ("defense=mine.py:hidden", ["calls a network (Conv2d) that bench cannot see",
                                     "NET = load()"], 1),
+        ("defense=mine.py:descends", ["asks for a gradient of its own",
+                                      "with torch.enable_grad()"], 1),
         ("classifier=mine.py:number", ["made an int, not a network", "nn.Module"], 1),
         ("classifier=mine.py:NUMBER", ["is an int, not a classifier"], 1),
         ("attack=mine.py:attack", ["other arguments", "attack(view, x, y, *, threat, rng)"], 1),
