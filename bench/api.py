@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bench.core.defense import Defense, read_weights
 from bench.core.eot import Averaged, AveragedGradient, averaged_gradient, averaged_loss
 from bench.core.geometry import Ball, per_image, project, size, steepest
-from bench.core.losses import LOSSES, Loss, LossName, cross_entropy, dlr, margin
+from bench.core.losses import LOSSES, Loss, LossName, Towards, cross_entropy, dlr, margin
 from bench.core.protocols import (
     Attack,
     Calls,
@@ -51,7 +51,7 @@ __all__ = [
     "Ball", "BenchError", "Calls", "CheckpointError", "CoarsePurifier", "Defense",
     "EnergyPurifier", "Images", "Loss", "LossName", "Negatives", "NoisyPurifier", "Norm",
     "PluginError", "Purifier", "Rng", "SharingPurifier", "SteppedPurifier", "Task",
-    "ThreatModel", "Trainable",
+    "ThreatModel", "Towards", "Trainable",
     "TrainableClassifier", "TrainablePurifier", "Training", "View", "WarmAttack",
     "audit", "averaged_gradient", "averaged_loss", "cross_entropy", "dlr", "evaluate", "judge",
     "load_weights", "margin", "parse_eps", "per_image", "project", "read_weights", "size",

@@ -1,26 +1,31 @@
-"""Targeted Auto-PGD: one ascent towards each likely class, with as many draws as it needs.
+"""Targeted Auto-PGD: an ascent towards each likely class, the hopeless ones given up early.
 
 Targets: Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of
 diverse parameter-free attacks", arXiv 2003.01690, section 4 (APGD-T). Where two rivals are
 alike, an untargeted ascent turns between them; one ascent for each rival does not.
 
+Successive halving: Jamieson and Talwalkar 2016, "Non-stochastic Best Arm Identification and
+Hyperparameter Optimization", arXiv 1502.07943. All ascents of an image begin side by side, and
+every tenth step those in the half of less loss are given up.
+
 Draws: the norm test of Byrd, Chin, Nocedal and Wu 2012, "Sample size selection in optimization
 methods for machine learning", doi 10.1007/s10107-012-0572-5. The mean g of m gradients, of
 variance v each, is good enough while v / m <= theta^2 |g|^2. The means g' and g'' over two
-halves of the draws estimate v / m by |g' - g''|^2 / 4. Each image has an m of its own:
+halves of the draws estimate v / m by e = |g' - g''|^2 / 4, and |g|^2 by what is left of the
+mean's own square without e. As an algorithm box, for each image:
 
-    for each target t, the likeliest first:
-        x(0) in the ball at random
-        for k = 1 to N:
-            x(k), f, g by a step of APGD on z_t - z_y, with m fresh draws
-            every tenth step, with two halves of the draws:
-                m = m |g' - g''|^2 / (4 theta^2 |g|^2), up to a power of two, from 1 to eot
-                where a draw was wrong, eot fresh draws vote; images they are sure of leave
+    for the T likeliest targets t: x_t(0) in the ball at random, m_t = 1
+    for k = 0 to N:
+        x_t(k), f_t, g_t by a step of APGD on z_t - z_y, with m_t fresh draws
+        every tenth step:
+            m_t = m_t e / (theta^2 |g|^2), up to a power of two, from 1 to eot
+            of the x_t that some draw mistakes, that of most loss is put to a vote of eot draws
+            leave where the vote is sure; go on with the half of the targets with more loss
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, ClassVar
 
 import torch
@@ -33,10 +38,10 @@ from bench.api import (
     AveragedGradient,
     Ball,
     Calls,
-    Loss,
     Norm,
     Rng,
     ThreatModel,
+    Towards,
     View,
     averaged_gradient,
     averaged_loss,
@@ -48,19 +53,21 @@ from bench_attacks.apgd import Ascent, checkpoints
 from bench_attacks.pgd import random_point, reach
 
 _ALPHA = 0.75  # of APGD's step
-_CHECK = 10  # steps between two checks of draws and success
+_CHECK = 10  # steps between two checks of draws, targets and success
 _THETA = 0.5  # the norm test's: the error of a mean gradient is at most half its length
 _SURE = 0.8  # share of wrong votes at which an image is not attacked any more
 
 
 @dataclass(frozen=True)
 class ApgdT:
-    """Targeted Auto-PGD (arXiv 2003.01690) with as many draws as each image's gradient needs.
+    """Targeted Auto-PGD (arXiv 2003.01690) with halved targets and draws by need.
 
-    ``targets`` ascents of ``steps`` steps each, towards the classes of the largest mean logits;
-    more targets than other classes are all of them. ``eot``: the most draws of a gradient, and
-    the fresh draws that vote on success; one draw where the view is deterministic. ``warm``:
-    the first ascent may start at the best images of cheaper attacks.
+    ``targets`` classes, those of the largest mean logits; more than there are others are all of
+    them. ``steps`` N of the last target. ``eot``: the most draws of a gradient, and the fresh
+    draws that vote on success; one draw where the view is deterministic. ``warm``: the ascent
+    towards the likeliest class may start at the best images of cheaper attacks. ``surrogate``
+    f: losses and gradients come from a purifier of f times fewer, coarser steps; the real view
+    votes.
     """
 
     revision: ClassVar[int] = 1
@@ -72,6 +79,7 @@ class ApgdT:
     steps: Annotated[int, Field(ge=1)] = 50
     eot: Annotated[int, Field(ge=1)] = 20
     warm: bool = True
+    surrogate: Annotated[int, Field(ge=2)] | None = None
 
     def __call__(
         self,
@@ -85,87 +93,106 @@ class ApgdT:
     ) -> Tensor:
         """Return the voted-on iterate (N, C, H, W) that most draws mistake for another class.
 
-        The first ascent begins at ``start`` (N, C, H, W), projected into the ball, if given.
+        The ascent towards the likeliest class begins at ``start`` (N, C, H, W), projected.
         """
         rng, votes = rng.fork("apgd_t"), self.eot if view.stochastic else 1
         best, order = _first_look(view, x, y, votes=votes, rng=rng.fork("targets"))
-        for number in range(min(self.targets, order.shape[1])):
-            streams = rng.fork("target", number)
-            if number == 0 and start is not None:
-                first = project(start, x, threat.norm, threat.radius)
-            else:
-                first = random_point(x, threat, streams.fork("start"))
-            rows = (best.wrong < _SURE).nonzero()[:, 0]
-            ball = Ball.around(x[rows], threat.norm, threat.radius)
-            found = best[rows]
-            self._ascend(
-                view, ball, y[rows], order[rows, number], first[rows], found,
-                eta=2 * reach(x, threat), votes=votes, rng=streams[rows],
-            )  # fmt: skip
-            best.put(rows, found)
+        runs = min(self.targets, order.shape[1])
+        first = random_point(_each(x, runs), threat, rng.repeat(runs).fork("start"))
+        if start is not None:
+            first[::runs] = project(start, x, threat.norm, threat.radius)
+        climbs = Climbs(
+            image=_each(torch.arange(len(x), device=x.device), runs),
+            target=order[:, :runs].reshape(-1),
+            draws=_each(torch.ones_like(y), runs),
+            ascent=Ascent.begin(first, eta=2 * reach(x, threat)),
+            ball=Ball.around(_each(x, runs), threat.norm, threat.radius),
+            y=_each(y, runs),
+            rng=rng.repeat(runs),
+        )
+        self._climb(view, climbs, best, votes=votes, rng=rng)
         return best.x
 
     def calls(self, *, stochastic: bool, classes: int) -> Calls:
         """Bound the cost of one image that never leaves and needs all draws."""
-        draws = self.eot if stochastic else 1
-        runs = min(self.targets, classes - 1)
-        checks = 2 + (self.steps - 1) // _CHECK
-        return Calls(
-            forward=draws * (1 + runs * checks), backward=draws * runs * (self.steps + 1)
-        )
-
-    def _ascend(
-        self,
-        view: View,
-        ball: Ball,
-        y: Tensor,
-        target: Tensor,
-        start: Tensor,
-        best: Best,
-        *,
-        eta: float,
-        votes: int,
-        rng: Rng,
-    ) -> None:
-        """Run APGD on M images towards target (M,), and offer what was voted on to ``best``."""
-        rows = torch.arange(len(y), device=y.device)  # the images still in the batch
-        found, windows = best[rows], checkpoints(self.steps)
-        ascent, draws = Ascent.begin(start, eta=eta), torch.ones_like(y)
-        groups = [(1, rows)]  # draws, and the images that need as many
+        draws, runs = self.eot if stochastic else 1, min(self.targets, classes - 1)
+        forward, backward = draws, 0
         for k in range(self.steps + 1):
-            if len(rows) == 0:
+            backward += draws * runs
+            if k % _CHECK == 0 or k == self.steps:
+                forward += draws
+                runs = runs if k == 0 else -(-runs // 2)
+        return Calls(forward=forward, backward=backward)
+
+    def _climb(self, view: View, climbs: Climbs, best: Best, *, votes: int, rng: Rng) -> None:
+        """Run APGD on every climb, and offer what was voted on to ``best``, of N images."""
+        model = view if self.surrogate is None else view.surrogate(self.surrogate)
+        windows = checkpoints(self.steps)
+        climbs = climbs[(best.wrong[climbs.image] < _SURE).nonzero()[:, 0]]
+        groups = climbs.groups()
+        for k in range(self.steps + 1):
+            if len(climbs.image) == 0:
                 return
             if k > 0:
-                ascent = ascent.stepped(ball, alpha=_ALPHA if k > 1 else 1.0)
-            check, streams = k % _CHECK == 0 or k == self.steps, rng.fork("step", k)
+                climbs = climbs.stepped(alpha=_ALPHA if k > 1 else 1.0)
+            check = k % _CHECK == 0 or k == self.steps
             if check and votes > 1:
-                halves = [((number + 1) // 2, images) for number, images in groups]
+                halves = [((draws + 1) // 2, rows) for draws, rows in groups]
                 one, other = (
-                    _averaged(view, ascent.x, y, target, halves, rng=streams.fork(part))
+                    _averaged(model, climbs, halves, climbs.rng.fork("step", k, part))
                     for part in range(2)
                 )
-                half = (draws + 1) // 2
-                draws = _wanted(one.gradient, other.gradient, half, most=votes)
+                climbs = replace(climbs, draws=_wanted(one, other, climbs.draws, most=votes))
                 seen = _mean(one, other)
             else:
-                seen = _averaged(view, ascent.x, y, target, groups, rng=streams)
-            ascent, at = ascent.evaluated(seen), ascent.x
-            if k in windows:
-                ascent = ascent.checked(windows[k])
+                seen = _averaged(model, climbs, groups, climbs.rng.fork("step", k))
+            at, climbs = climbs.ascent.x, climbs.evaluated(seen, windows.get(k))
             if check:
                 # The host waits for the device here and nowhere else.
-                doubtful = (seen.wrong > 0).nonzero()[:, 0]
-                if len(doubtful) > 0:
-                    part, x_adv = found[doubtful], at[doubtful]
-                    fresh = rng[doubtful].fork("vote", k)
-                    part.offer(x_adv, _vote(view, x_adv, y[doubtful], votes, fresh))
-                    found.put(doubtful, part)
-                best.put(rows, found)
-                staying = (found.wrong < _SURE).nonzero()[:, 0]
-                rows, ascent, found = rows[staying], ascent[staying], found[staying]
-                ball, y, target = ball[staying], y[staying], target[staying]
-                draws, rng = draws[staying], rng[staying]
-                groups = _groups(draws)
+                rows = _hopeful(climbs.image, seen)
+                images = climbs.image[rows]
+                if len(rows) > 0:
+                    found, fresh = best[images], rng[images].fork("vote", k)
+                    found.offer(at[rows], _vote(view, at[rows], climbs.y[rows], votes, fresh))
+                    best.put(images, found)
+                stays = best.wrong[climbs.image] < _SURE
+                if k > 0:
+                    stays &= _upper_half(climbs.image, climbs.ascent.f_max)
+                climbs = climbs[stays.nonzero()[:, 0]]
+                groups = climbs.groups()
+
+
+@dataclass(frozen=True)
+class Climbs:
+    """M ascents, several of one image (M,), each towards its ``target`` (M,) with its draws."""
+
+    image: Tensor
+    target: Tensor
+    draws: Tensor
+    ascent: Ascent
+    ball: Ball
+    y: Tensor
+    rng: Rng
+
+    def __getitem__(self, rows: Tensor) -> Climbs:
+        """Keep some of them, by index (m,)."""
+        return Climbs(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+    def groups(self) -> list[tuple[int, Tensor]]:
+        """Group those of as many draws: their number, and their indices (m,)."""
+        return [
+            (draws, (self.draws == draws).nonzero()[:, 0])
+            for draws in sorted(set(self.draws.tolist()))
+        ]
+
+    def stepped(self, *, alpha: float) -> Climbs:
+        """Take APGD's next step."""
+        return replace(self, ascent=self.ascent.stepped(self.ball, alpha=alpha))
+
+    def evaluated(self, seen: AveragedGradient, window: int | None) -> Climbs:
+        """Take losses and gradients; ``window`` steps after the last checkpoint, if at one."""
+        ascent = self.ascent.evaluated(seen)
+        return replace(self, ascent=ascent if window is None else ascent.checked(window))
 
 
 def _first_look(
@@ -182,45 +209,43 @@ def _first_look(
     return best, others.argsort(1, descending=True)[:, :-1]
 
 
+def _each(of: Tensor, times: int) -> Tensor:
+    """Repeat each of N side by side, (N * times, ...)."""
+    return of.repeat_interleave(times, dim=0)
+
+
 def _vote(view: View, x: Tensor, y: Tensor, votes: int, rng: Rng) -> Averaged:
     return averaged_loss(view, x, y, loss=margin, draws=votes, rng=rng)
 
 
-def _groups(draws: Tensor) -> list[tuple[int, Tensor]]:
-    """Group the images of as many draws (M,): their number, and their indices (m,)."""
-    return [
-        (number, (draws == number).nonzero()[:, 0]) for number in sorted(set(draws.tolist()))
-    ]
-
-
 def _averaged(
-    view: View,
-    x: Tensor,
-    y: Tensor,
-    target: Tensor,
-    groups: list[tuple[int, Tensor]],
-    *,
-    rng: Rng,
+    view: View, climbs: Climbs, groups: list[tuple[int, Tensor]], rng: Rng
 ) -> AveragedGradient:
-    """Average z_t - z_y and its gradient at x (M, C, H, W) over the draws of each group."""
+    """Average z_t - z_y and its gradient at M points over the draws of each group."""
+    x = climbs.ascent.x
     none = torch.zeros_like(x[:, 0, 0, 0])
     seen = AveragedGradient(none, none.clone(), torch.zeros_like(x))
-    for number, rows in groups:
-        loss = _towards(target[rows])
-        part = averaged_gradient(view, x[rows], y[rows], loss=loss, draws=number, rng=rng[rows])
+    for draws, rows in groups:
+        loss = Towards(climbs.target[rows])
+        part = averaged_gradient(
+            view, x[rows], climbs.y[rows], loss=loss, draws=draws, rng=rng[rows]
+        )
         seen.loss[rows], seen.wrong[rows] = part.loss, part.wrong
         seen.gradient[rows] = part.gradient
     return seen
 
 
-def _wanted(one: Tensor, other: Tensor, half: Tensor, *, most: int) -> Tensor:
-    """Count the draws (M,) that the norm test wants, from two means over ``half`` (M,) each."""
-    error = (one - other).flatten(1).norm(dim=1) / 2
-    length = ((one + other) / 2).flatten(1).norm(dim=1)
-    wanted = 2 * half * (error / (_THETA * length)) ** 2
+def _wanted(
+    one: AveragedGradient, other: AveragedGradient, draws: Tensor, *, most: int
+) -> Tensor:
+    """Count the draws (M,) that the norm test wants, from means over two halves of them."""
+    halves = one.gradient.flatten(1), other.gradient.flatten(1)
+    error = (halves[0] - halves[1]).square().sum(1) / 4  # estimates v / m
+    length = (halves[0] + halves[1]).square().sum(1) / 4 - error  # |g|^2, which noise adds to
+    wanted = 2 * ((draws + 1) // 2) * error / (_THETA**2 * length.clamp_min(0))
     # Where the gradient is 0, no number of draws is known to do.
     wanted = wanted.nan_to_num(nan=float(most), posinf=float(most)).clamp(1, most)
-    whole: Tensor = wanted.log2().ceil().exp2().clamp(max=most).to(half.dtype)
+    whole: Tensor = wanted.log2().ceil().exp2().clamp(max=most).to(draws.dtype)
     return whole
 
 
@@ -232,11 +257,23 @@ def _mean(one: AveragedGradient, other: AveragedGradient) -> AveragedGradient:
     )
 
 
-def _towards(target: Tensor) -> Loss:
-    """Make the loss z_t - z_y for images with a target (M,) each."""
+def _hopeful(image: Tensor, seen: Averaged) -> Tensor:
+    """Index the row of each image with most loss among those that some draw mistakes."""
+    loss = seen.loss.masked_fill(seen.wrong == 0, -torch.inf)
+    return ((_rank(image, loss) == 0) & (seen.wrong > 0)).nonzero()[:, 0]
 
-    def loss(logits: Tensor, y: Tensor) -> Tensor:
-        wanted = target.repeat_interleave(len(logits) // max(1, len(target)))
-        return (logits.gather(1, wanted[:, None]) - logits.gather(1, y[:, None]))[:, 0]
 
-    return loss
+def _upper_half(image: Tensor, loss: Tensor) -> Tensor:
+    """Mark the half of each image's rows (M,) that has more loss, the middle one as well."""
+    count = torch.bincount(image)[image]
+    return _rank(image, loss) < (count + 1) // 2
+
+
+def _rank(image: Tensor, loss: Tensor) -> Tensor:
+    """Count for each row (M,) those of its image with more loss; images are side by side."""
+    order = loss.nan_to_num(nan=-torch.inf).argsort(descending=True, stable=True)
+    order = order[image[order].argsort(stable=True)]
+    first = torch.bincount(image).cumsum(0) - torch.bincount(image)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device) - first[image[order]]
+    return rank

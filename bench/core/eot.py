@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.core.batch_size import in_blocks
 from bench.core.border import DETACHED
-from bench.core.losses import Loss
+from bench.core.losses import Loss, Towards
 from bench.core.protocols import View
 from bench.core.rng import Rng
 from bench.errors import PluginError
@@ -40,16 +40,13 @@ def averaged_gradient(
 
     def of(block: slice) -> tuple[Tensor, Tensor, Tensor]:
         leaf = x[block].detach().requires_grad_()
-        labels = y[block].repeat_interleave(draws)
-        logits = view(leaf, rng=rng[block].repeat(draws))
-        if not logits.requires_grad:
+        values, wrong = _seen(view, leaf, y[block], loss, draws, rng[block], block)
+        if not values.requires_grad:
             raise PluginError(
                 f"no gradient passes the defense under {view.access} access: {DETACHED}"
             )
-        values = loss(logits, labels).reshape(-1, draws)
         (gradient,) = torch.autograd.grad(values.sum() / draws, leaf)
-        wrong = (logits.argmax(1) != labels).reshape(-1, draws)
-        return values.detach().mean(1), wrong.to(x.dtype).mean(1), gradient
+        return values.detach().mean(1), wrong, gradient
 
     parts = in_blocks(of, len(x), draws=draws, device=x.device)
     return AveragedGradient(*(_joined(blocks) for blocks in zip(*parts, strict=True)))
@@ -61,14 +58,23 @@ def averaged_loss(
     """Average the loss at x (N, C, H, W) over draws folded into the batch; no gradient."""
 
     def of(block: slice) -> tuple[Tensor, Tensor]:
-        labels = y[block].repeat_interleave(draws)
-        logits = view(x[block], rng=rng[block].repeat(draws))
-        wrong = (logits.argmax(1) != labels).reshape(-1, draws)
-        return loss(logits, labels).reshape(-1, draws).mean(1), wrong.to(x.dtype).mean(1)
+        values, wrong = _seen(view, x[block], y[block], loss, draws, rng[block], block)
+        return values.mean(1), wrong
 
     with torch.no_grad():
         parts = in_blocks(of, len(x), draws=draws, device=x.device)
     return Averaged(*(_joined(blocks) for blocks in zip(*parts, strict=True)))
+
+
+def _seen(
+    view: View, x: Tensor, y: Tensor, loss: Loss, draws: int, rng: Rng, block: slice
+) -> tuple[Tensor, Tensor]:
+    """Return the losses (n, draws) of a block of n images, and their share of wrong draws."""
+    labels = y.repeat_interleave(draws)
+    logits = view(x, rng=rng.repeat(draws))
+    values = (loss[block] if isinstance(loss, Towards) else loss)(logits, labels)
+    wrong = (logits.argmax(1) != labels).reshape(-1, draws).to(x.dtype).mean(1)
+    return values.reshape(-1, draws), wrong
 
 
 def _joined(blocks: tuple[Tensor, ...]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -41,6 +42,21 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
         )
     top = logits.topk(3, dim=1).values
     return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+@dataclass(frozen=True)
+class Towards:
+    """The margin z_t - z_y of a target t (N,) for each image, whose draws are side by side."""
+
+    target: Tensor
+
+    def __getitem__(self, block: slice) -> Towards:
+        return Towards(self.target[block])
+
+    def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Subtract the true logit from the target's."""
+        target = self.target.repeat_interleave(len(logits) // max(1, len(self.target)))
+        return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None]))[:, 0]
 
 
 LOSSES: dict[LossName, Loss] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
