@@ -50,7 +50,7 @@ def resolve_plan(plan: Plan) -> list[Plugins]:
 def ordered(plan: Plan) -> list[Plugins]:
     """Resolve a plan to pairs in the order in which they run; raises PlanError."""
     pairs = resolve_plan(plan)
-    return cheap_first(pairs) if plan.ladder else pairs
+    return cheap_first(pairs) if plan.ladder is True else pairs
 
 
 def evaluate(request: Request, *, workspace: Workspace) -> Work[str]:

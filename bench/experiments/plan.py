@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import pydantic
 import pydantic_core
@@ -114,7 +114,8 @@ Threats = Annotated[
 class Plan(pydantic.BaseModel, extra="forbid"):
     """Every defense x attack x access x threat x data set x classifier x seed.
 
-    ``ladder``: cheap attacks first, expensive ones only on the images that survive.
+    ``ladder``: cheap attacks first, expensive ones only on the images that survive; ``listed``
+    for the plan's own order, such as that of measured yields.
     ``sequential``: the judge stops drawing for an image once its verdict is clear. ``search``:
     the precision of the networks that attacks see. ``audit``: audit every defense under every
     threat, on the first 256 images or on this many.
@@ -130,7 +131,7 @@ class Plan(pydantic.BaseModel, extra="forbid"):
     n: Number = 500
     draws: Number = 50
     shard: Number = 100
-    ladder: bool = False
+    ladder: bool | Literal["listed"] = False
     sequential: bool = False
     search: str = "float32"
     audit: Annotated[bool | int, pydantic.BeforeValidator(_audited)] = False

@@ -110,9 +110,7 @@ def test_no_gradient_wants_all_draws(value):
     assert _wanted(nothing, nothing, torch.tensor([2, 8]), most=16).tolist() == [16, 16]
 
 
-@pytest.mark.parametrize(
-    ("spread", "least", "most"), [(0.01, 1, 1), (0.5, 2, 8), (4.0, 8, 16)]
-)
+@pytest.mark.parametrize(("spread", "least", "most"), [(0.01, 1, 1), (0.5, 2, 8), (4.0, 8, 16)])
 def test_draws_are_as_many_as_the_gradient_needs(spread, least, most):
     x, y = torch.full((3, 1, 16, 16), 0.5), torch.zeros(3, dtype=torch.long)
     view = Turning(torch.full((256,), 0.5), spread)  # 4 draws where spread = .5, by an estimate

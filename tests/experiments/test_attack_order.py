@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from bench.experiments.attack_order import estimate
-from bench.experiments.matrix import evaluate
+from bench.experiments.attack_order import cheaper_attacks, estimate
+from bench.experiments.matrix import evaluate, ordered
+from bench.experiments.plan import Plan
 from bench.experiments.prepare import resolve
 from bench.results.cell import Request
 from bench.results.progress import finish
@@ -22,6 +23,7 @@ SETTINGS: dict[str, Any] = {
     "noise": {"tries": 3, "eot": 2},
     "pgd": {"steps": 3, "eot": 2},
     "apgd": {"steps": 3, "eot": 2, "surrogate": 2},
+    "apgd_t": {"targets": 3, "steps": 12, "eot": 2, "surrogate": 2},
     "bpda_eot": {"steps": 3, "eot": 2},
     "adaptive": {"steps": 3, "eot": 2},
     "square": {"queries": 5, "eot": 2},
@@ -33,6 +35,7 @@ PAIRS = [
     ("ebm", "pgd", "full"), ("ebm", "bpda_eot", "bpda"), ("ebm", "adaptive", None),
     ("ebm", "square", "query"), ("jpeg", "pgd", "bpda"), ("none", "autoattack", "full"),
     ("ebm", "apgd", "bpda"), ("ebm", "apgd", "full"),
+    ("ebm", "apgd_t", "full"), ("ebm", "apgd_t", "bpda"),
 ]  # fmt: skip
 
 
@@ -109,3 +112,26 @@ def test_a_deterministic_defense_is_judged_by_one_draw() -> None:
     }
     assert judge["none"]["classifier forward"] == 2
     assert judge["gaussian"]["classifier forward"] == 100
+
+
+@pytest.mark.parametrize(
+    ("ladder", "order"),
+    [
+        (True, ["autoattack", "noise", "pgd"]),  # cheap first, after what all purifiers share
+        ("listed", ["pgd", "noise", "autoattack"]),
+        (False, ["pgd", "noise", "autoattack"]),
+    ],
+)
+def test_a_ladder_begins_with_what_is_cheap_or_keeps_the_order_of_the_plan(ladder, order):
+    attacks = [
+        {"name": "pgd", "set": {"steps": 50}},
+        {"name": "noise", "set": {"tries": 2}},
+        {"name": "autoattack", "access": "transfer"},
+    ]
+    content = {"defenses": "gaussian", "attacks": attacks, "threats": {"eps": "0.1"}}
+    plan = Plan.model_validate({**content, "ladder": ladder})
+    assert [one.request.attack for one in ordered(plan)] == order
+    after = cheaper_attacks(plan, ordered(plan))
+    assert after == (
+        [[], [0], [0, 1]] if ladder is True else [[], [0], []] if ladder else [[]] * 3
+    )
