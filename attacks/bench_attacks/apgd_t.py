@@ -6,7 +6,7 @@ alike, an untargeted ascent turns between them; one ascent for each rival does n
 
 Successive halving: Jamieson and Talwalkar 2016, "Non-stochastic Best Arm Identification and
 Hyperparameter Optimization", arXiv 1502.07943. All ascents of an image begin side by side, and
-every tenth step those in the half of less loss are given up.
+every tenth step the third with most loss goes on (a third as in Hyperband, arXiv 1603.06560).
 
 Draws: the norm test of Byrd, Chin, Nocedal and Wu 2012, "Sample size selection in optimization
 methods for machine learning", doi 10.1007/s10107-012-0572-5. The mean g of m gradients, of
@@ -20,7 +20,7 @@ mean's own square without e. As an algorithm box, for each image:
         every tenth step:
             m_t = m_t e / (theta^2 |g|^2), up to a power of two, from 1 to eot
             of the x_t that some draw mistakes, that of most loss is put to a vote of eot draws
-            leave where the vote is sure; go on with the half of the targets with more loss
+            leave where the vote is sure; go on with the third of the targets with most loss
 """
 
 from __future__ import annotations
@@ -54,13 +54,14 @@ from bench_attacks.pgd import random_point, reach
 
 _ALPHA = 0.75  # of APGD's step
 _CHECK = 10  # steps between two checks of draws, targets and success
+_KEEP = 3  # one of so many targets goes on at a check
 _THETA = 0.5  # the norm test's: the error of a mean gradient is at most half its length
 _SURE = 0.8  # share of wrong votes at which an image is not attacked any more
 
 
 @dataclass(frozen=True)
 class ApgdT:
-    """Targeted Auto-PGD (arXiv 2003.01690) with halved targets and draws by need.
+    """Targeted Auto-PGD (arXiv 2003.01690) with fewer targets and draws as it goes on.
 
     ``targets`` classes, those of the largest mean logits; more than there are others are all of
     them. ``steps`` N of the last target. ``eot``: the most draws of a gradient, and the fresh
@@ -121,7 +122,7 @@ class ApgdT:
             backward += draws * runs
             if k % _CHECK == 0 or k == self.steps:
                 forward += draws
-                runs = runs if k == 0 else -(-runs // 2)
+                runs = runs if k == 0 else -(-runs // _KEEP)
         return Calls(forward=forward, backward=backward)
 
     def _climb(self, view: View, climbs: Climbs, best: Best, *, votes: int, rng: Rng) -> None:
@@ -157,7 +158,7 @@ class ApgdT:
                     best.put(images, found)
                 stays = best.wrong[climbs.image] < _SURE
                 if k > 0:
-                    stays &= _upper_half(climbs.image, climbs.ascent.f_max)
+                    stays &= _upper_third(climbs.image, climbs.ascent.f_max)
                 climbs = climbs[stays.nonzero()[:, 0]]
                 groups = climbs.groups()
 
@@ -263,10 +264,10 @@ def _hopeful(image: Tensor, seen: Averaged) -> Tensor:
     return ((_rank(image, loss) == 0) & (seen.wrong > 0)).nonzero()[:, 0]
 
 
-def _upper_half(image: Tensor, loss: Tensor) -> Tensor:
-    """Mark the half of each image's rows (M,) that has more loss, the middle one as well."""
+def _upper_third(image: Tensor, loss: Tensor) -> Tensor:
+    """Mark the third of each image's rows (M,) with most loss, and what is begun of it."""
     count = torch.bincount(image)[image]
-    return _rank(image, loss) < (count + 1) // 2
+    return _rank(image, loss) < (count + _KEEP - 1) // _KEEP
 
 
 def _rank(image: Tensor, loss: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from bench.calibration.gaps import CASES, measure
 from bench.core.access import view_of
 from bench.evaluation.judge import judge
 from bench_attacks.apgd import Apgd
-from bench_attacks.apgd_t import _CHECK, ApgdT, _hopeful, _rank, _upper_half, _wanted
+from bench_attacks.apgd_t import _CHECK, ApgdT, _hopeful, _rank, _upper_third, _wanted
 
 NORMS = list(Norm)
 (ALIKE,) = (case for case in CASES if not case.clear)
@@ -129,11 +129,12 @@ def test_images_that_are_broken_leave_with_all_their_targets():
     assert len(view.seen) < 1 + 20, "ten steps were enough"
 
 
-def test_half_of_the_targets_with_more_loss_goes_on():
-    image = torch.tensor([0, 0, 0, 2, 2, 5])
-    loss = torch.tensor([1.0, 3.0, 2.0, torch.nan, -1.0, -7.0])
-    assert _rank(image, loss).tolist() == [2, 0, 1, 1, 0, 0]
-    assert _upper_half(image, loss).tolist() == [False, True, True, False, True, True]
+def test_the_third_of_the_targets_with_most_loss_goes_on():
+    image = torch.tensor([0, 0, 0, 0, 2, 2, 2, 5])
+    loss = torch.tensor([1.0, 3.0, 2.0, -1.0, torch.nan, -1.0, -2.0, -7.0])
+    assert _rank(image, loss).tolist() == [2, 0, 1, 3, 2, 0, 1, 0]
+    goes_on = [False, True, True, False, False, True, False, True]
+    assert _upper_third(image, loss).tolist() == goes_on
 
 
 def test_of_the_targets_that_a_draw_mistakes_one_is_voted_on():
