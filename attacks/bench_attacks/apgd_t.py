@@ -19,7 +19,8 @@ mean's own square without e. As an algorithm box, for each image:
         x_t(k), f_t, g_t by a step of APGD on z_t - z_y, with m_t fresh draws
         every tenth step:
             m_t = m_t e / (theta^2 |g|^2), up to a power of two, from 1 to eot
-            of the x_t that some draw mistakes, that of most loss is put to a vote of eot draws
+            of the x_t that some draw mistakes, that of most loss is put to a vote of eot draws,
+            where it takes half of 5 others first
             leave where the vote is sure; go on with the third of the targets with most loss
 """
 
@@ -55,6 +56,7 @@ from bench_attacks.pgd import random_point, reach
 _ALPHA = 0.75  # of APGD's step
 _CHECK = 10  # steps between two checks of draws, targets and success
 _KEEP = 3  # one of so many targets goes on at a check
+_FEW = 5  # draws of a first vote
 _THETA = 0.5  # the norm test's: the error of a mean gradient is at most half its length
 _SURE = 0.8  # share of wrong votes at which an image is not attacked any more
 
@@ -102,14 +104,15 @@ class ApgdT:
         first = random_point(_each(x, runs), threat, rng.repeat(runs).fork("start"))
         if start is not None:
             first[::runs] = project(start, x, threat.norm, threat.radius)
+        image = _each(torch.arange(len(x), device=x.device), runs)
         climbs = Climbs(
-            image=_each(torch.arange(len(x), device=x.device), runs),
+            image=image,
             target=order[:, :runs].reshape(-1),
             draws=_each(torch.ones_like(y), runs),
             ascent=Ascent.begin(first, eta=2 * reach(x, threat)),
             ball=Ball.around(_each(x, runs), threat.norm, threat.radius),
             y=_each(y, runs),
-            rng=rng.repeat(runs),
+            rng=rng[image],  # the same noise for all targets, which are compared
         )
         self._climb(view, climbs, best, votes=votes, rng=rng)
         return best.x
@@ -121,7 +124,7 @@ class ApgdT:
         for k in range(self.steps + 1):
             backward += draws * runs
             if k % _CHECK == 0 or k == self.steps:
-                forward += draws
+                forward += draws + (_FEW if draws > _FEW else 0)
                 runs = runs if k == 0 else -(-runs // _KEEP)
         return Calls(forward=forward, backward=backward)
 
@@ -138,7 +141,7 @@ class ApgdT:
                 climbs = climbs.stepped(alpha=_ALPHA if k > 1 else 1.0)
             check = k % _CHECK == 0 or k == self.steps
             if check and votes > 1:
-                halves = [((draws + 1) // 2, rows) for draws, rows in groups]
+                halves = [(max(1, draws // 2), rows) for draws, rows in groups]
                 one, other = (
                     _averaged(model, climbs, halves, climbs.rng.fork("step", k, part))
                     for part in range(2)
@@ -153,9 +156,9 @@ class ApgdT:
                 rows = _hopeful(climbs.image, seen)
                 images = climbs.image[rows]
                 if len(rows) > 0:
-                    found, fresh = best[images], rng[images].fork("vote", k)
-                    found.offer(at[rows], _vote(view, at[rows], climbs.y[rows], votes, fresh))
-                    best.put(images, found)
+                    _vote(
+                        view, at[rows], climbs.y[rows], images, best, votes, rng.fork("vote", k)
+                    )
                 stays = best.wrong[climbs.image] < _SURE
                 if k > 0:
                     stays &= _upper_third(climbs.image, climbs.ascent.f_max)
@@ -215,8 +218,19 @@ def _each(of: Tensor, times: int) -> Tensor:
     return of.repeat_interleave(times, dim=0)
 
 
-def _vote(view: View, x: Tensor, y: Tensor, votes: int, rng: Rng) -> Averaged:
-    return averaged_loss(view, x, y, loss=margin, draws=votes, rng=rng)
+def _vote(
+    view: View, x: Tensor, y: Tensor, images: Tensor, best: Best, votes: int, rng: Rng
+) -> None:
+    """Let fresh draws vote on x (m, C, H, W), all of them where half of the first ones fall."""
+    if votes > _FEW:
+        few = rng[images].fork("few")
+        first = averaged_loss(view, x, y, loss=margin, draws=_FEW, rng=few)
+        falls = (first.wrong >= 0.5).nonzero()[:, 0]
+        x, y, images = x[falls], y[falls], images[falls]
+    if len(images) > 0:
+        found = best[images]
+        found.offer(x, averaged_loss(view, x, y, loss=margin, draws=votes, rng=rng[images]))
+        best.put(images, found)
 
 
 def _averaged(
@@ -243,7 +257,8 @@ def _wanted(
     halves = one.gradient.flatten(1), other.gradient.flatten(1)
     error = (halves[0] - halves[1]).square().sum(1) / 4  # estimates v / m
     length = (halves[0] + halves[1]).square().sum(1) / 4 - error  # |g|^2, which noise adds to
-    wanted = 2 * ((draws + 1) // 2) * error / (_THETA**2 * length.clamp_min(0))
+    seen = 2 * (draws // 2).clamp_min(1)
+    wanted = seen * error / (_THETA**2 * length.clamp_min(0))
     # Where the gradient is 0, no number of draws is known to do.
     wanted = wanted.nan_to_num(nan=float(most), posinf=float(most)).clamp(1, most)
     whole: Tensor = wanted.log2().ceil().exp2().clamp(max=most).to(draws.dtype)
