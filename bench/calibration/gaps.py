@@ -33,6 +33,8 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "noise": {"tries": 50, "eot": 2},
     "square": {"queries": 300, "eot": 2},
 }
+# Accesses without a gradient, and why their attacks need not reach an optimum.
+SEARCHES = {Access.QUERY: "random search", Access.LABEL: "a search by labels"}
 WHAT = "attacks against known answers"
 _EXPENSIVE = 3000  # passes an image from which on an attack is measured on few defenses
 _SLACK = 1e-3  # of a margin: float32 images and logits, and the judge's tolerance of the ball
@@ -167,7 +169,7 @@ def applies(attack: Attack, case: Case, access: Access) -> bool:
     """Whether a case says something new about an attack with an access, at a bearable cost."""
     if access is Access.TRANSFER:
         allowed = not case.moves
-    elif access is Access.QUERY:
+    elif access in SEARCHES:
         allowed = not case.moves or bool(case.sigma)  # its logits are those of the identity
     else:
         allowed = True
@@ -185,8 +187,8 @@ def _calls(attack: Attack, case: Case, *, stochastic: bool) -> Calls:
 def ungated(name: str, attack: Attack, case: Case, access: Access) -> str:
     """Return why an attack need not reach the optimum of a case; nothing where it has to."""
     calls = _calls(attack, case, stochastic=bool(case.sigma))
-    if attack.accesses[0] is Access.QUERY:
-        return "random search"
+    if reason := SEARCHES.get(attack.accesses[0]):
+        return reason
     if not case.clear and not hasattr(attack, "targets"):
         return "one ascent may follow the wrong rival"
     if calls.steps and case.moves:

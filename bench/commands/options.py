@@ -100,7 +100,7 @@ Norm = Annotated[str, typer.Option(help="Linf or L2.")]
 Eps = Annotated[str, typer.Option(help="Radius: 8/255, 0.3 or inf; exact.")]
 Access = Annotated[
     str | None,
-    typer.Option(help="transfer, bpda, full or query.", show_default="the attack's own"),
+    typer.Option(help="transfer, bpda, full, query or label.", show_default="the attack's own"),
 ]
 FirstN = Annotated[int, typer.Option("-n", help="Images: the first n of the test set.")]
 OnlyN = Annotated[int | None, typer.Option("-n", help="Only cells on this many images.")]

@@ -41,8 +41,26 @@ class Gradients:
         return said if lost > 0.01 else None
 
 
+class _Hiding:
+    access: ClassVar[Access]
+
+    def purification_step(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Refuse: this access hides the purifier."""
+        raise self._hidden("a purification step")
+
+    def surrogate(self, factor: int) -> View:
+        """Refuse: this access hides the purifier."""
+        raise self._hidden("a cheaper process of the purifier")
+
+    def _hidden(self, what: str) -> PluginError:
+        return PluginError(
+            f"the attack asked for {what}, which {self.access} access hides. Change its "
+            f"settings, choose another --access, or remove '{self.access}' from its accesses."
+        )
+
+
 @dataclass(frozen=True)
-class TransferView:
+class TransferView(_Hiding):
     """The bare classifier: the purifier is unknown to the attacker (gray box)."""
 
     classifier: nn.Module
@@ -58,20 +76,6 @@ class TransferView:
     def classify(self, x: Tensor) -> Tensor:
         """Return the classifier's logits (N, K); it gets a copy of x (N, C, H, W)."""
         return logits_of(self.classifier, self.gradients.seen(x).clone())
-
-    def purification_step(self, x: Tensor, *, rng: Rng) -> Tensor:
-        """Refuse: a transfer attack does not know the purifier."""
-        raise PluginError(
-            "the attack asked for a purification step under transfer access, which hides the "
-            "purifier. Remove 'transfer' from the attack's accesses."
-        )
-
-    def surrogate(self, factor: int) -> View:
-        """Refuse: a transfer attack does not know the purifier."""
-        raise PluginError(
-            "transfer access hides the purifier, so there is no cheaper process of it. Do "
-            "not set attack.surrogate, or use --access bpda or full."
-        )
 
 
 @dataclass(frozen=True)
@@ -165,10 +169,34 @@ class QueryView(_WholeView):
             return self.defense.classify(self.defense.purify(x, rng=rng))
 
 
+class LabelView(_Hiding):
+    """The class that each draw elects, and nothing else: an attack cannot read more."""
+
+    access: ClassVar[Access] = Access.LABEL
+
+    def __init__(self, defense: Defense) -> None:
+        def elected(x: Tensor, rng: Rng) -> Tensor:
+            logits = QueryView(defense)(x, rng=rng)
+            return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1)
+
+        # In a closure, for no attribute may lead an attack to what it must not see.
+        self.stochastic, self._elected = defense.stochastic, elected
+
+    def __call__(self, x: Tensor, *, rng: Rng) -> Tensor:
+        """Return rows (N * draws, K) of zeros with a 1 at the class, for x (N, C, H, W)."""
+        return self._elected(x, rng)
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Refuse: this access hides the bare classifier."""
+        raise self._hidden("the bare classifier")
+
+
 def view_of(defense: Defense, access: Access) -> View:
     """Open a defense to an attacker at one access."""
     if access is Access.TRANSFER:
         return TransferView(defense.classifier)
+    if access is Access.LABEL:
+        return LabelView(defense)
     if access is Access.BPDA:
         return BpdaView(defense)
     return FullView(defense) if access is Access.FULL else QueryView(defense)

@@ -120,9 +120,8 @@ def _cast(found: Tensor, x: Tensor, said: str) -> Tensor:
 
 def _article(found: object) -> str:
     name = type(found).__name__
-    return (
-        "nothing (None)" if found is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-    )
+    article = "an" if name[0] in "aeiou" else "a"
+    return "nothing (None)" if found is None else f"{article} {name}"
 
 
 def _laid_out(network: nn.Module, call: Callable[[bool], Tensor]) -> Tensor:

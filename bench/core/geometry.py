@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -48,8 +48,7 @@ class Ball:
 
     def __getitem__(self, rows: Tensor) -> Ball:
         """Keep some images, by index (m,) or mask (N,)."""
-        kept = self.x[rows], self.low[rows], self.high[rows]
-        return Ball(kept[0], self.norm, self.radius, *kept[1:])
+        return replace(self, x=self.x[rows], low=self.low[rows], high=self.high[rows])
 
     def project(self, x_adv: Tensor) -> Tensor:
         """Return the points of ball and box nearest to x_adv for Linf; near to it for L2.

@@ -104,19 +104,20 @@ def called_networks(thing: object) -> dict[str, nn.Module]:
     for name, part in inside:
         for path, found in _found(part, name, seen):
             if isinstance(found, nn.Module):
-                named |= _called(found, path)
+                named |= called_in(found, path)
     if not named and isinstance(thing, nn.Module):
         return {type(thing).__name__: thing}
     return named
 
 
-def _called(module: nn.Module, path: str) -> dict[str, nn.Module]:
+def called_in(module: nn.Module, path: str) -> dict[str, nn.Module]:
+    """Name what is called: a list of networks is not, the networks in it are."""
     if type(module).forward is not nn.Module.forward:
         return {path: module}
     return {
         name: network
         for child, part in module.named_children()
-        for name, network in _called(part, f"{path}.{child}").items()
+        for name, network in called_in(part, f"{path}.{child}").items()
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 import torch
@@ -12,6 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from bench.core.defense import Defense
 from bench.core.device import lacks_memory, lost
+from bench.core.networks import called_in
 from bench.errors import PluginError
 
 
@@ -30,10 +30,8 @@ class Lowered(nn.Module):
 
     def forward(self, *given: Any, **named: Any) -> Any:
         """Return what the low network says, in the precision of the first tensor of floats."""
-        whole = next(
-            (value.dtype for value in tree_leaves((given, named)) if _floats(value)),
-            torch.float32,
-        )
+        floats = filter(_floats, tree_leaves((given, named)))
+        whole = next((value.dtype for value in floats), torch.float32)
         low, low_named = tree_map(_to(self.dtype), (given, named))
         try:
             said = self.network(*low, **low_named)
@@ -74,8 +72,8 @@ def lowered(defense: Defense, dtype: torch.dtype) -> Defense:
     try:
         networks = {
             id(called): Lowered(called, dtype)
-            for network in defense.networks().values()
-            for called in _called(network)
+            for name, network in defense.networks().items()
+            for called in called_in(network, name).values()
         }
         # The memo of a copy says what stands for what is met, wherever a purifier keeps it.
         return copy.deepcopy(defense, dict(networks))
@@ -84,12 +82,3 @@ def lowered(defense: Defense, dtype: torch.dtype) -> Defense:
             f"the defense cannot be copied for a search in {_name(dtype)} "
             f"({type(error).__name__}: {error}). Search in float32."
         ) from error
-
-
-def _called(module: nn.Module) -> Iterator[nn.Module]:
-    """Find what is called: a list of networks is not, the networks in it are."""
-    if type(module).forward is not nn.Module.forward:
-        yield module
-        return
-    for child in module.children():
-        yield from _called(child)

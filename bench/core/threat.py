@@ -26,12 +26,14 @@ class Access(StrEnum):
 
     ``transfer``: the bare classifier. ``bpda``: the purifier forwards, the identity
     backwards. ``full``: the exact gradient through the purifier. ``query``: only logits.
+    ``label``: only the class of each draw.
     """
 
     TRANSFER = "transfer"
     BPDA = "bpda"
     FULL = "full"
     QUERY = "query"
+    LABEL = "label"
 
 
 @dataclass(frozen=True)

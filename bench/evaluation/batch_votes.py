@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -14,12 +16,9 @@ def votes_alone(
     defense: Defense, x: Tensor, y: Tensor, *, draws: int, rng: Rng, sequential: bool = False
 ) -> Tensor:
     """Vote as the judge does on each of x (N, C, H, W) by itself: votes (N, K)."""
-    parts = []
-    for row in range(len(x)):
-        one = slice(row, row + 1)
-        found = vote(defense, x[one], y[one], draws=draws, rng=rng[one], sequential=sequential)
-        parts.append(found.votes)
-    return torch.cat(parts)
+    asked = partial(vote, defense, draws=draws, sequential=sequential)
+    rows = [slice(row, row + 1) for row in range(len(x))]
+    return torch.cat([asked(x[row], y[row], rng=rng[row]).votes for row in rows])
 
 
 def votes_beside(

@@ -159,18 +159,16 @@ def _measured(
     }
 
 
+_MEASURED = ("distance", "legal", "clean", "robust")  # one number per image
+_COUNTED = ("clean_votes", "votes", "clean_logits", "logits")  # one per class and image
+
+
 def _rows(images: Images, outcomes: Outcomes) -> dict[str, Any]:
     return {
         "index": images.indices.cpu().numpy(),
         "label": images.y.cpu().numpy(),
-        "distance": outcomes.distance.cpu().numpy(),
-        "legal": outcomes.legal.cpu().numpy(),
-        "clean": outcomes.clean.cpu().numpy(),
-        "robust": outcomes.robust.cpu().numpy(),
-        "clean_votes": list(outcomes.clean_votes.cpu().numpy()),
-        "votes": list(outcomes.votes.cpu().numpy()),
-        "clean_logits": list(outcomes.clean_logits.cpu().numpy()),
-        "logits": list(outcomes.logits.cpu().numpy()),
+        **{name: getattr(outcomes, name).cpu().numpy() for name in _MEASURED},
+        **{name: list(getattr(outcomes, name).cpu().numpy()) for name in _COUNTED},
     }
 
 
@@ -178,8 +176,8 @@ def _rows(images: Images, outcomes: Outcomes) -> dict[str, Any]:
 _NO_ROWS: dict[str, Any] = {
     **{name: np.zeros(0, dtype=np.int64) for name in ("index", "label")},
     "distance": np.zeros(0),
-    **{name: np.zeros(0, dtype=np.bool_) for name in ("legal", "clean", "robust")},
-    **{name: [] for name in ("clean_votes", "votes", "clean_logits", "logits")},
+    **{name: np.zeros(0, dtype=np.bool_) for name in _MEASURED[1:]},
+    **{name: [] for name in _COUNTED},
 }
 _NO_COST: dict[str, Any] = {
     **{name: {} for name in ("attack passes", "judge passes")},

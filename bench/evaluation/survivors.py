@@ -8,8 +8,6 @@ fixed list; an attack that takes a warm start begins at the best image that thos
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -25,11 +23,7 @@ def survivors_of(cell: Cell, *, store: Store) -> set[int] | None:
     if not cell.after:
         return None
     frames = [read_rows(store.outcomes(key)) for key in cell.after]
-    return set.intersection(*(_robust(frame["index"], frame["robust"]) for frame in frames))
-
-
-def _robust(index: Iterable[int], robust: Iterable[bool]) -> set[int]:
-    return {int(image) for image, stands in zip(index, robust, strict=True) if stands}
+    return set.intersection(*(set(one["index"][one["robust"].astype(bool)]) for one in frames))
 
 
 def left_over(images: Images, survivors: set[int] | None) -> Images:

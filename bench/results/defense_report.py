@@ -59,7 +59,7 @@ def level_of(cell: Mapping[str, Any]) -> str:
         return "T2"
     if attack["name"] == "noise":
         return "T1"
-    if access == "query":
+    if access in ("query", "label"):
         return "T3"
     if attack["params"].get("surrogate"):
         return "T6"

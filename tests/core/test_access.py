@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -16,6 +17,8 @@ from bench.core.threat import Access
 from bench.errors import PluginError
 from bench_defenses.none import Identity
 
+WITHOUT_GRADIENT = (Access.QUERY, Access.LABEL)
+HIDING = (Access.TRANSFER, Access.LABEL)
 RNG = Rng.seeded(0, [0, 1, 2])
 
 
@@ -116,6 +119,41 @@ def test_query_gives_logits_and_no_gradient() -> None:
     assert torch.equal(logits, defense.classify(defense.purify(x, rng=RNG)))
 
 
+def test_labels_are_the_classes_of_the_draws_and_lead_to_nothing_else() -> None:
+    defense, x = Defense(TwoBends(), Smooth()), images().requires_grad_()
+    view, many = view_of(defense, Access.LABEL), RNG.repeat(5)
+    shown = view(x, rng=many)
+    logits = view_of(defense, Access.QUERY)(x, rng=many)
+    assert torch.equal(shown, nn.functional.one_hot(logits.argmax(1), 3).to(x.dtype))
+    assert len(shown.unique(dim=0)) > 1
+    assert not shown.requires_grad
+    assert view.stochastic
+    names = [name for name in dir(view) if not name.startswith("__")]
+    held = [getattr(view, name) for name in names]
+    assert not any(isinstance(each, Defense | nn.Module | TwoBends) for each in held)
+    assert set(names) == {
+        "_elected", "_hidden", "access", "classify", "purification_step", "stochastic",
+        "surrogate",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("access", "asked"),
+    [
+        (Access.LABEL, lambda view: view.classify(images())),
+        (Access.LABEL, lambda view: view.purification_step(images(), rng=RNG)),
+        (Access.LABEL, lambda view: view.surrogate(2)),
+        (Access.TRANSFER, lambda view: view.surrogate(2)),
+    ],
+)
+def test_what_an_access_hides_is_refused(
+    access: Access, asked: Callable[[View], object]
+) -> None:
+    view = view_of(Defense(TwoBends(), Smooth()), access)
+    with pytest.raises(PluginError, match=f"which {access} access hides.* '{access}' from"):
+        asked(view)
+
+
 @pytest.mark.parametrize("access", [Access.BPDA, Access.FULL, Access.QUERY])
 def test_every_view_of_the_whole_shows_the_defenses_logits(access: Access) -> None:
     defense, x = Defense(TwoBends(), Smooth()), images()
@@ -134,7 +172,7 @@ def test_many_streams_per_image_are_repeated_images(access: Access) -> None:
     logits = view(folded, rng=many)
     expected = view(apart.repeat_interleave(4, dim=0), rng=many)
     assert torch.allclose(logits, expected, rtol=0, atol=1e-12)
-    if access is not Access.QUERY:
+    if access not in WITHOUT_GRADIENT:
         weight = torch.arange(36, dtype=torch.float64).reshape(12, 3)
         (gradient,) = torch.autograd.grad((logits * weight).sum(), folded)
         (wanted,) = torch.autograd.grad((expected * weight).sum(), apart)
@@ -190,11 +228,12 @@ def test_plugins_may_write_into_what_they_are_given(
     x, wanted = clean.clone().requires_grad_(), clean.clone().requires_grad_()
     logits, expected = view(x, rng=streams), plain(wanted, rng=streams)
     assert torch.allclose(logits, expected, rtol=0, atol=1e-12)
-    assert torch.allclose(view.classify(x), plain.classify(wanted), rtol=0, atol=1e-12)
-    if access is not Access.TRANSFER:
+    if access is not Access.LABEL:
+        assert torch.allclose(view.classify(x), plain.classify(wanted), rtol=0, atol=1e-12)
+    if access not in HIDING:
         assert not torch.equal(view.purification_step(x.detach(), rng=RNG), x)
     assert torch.equal(x.detach(), clean)
-    if access is not Access.QUERY:
+    if access not in WITHOUT_GRADIENT:
         (gradient,) = torch.autograd.grad(logits.sum(), x)
         (hoped,) = torch.autograd.grad(expected.sum(), wanted)
         assert torch.allclose(gradient, hoped, rtol=0, atol=1e-12)

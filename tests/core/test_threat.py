@@ -133,7 +133,7 @@ def test_an_unknown_norm(text: str) -> None:
 
 
 def test_an_unknown_access() -> None:
-    with pytest.raises(UsageError, match="Known: bpda, full, query, transfer"):
+    with pytest.raises(UsageError, match="Known: bpda, full, label, query, transfer"):
         parse_access("white")
 
 

@@ -107,6 +107,7 @@ def test_what_is_not_there_is_said(bench: Bench) -> None:
         ("noise", "query", {}, "T1"),
         ("autoattack", "transfer", {}, "T2"),
         ("square", "query", {}, "T3"),
+        ("square", "label", {}, "T3"),
         ("bpda_eot", "bpda", {}, "T4"),
         ("pgd", "full", {}, "T5"),
         ("apgd", "full", {"surrogate": 2}, "T6"),
