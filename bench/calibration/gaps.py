@@ -31,6 +31,7 @@ LARGEST_GAP = 1.0  # points that a gated attack may stay above the optimum
 # Cheaper than the defaults where that keeps the whole table under two minutes on one core.
 BUDGETS: dict[str, dict[str, Any]] = {
     "noise": {"tries": 50, "eot": 2},
+    "rays": {"queries": 300},
     "square": {"queries": 300, "eot": 2},
 }
 # Accesses without a gradient, and why their attacks need not reach an optimum.

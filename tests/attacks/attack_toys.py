@@ -34,6 +34,7 @@ FAST = {
     "bpda_eot": {"steps": 12, "eot": 2},
     "noise": {"tries": 12, "eot": 2},
     "pgd": {"steps": 12, "eot": 2},
+    "rays": {"queries": 60, "eot": 2},
     "square": {"queries": 60, "eot": 2},
 }
 

@@ -24,6 +24,8 @@ from bench_attacks.square import bump
 PARAMS = {
     ("noise", Identity): {"tries": 400},
     ("noise", Negative): {"tries": 400},
+    ("rays", Identity): {"queries": 100},
+    ("rays", Negative): {"queries": 100},
     ("square", Identity): {"queries": 400},
     ("square", Negative): {"queries": 400},
     # Its gradient at the bare classifier holds only where a purifier stays near its input.
@@ -36,7 +38,7 @@ SIDE = {("square", Norm.L2): 6}
 CASES = [(*variant, Identity()) for variant in variants()] + [
     (*variant, Negative())
     for variant in variants()
-    if variant[2] in {Access.FULL, Access.QUERY}
+    if variant[2] in {Access.FULL, Access.QUERY, Access.LABEL}
 ]
 
 

@@ -62,8 +62,9 @@ def test_twice_the_same_and_no_side_effects_in_every_norm_and_access(name, norm,
     assert [outcome.run(check, subject).sentence for check in REPEATED] == ["", "", ""]
 
 
-@pytest.mark.parametrize("norm", list(Norm))
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize(
+    ("name", "norm"), [(name, norm) for name in OWN for norm in ATTACKS[name].norms]
+)
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(eps=st.integers(0, 1000).map(lambda n: n / 1000))
 @example(eps=0.0)
@@ -131,7 +132,7 @@ OWN_COSTS = [
     ("adaptive", {"steps": 20, "eot": 3, "through": "defense"}),
     ("noise", {"tries": 12, "eot": 3}),
     ("square", {"queries": 60, "eot": 3}),
-]
+]  # of rays, only while its votes are open
 
 
 @pytest.mark.parametrize(
@@ -166,6 +167,7 @@ def test_an_image_that_never_falls_costs_what_calls_says(name, params, noise, cl
         ("adaptive", {"lam": -1.0}),
         ("adaptive", {"form": "other"}),
         ("noise", {"tries": 0}),
+        ("rays", {"eot": 0}),
         ("square", {"p_init": 1.5}),
         ("autoattack", {"version": "plus"}),
     ],

@@ -26,6 +26,7 @@ SETTINGS: dict[str, Any] = {
     "apgd_t": {"targets": 3, "steps": 12, "eot": 2, "surrogate": 2},
     "bpda_eot": {"steps": 3, "eot": 2},
     "adaptive": {"steps": 3, "eot": 2},
+    "rays": {"queries": 5, "eot": 2},
     "square": {"queries": 5, "eot": 2},
     "autoattack": {"version": "rand"},
 }
@@ -35,7 +36,7 @@ PAIRS = [
     ("ebm", "pgd", "full"), ("ebm", "bpda_eot", "bpda"), ("ebm", "adaptive", None),
     ("ebm", "square", "query"), ("jpeg", "pgd", "bpda"), ("none", "autoattack", "full"),
     ("ebm", "apgd", "bpda"), ("ebm", "apgd", "full"),
-    ("ebm", "apgd_t", "full"), ("ebm", "apgd_t", "bpda"),
+    ("ebm", "apgd_t", "full"), ("ebm", "apgd_t", "bpda"), ("ebm", "rays", "label"),
 ]  # fmt: skip
 
 
