@@ -183,9 +183,10 @@ class Rules:
     def of(cls, x: Tensor, eps: float, *, luck: bool) -> Rules:
         """Halve the images (N, C, H, W) level by level, down to single pixels."""
         place = torch.arange(x[0].numel(), device=x.device).reshape(x.shape[1:])
-        halves = 2 ** torch.arange(place.numel().bit_length() + 1, device=x.device)
-        size = ((place.numel() + halves - 1) // halves).unique().flip(0)
-        return cls(eps, luck, size, (place.numel() + size - 1) // size, place)
+        pixels = place.numel()
+        sizes = [-(-pixels // 2**level) for level in range(pixels.bit_length() + 1)]
+        size = torch.tensor(list(dict.fromkeys(sizes)), device=x.device)
+        return cls(eps, luck, size, (pixels + size - 1) // size, place)
 
     @property
     def near(self) -> float:
