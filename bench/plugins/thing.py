@@ -130,8 +130,7 @@ class Held(nn.Module):
         is_function = inspect.isroutine(made)
         slots = slots_of(made if is_function else type(made), thing.own)
         target = type(made).__name__
-        taken = [*dir(cls), target]
-        names = [f"{slot.name}_" if slot.name in taken else slot.name for slot in slots]
+        names = _told_apart([slot.name for slot in slots], taken=[*dir(cls), target])
         own = {"slots": slots, "names": names, "target": target, **attributes}
         if is_function:
             own["function"] = staticmethod(made)
@@ -161,6 +160,16 @@ class Held(nn.Module):
         """Let the code find what is held here."""
         with holding(self.slots, [getattr(self, name) for name in self.names]):
             yield
+
+
+def _told_apart(names: list[str], *, taken: Collection[str]) -> list[str]:
+    """Name attributes after names, of which two modules may have the same."""
+    found: list[str] = []
+    for name in names:
+        while name in taken or name in found:
+            name += "_"
+        found.append(name)
+    return found
 
 
 def generator_of(rng: Rng) -> torch.Generator:
