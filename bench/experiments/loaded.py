@@ -11,6 +11,7 @@ from torch import nn
 
 from bench.core.border import blamed
 from bench.core.isolation import isolated
+from bench.core.networks import digest_of_weights
 from bench.data.datasets import dataset_info
 from bench.experiments.compatible import zoo_dataset
 from bench.models.robustbench import find_threat, load_zoo_classifier
@@ -21,7 +22,7 @@ from bench.models.trainable import (
     TrainablePurifier,
     UntrainedClassifier,
 )
-from bench.plugins.brought import digest_beside
+from bench.plugins.held_contract import with_its_networks
 from bench.plugins.names import kept
 from bench.results.cell import ZOO
 
@@ -29,44 +30,47 @@ if TYPE_CHECKING:
     from bench.experiments.prepare import Plugins
 
 
-def untrained_network(plugins: Plugins) -> nn.Module:
+Digests = tuple[str | None, str | None]  # of the weights or their checkpoint, and beside them
+
+
+def untrained_network(plugins: Plugins) -> tuple[nn.Module, Digests]:
     """Make a classifier that has its weights."""
     assert isinstance(plugins.classifier, UntrainedClassifier)
     info, name = dataset_info(plugins.request.dataset), kept(plugins.request.classifier)
     with blamed(f"the classifier {name}"):
-        return plugins.classifier.network(shape=info.shape, classes=info.classes)
+        made = plugins.classifier.network(shape=info.shape, classes=info.classes)
+    network, beside = with_its_networks(plugins.classifier, made)
+    return network, (digest_of_weights(network), beside)
 
 
-def untrained_purifier(plugins: Plugins) -> object:
+def untrained_purifier(plugins: Plugins) -> tuple[object, Digests]:
     """Make a purifier that nothing is trained for; most are their plugin itself."""
-    if not isinstance(plugins.defense, MakesPurifier):
-        return plugins.defense
-    with blamed(f"the defense {kept(plugins.request.defense)}"):
-        return plugins.defense.purifier(shape=dataset_info(plugins.request.dataset).shape)
+    made: object = plugins.defense
+    if isinstance(plugins.defense, MakesPurifier):
+        with blamed(f"the defense {kept(plugins.request.defense)}"):
+            made = plugins.defense.purifier(shape=dataset_info(plugins.request.dataset).shape)
+    purifier, beside = with_its_networks(plugins.defense, made)
+    return purifier, (digest_of_weights(purifier), beside)
 
 
-def loaded_classifier(
-    plugins: Plugins, trained: Trained
-) -> tuple[nn.Module, tuple[str, str | None]]:
-    """Build a classifier from its checkpoint, with the digests of that and what is beside."""
+def loaded_network(plugins: Plugins, trained: Trained) -> tuple[nn.Module, Digests]:
+    """Build a classifier from its checkpoint."""
     assert isinstance(plugins.classifier, TrainableClassifier)
     info, name = dataset_info(plugins.request.dataset), kept(plugins.request.classifier)
     with isolated(0), blamed(f"the classifier {name}"):
         made = plugins.classifier.load(trained.weights, shape=info.shape, classes=info.classes)
-    beside = digest_beside(plugins.classifier, made, checkpoint=trained.weights)
-    return made, (trained.digest, beside)
+    network, beside = with_its_networks(plugins.classifier, made, trained.weights)
+    return network, (trained.digest, beside)
 
 
-def loaded_purifier(
-    plugins: Plugins, trained: Trained
-) -> tuple[object, tuple[str, str | None]]:
-    """Build a purifier from its checkpoint, with the digests of that and what is beside."""
+def loaded_purifier(plugins: Plugins, trained: Trained) -> tuple[object, Digests]:
+    """Build a purifier from its checkpoint."""
     assert isinstance(plugins.defense, TrainablePurifier)
     info, name = dataset_info(plugins.request.dataset), kept(plugins.request.defense)
     with isolated(0), blamed(f"the defense {name}"):
         made = plugins.defense.load(trained.weights, shape=info.shape)
-    beside = digest_beside(plugins.defense, made, checkpoint=trained.weights)
-    return made, (trained.digest, beside)
+    purifier, beside = with_its_networks(plugins.defense, made, trained.weights)
+    return purifier, (trained.digest, beside)
 
 
 def zoo_names(plugins: Plugins) -> tuple[str, str, str]:

@@ -20,7 +20,8 @@ from bench.errors import PluginError, UsageError
 from bench.evaluation.run import Prepared
 from bench.experiments.compatible import check_classes, check_trainable, zoo_dataset
 from bench.experiments.loaded import (
-    loaded_classifier,
+    Digests,
+    loaded_network,
     loaded_purifier,
     untrained_network,
     untrained_purifier,
@@ -83,7 +84,7 @@ class Plugins:
             shard=request.shard,
             classifier=classifier or self.classifier_part(),
             defense=defense or self.defense_part(),
-            attack=_part(request.attack, self.attack, *digests(self.attack, self.attack)),
+            attack=_part(request.attack, self.attack, *digests(self.attack)),
             threat=self.threat,
             seed=request.seed,
             draws=request.draws,
@@ -194,8 +195,7 @@ def outline(
         names = zoo_names(plugins)
         classifier = plugins.classifier_part(zoo_digest(*names, workspace.zoo))
     elif isinstance(plugins.classifier, UntrainedClassifier):
-        network = untrained_network(plugins)
-        classifier = plugins.classifier_part(*digests(plugins.classifier, network))
+        classifier = plugins.classifier_part(*untrained_network(plugins)[1])
     else:
         found = find_trained(
             kept(request.classifier),
@@ -207,7 +207,7 @@ def outline(
             untrained.append(request.classifier)
             classifier = plugins.classifier_part()
         else:
-            classifier = plugins.classifier_part(*loaded_classifier(plugins, found)[1])
+            classifier = plugins.classifier_part(*loaded_network(plugins, found)[1])
     defense = plugins.defense_part()
     if isinstance(plugins.defense, Trainable):
         known = None
@@ -224,7 +224,7 @@ def outline(
         else:
             defense = plugins.defense_part(*loaded_purifier(plugins, known)[1])
     else:
-        defense = plugins.defense_part(*digests(plugins.defense, untrained_purifier(plugins)))
+        defense = plugins.defense_part(*untrained_purifier(plugins)[1])
     data = load_test(request.dataset, root=workspace.data).digest
     cell = plugins.cell(data=data, classifier=classifier, defense=defense, after=after)
     return cell, untrained
@@ -262,7 +262,7 @@ def prepare(
             classifier=(network, classifier),
         )
         purifier, known = loaded_purifier(plugins, trained)
-        ready = _ready(plugins, purifier, plugins.defense_part(*known), workspace)
+        ready = _ready(plugins, purifier, known, workspace)
     cell = plugins.cell(
         data=pixels.digest, classifier=classifier, defense=ready.part, after=after
     )
@@ -287,12 +287,11 @@ def tried(plugins: Plugins, *, workspace: Workspace) -> Ready | None:
     """
     if isinstance(plugins.defense, TrainablePurifier):
         return None
-    purifier = untrained_purifier(plugins)
-    part = plugins.defense_part(*digests(plugins.defense, purifier))
-    return _ready(plugins, purifier, part, workspace)
+    purifier, known = untrained_purifier(plugins)
+    return _ready(plugins, purifier, known, workspace)
 
 
-def _ready(plugins: Plugins, purifier: object, part: Part, workspace: Workspace) -> Ready:
+def _ready(plugins: Plugins, purifier: object, known: Digests, workspace: Workspace) -> Ready:
     request, defense = plugins.request, plugins.defense
     freeze(purifier)
     if not fits(purifier, Purifier):
@@ -313,20 +312,19 @@ def _ready(plugins: Plugins, purifier: object, part: Part, workspace: Workspace)
                 label=label,
                 held=bool(parsed(request.defense) or hasattr(defense, "thing")),
             )
-    return Ready(purifier, part)
+    return Ready(purifier, plugins.defense_part(*known))
 
 
 def prepare_classifier(
     plugins: Plugins, *, workspace: Workspace
 ) -> Work[tuple[nn.Module, Part]]:
     """Load or train the classifier of a request, frozen and in evaluation mode."""
-    known: tuple[str | None, str | None]
+    known: Digests
     if plugins.classifier is None:
         network, digest = zoo_network(*zoo_names(plugins), workspace.zoo)
         known = digest, None
     elif isinstance(plugins.classifier, UntrainedClassifier):
-        network = untrained_network(plugins)
-        known = digests(plugins.classifier, network)
+        network, known = untrained_network(plugins)
     else:
         trained = yield from train(
             kept(plugins.request.classifier),
@@ -334,7 +332,7 @@ def prepare_classifier(
             dataset=trained_on(plugins.request.dataset),
             workspace=workspace,
         )
-        network, known = loaded_classifier(plugins, trained)
+        network, known = loaded_network(plugins, trained)
     network = frozen(network).to(workspace.device)
     return network, plugins.classifier_part(*known)
 

@@ -29,32 +29,28 @@ _ARRAYS = (Tensor, np.ndarray)
 _LEAVES = (str, bytes, int, float, complex, type(None), types.ModuleType, *_ARRAYS)
 
 
-def digest_beside(
-    plugin: object, made: object, *, checkpoint: Mapping[str, Tensor] | None = None
-) -> str | None:
-    """Hash the tensors that what a plugin made uses and does not hold; None without any.
+def digests(plugin: object) -> tuple[str | None, str | None]:
+    """Hash the tensors that a plugin holds, and those beside it."""
+    slots = [] if is_shipped(plugin) else beside(plugin, plugin)
+    return digest_of_weights(plugin), digest_beside(slots)
 
-    Where it was made from a checkpoint, those that it holds and the checkpoint has not are too.
+
+def digest_beside(
+    slots: list[Slot], *, made: object = None, checkpoint: Mapping[str, Tensor] | None = None
+) -> str | None:
+    """Hash the tensors in these places; None without any.
+
+    Where a thing was made from a checkpoint, those that it holds and the checkpoint has not
+    are hashed too.
     """
-    if is_shipped(plugin):
-        return None
-    lines = [f"{slot.name} {digest_of_weights(slot.get())}" for slot in _beside(plugin, made)]
+    lines = [f"{slot.name} {digest_of_weights(slot.get())}" for slot in slots]
     if checkpoint is not None:
         known = {digest_of_weights(tensor) for tensor in checkpoint.values()}
-        held = {
-            digest_of_weights(one)
-            for one in _everything(made, set())
-            if isinstance(one, Tensor | np.ndarray)
-        }
-        lines += [str(digest) for digest in held - known]
+        parts = [one for one in _everything(made, set()) if isinstance(one, _ARRAYS)]
+        lines += [str(digest) for digest in {digest_of_weights(one) for one in parts} - known]
     if not lines:
         return None
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
-
-
-def digests(plugin: object, made: object) -> tuple[str | None, str | None]:
-    """Hash what a thing of a plugin holds, and the tensors beside it."""
-    return digest_of_weights(made), digest_beside(plugin, made)
 
 
 @contextlib.contextmanager
@@ -66,9 +62,9 @@ def nothing_late(plugin: object, made: object, label: str) -> Iterator[None]:
     if is_shipped(plugin):
         yield
         return
-    before = {slot.where for slot in _beside(plugin, made)}
+    before = {slot.where for slot in beside(plugin, made)}
     yield
-    for slot in _beside(plugin, made):
+    for slot in beside(plugin, made):
         if slot.where not in before and isinstance(slot.get(), (nn.Module, *_ARRAYS)):
             raise PluginError(
                 f"{label} loads '{slot.name}' when it is called: it would be missing in the "
@@ -82,10 +78,11 @@ def is_shipped(plugin: object) -> bool:
     return plugin is None or (ships(type(plugin)) and not hasattr(plugin, "thing"))
 
 
-def _beside(plugin: object, made: object) -> list[Slot]:
-    """List where the code of a thing and of all its parts finds tensors that are not held."""
+def beside(plugin: object, made: object) -> list[Slot]:
+    """List where the code of a thing, and of all its parts, finds tensors that are not held."""
     own, found, held = _own(plugin), dict[tuple[int, str], Slot](), set[tuple[int, str]]()
-    for part in _everything(made, set()):
+    parts = list(_everything(made, set()))
+    for part in parts:
         if isinstance(part, Held):
             held |= {slot.where for slot in part.slots}
         elif isinstance(part, MadeAttack):  # has them in a list
@@ -93,7 +90,14 @@ def _beside(plugin: object, made: object) -> list[Slot]:
         elif not isinstance(part, _LEAVES):
             code = part if inspect.isroutine(part) else type(part)
             found |= {slot.where: slot for slot in slots_of(code, own)}
-    return [slot for where, slot in found.items() if where not in held]
+    arrays = {id(part) for part in parts if isinstance(part, _ARRAYS)}
+    return [
+        slot
+        for where, slot in found.items()
+        if where not in held
+        and not {id(one) for one in _everything(slot.get(), set()) if isinstance(one, _ARRAYS)}
+        <= arrays
+    ]
 
 
 def _own(plugin: object) -> Globals:
