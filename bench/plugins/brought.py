@@ -22,7 +22,7 @@ from bench.errors import PluginError
 from bench.plugins.as_attack import MadeAttack
 from bench.plugins.code import own_modules
 from bench.plugins.reach import Globals, Slot, slots_of
-from bench.plugins.sources import ships
+from bench.plugins.sources import ships, spaces_of
 from bench.plugins.thing import Held
 
 _ARRAYS = (Tensor, np.ndarray)
@@ -83,8 +83,9 @@ def beside(plugin: object, made: object) -> list[Slot]:
     own, found, held = _own(plugin), dict[tuple[int, str], Slot](), set[tuple[int, str]]()
     parts = list(_everything(made, set()))
     for part in parts:
-        if isinstance(part, Held):
+        if isinstance(part, Held):  # its function is none of its attributes
             held |= {slot.where for slot in part.slots}
+            found |= {slot.where: slot for slot in slots_of(part.function, own)}
         elif isinstance(part, MadeAttack):  # has them in a list
             held |= {slot.where for slot in slots_of(part.thing.object, part.thing.own)}
         elif not isinstance(part, _LEAVES):
@@ -109,7 +110,8 @@ def _own(plugin: object) -> Globals:
         for name, module in list(sys.modules.items())
         if isinstance(module, types.ModuleType) and name.partition(".")[0] == top
     }
-    return {**own_modules(), **({} if thing else package), **(thing.own if thing else {})}
+    own = thing.own if thing else package
+    return {**own_modules(), **own, **spaces_of(plugin)}
 
 
 def _everything(thing: Any, seen: set[int]) -> Iterator[Any]:

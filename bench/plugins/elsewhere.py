@@ -59,9 +59,9 @@ def plugin_of(kind: str, typed: Typed) -> type[Any]:
         thing = Thing(named, label, source.namespaces(), working, read)
         found = _AS[kind](thing)
         if not source.defines(found):  # of a package: there it is another plugin
-            found = type(found.__name__, (found,), {"__doc__": found.__doc__})
+            found = _apart(found)
         source.plugins[key] = found
-        note_source(found, source.digest)
+        note_source(found, source.digest, source.namespaces)
     return source.plugins[key]
 
 
@@ -77,7 +77,7 @@ def plugin_of_object(kind: str, thing: Thing, *, digest: str) -> type[Any]:
     """
     found = _AS[kind](thing)
     if found is thing.object:  # its own class may be known by another name, and without source
-        found = type(found.__name__, (found,), {"__doc__": found.__doc__})
+        found = _apart(found)
     note_source(found, digest)
     return found
 
@@ -95,6 +95,11 @@ def plugin_of_package(
         if module.partition(".")[0] in tops and isinstance(one, types.ModuleType)
     }
     return _AS[kind](Thing(found, name, own, partial(isolated, 0)))
+
+
+def _apart(cls: type[Any]) -> type[Any]:
+    """Make another class of the same, which has a source of its own."""
+    return type(cls.__name__, (cls,), {"__doc__": cls.__doc__, "__module__": cls.__module__})
 
 
 def _named(source: Source, typed: Typed) -> Any:

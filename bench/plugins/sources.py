@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution
 from pathlib import Path, PurePosixPath
@@ -17,17 +17,25 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 SHIPPED = ("bench", "bench_attacks", "bench_defenses")  # their revision says what they are
-_of_class: WeakKeyDictionary[type[Any], str] = WeakKeyDictionary()
+Spaces = Callable[[], Mapping[str, dict[str, Any]]]  # globals by the name of their module
+_of_class: WeakKeyDictionary[type[Any], tuple[str, Spaces]] = WeakKeyDictionary()
 
 
-def note_source(cls: type[Any], digest: str) -> None:
-    """Keep the digest of the source that a plugin's class was read from."""
-    _of_class[cls] = digest
+def note_source(cls: type[Any], digest: str, spaces: Spaces = dict) -> None:
+    """Keep the digest of the source that a plugin's class was read from, and its globals."""
+    _of_class[cls] = digest, spaces
 
 
 def source_of(plugin: object) -> str | None:
     """Return the digest of the source of a plugin or its class; None for one that ships."""
-    return _of_class.get(plugin if isinstance(plugin, type) else type(plugin))
+    found = _of_class.get(plugin if isinstance(plugin, type) else type(plugin))
+    return found[0] if found else None
+
+
+def spaces_of(plugin: object) -> Mapping[str, dict[str, Any]]:
+    """Return the globals of a plugin's file and of the modules beside it, by module."""
+    found = _of_class.get(type(plugin))
+    return found[1]() if found else {}
 
 
 def ships(cls: type[Any]) -> bool:
