@@ -157,7 +157,11 @@ def _of_stranger(kind: Kind, point: EntryPoint, dist: Distribution, found: Any) 
         if kept_of is not found or made is None:
             from bench.plugins.elsewhere import plugin_of_package
 
-            made = plugin_of_package(kind, found, name=point.name, tops=tops)
+            try:
+                made = plugin_of_package(kind, found, name=point.name, tops=tops)
+            except PluginError as error:
+                what = f"the {SINGULAR[kind]} '{point.name}' of {_owner(point)}"
+                raise PluginError(f"{what}: {error}") from error
             _made[kind, point.value] = found, made
         found = made
     elif ships(found):
