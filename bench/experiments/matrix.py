@@ -26,6 +26,7 @@ from bench.experiments.prepare import (
 from bench.models.train import checkpoint_path, train
 from bench.models.trainable import Trainable
 from bench.results.cell import Request, digest_of
+from bench.results.failures import forget_failures, no_row_without_a_shard
 from bench.results.progress import Work
 from bench.results.settings import Settings
 from bench.results.workspace import Workspace
@@ -61,7 +62,8 @@ def evaluate(request: Request, *, workspace: Workspace) -> Work[str]:
         raise UsageError(f"this combination is not supported: {plugins.impossible}.")
     workspace.store.probe()
     prepared = yield from _prepared(plugins, workspace)
-    return (yield from _evaluate(plugins, prepared, workspace))
+    with no_row_without_a_shard(workspace.store, prepared.cell):
+        return (yield from _evaluate(plugins, prepared, workspace))
 
 
 def attempt(
@@ -96,6 +98,7 @@ def attempt(
         content = prepared.cell.canonical() if prepared else content
         key = digest_of(content)
         say(f"failed: {reason}")
+        forget_failures(workspace.store, {**content, **settings}, run=workspace.run)
         workspace.store.fail({**content, **settings}, key, reason, workspace.run)
         if lost(error):  # later cells would fail in this process only: end it
             raise
@@ -125,9 +128,10 @@ def _prepared(
 
 def _evaluate(plugins: Plugins, prepared: Prepared, workspace: Workspace) -> Work[str]:
     key = prepared.cell.key()
-    workspace.store.forget(digest_of(plugins.asked()))
+    settings = Settings.asked(plugins.request)
+    asked = {**plugins.asked(), **settings.stored()}
+    forget_failures(workspace.store, asked, run=workspace.run)
     try:
-        settings = Settings.asked(plugins.request)
         work = run_cell(prepared, workspace=workspace, settings=settings)
         for now in work:
             if workspace.store.failed(key, workspace.run):  # in another process of this run
