@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from bench.core.access import unsupported
+from bench.core.border import purified
 from bench.core.defense import Defense
 from bench.core.networks import freeze, frozen, modules_in
 from bench.core.protocols import Attack, DefensePlugin, Purifier, fits
+from bench.core.rng import Rng
 from bench.core.threat import ThreatModel
 from bench.data.datasets import dataset_info
 from bench.data.load import load_test
@@ -29,6 +31,7 @@ from bench.experiments.loaded import (
     zoo_names,
     zoo_network,
 )
+from bench.experiments.sizes import told_by_size
 from bench.models.robustbench import find_threat
 from bench.models.train import find_trained, train
 from bench.models.trainable import (
@@ -305,7 +308,12 @@ def _ready(plugins: Plugins, purifier: object, known: Digests, workspace: Worksp
         pixels = load_test(request.dataset, root=workspace.data, first=request.n)
         few = pixels.images(0, _FEW).x.to(workspace.device)
         label = f"the defense {kept(request.defense)}"
-        with nothing_late(defense, purifier, label):
+
+        def call(other: Tensor) -> Tensor:
+            return purified(purifier, other, rng=Rng.seeded(0, range(len(other))))
+
+        dataset = cell_name(request.dataset)
+        with nothing_late(defense, purifier, label), told_by_size(label, few, dataset, call):
             measure(
                 purifier,
                 few,
