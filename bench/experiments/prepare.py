@@ -247,7 +247,7 @@ def prepare(
     """
     request = plugins.request
     pixels = load_test(request.dataset, root=workspace.data, first=request.n)
-    ready = ready or tried(plugins, workspace=workspace)
+    ready = ready or tried(plugins, workspace=workspace, must_run=False)
     network, classifier = yield from prepare_classifier(plugins, workspace=workspace)
     label = f"the classifier {kept(request.classifier)}"
     with nothing_late(plugins.classifier, network, label):
@@ -265,7 +265,7 @@ def prepare(
             classifier=(network, classifier),
         )
         purifier, known = loaded_purifier(plugins, trained)
-        ready = _ready(plugins, purifier, known, workspace)
+        ready = _ready(plugins, purifier, known, workspace, must_run=False)
     cell = plugins.cell(
         data=pixels.digest, classifier=classifier, defense=ready.part, after=after
     )
@@ -283,18 +283,26 @@ class Ready:
     part: Part
 
 
-def tried(plugins: Plugins, *, workspace: Workspace) -> Ready | None:
+def tried(plugins: Plugins, *, workspace: Workspace, must_run: bool = True) -> Ready | None:
     """Make a purifier and try it before anything is trained; None where it is trained itself.
 
-    Raises BenchError where it cannot run.
+    Raises BenchError where it cannot run; of a package's class an audit says what it does:
+    without ``must_run`` only what has to be measured is called.
     """
     if isinstance(plugins.defense, TrainablePurifier):
         return None
     purifier, known = untrained_purifier(plugins)
-    return _ready(plugins, purifier, known, workspace)
+    return _ready(plugins, purifier, known, workspace, must_run=must_run)
 
 
-def _ready(plugins: Plugins, purifier: object, known: Digests, workspace: Workspace) -> Ready:
+def _ready(
+    plugins: Plugins,
+    purifier: object,
+    known: Digests,
+    workspace: Workspace,
+    *,
+    must_run: bool,
+) -> Ready:
     request, defense = plugins.request, plugins.defense
     freeze(purifier)
     if not fits(purifier, Purifier):
@@ -302,7 +310,8 @@ def _ready(plugins: Plugins, purifier: object, known: Digests, workspace: Worksp
             f"the defense '{request.defense}' has no purify(x, *, rng), or lacks `stochastic` "
             "or `differentiable`. See 'Add a defense' in docs/plugins.md."
         )
-    if not is_shipped(defense):
+    to_measure = bool(parsed(request.defense) or hasattr(defense, "thing"))
+    if to_measure or (must_run and not is_shipped(defense)):
         for own in modules_in(purifier):
             own.to(workspace.device)
         pixels = load_test(request.dataset, root=workspace.data, first=request.n)
@@ -314,12 +323,7 @@ def _ready(plugins: Plugins, purifier: object, known: Digests, workspace: Worksp
 
         dataset = cell_name(request.dataset)
         with nothing_late(defense, purifier, label), told_by_size(label, few, dataset, call):
-            measure(
-                purifier,
-                few,
-                label=label,
-                held=bool(parsed(request.defense) or hasattr(defense, "thing")),
-            )
+            measure(purifier, few, label=label, held=to_measure)
     return Ready(purifier, plugins.defense_part(*known))
 
 
