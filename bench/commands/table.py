@@ -60,7 +60,7 @@ def table(
     text = render(frame, form)  # type: ignore[arg-type]
     if rule is not None:
         text = headline(rule, form) + text
-        empty = int((frame["state"].isin(["done", "void"]) & frame["robust"].isna()).sum())
+        empty = int(((frame["state"] == "done") & frame["robust"].isna()).sum())
         if empty:
             complain(
                 f"{empty} rows have no value by the rule {rule}: the column `note` of "

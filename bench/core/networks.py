@@ -99,9 +99,9 @@ def called_networks(thing: object) -> dict[str, nn.Module]:
     called, the networks in it are.
     """
     named: dict[str, nn.Module] = {}
-    inside = _inside(thing) if isinstance(thing, nn.Module) else [("", thing)]
+    parts = inside(thing) if isinstance(thing, nn.Module) else [("", thing)]
     seen: set[int] = set()
-    for name, part in inside:
+    for name, part in parts:
         for path, found in _found(part, name, seen):
             if isinstance(found, nn.Module):
                 named |= called_in(found, path)
@@ -143,7 +143,7 @@ def has_weights(thing: object) -> bool:
 def _weights(thing: object, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
     for name, found in _found(thing, path, seen):
         if isinstance(found, nn.Module):
-            for part, inner in _inside(found):
+            for part, inner in inside(found):
                 yield from _weights(inner, f"{name}.{part}", seen)
         elif isinstance(found, Tensor):
             # As bytes: numpy knows no bfloat16.
@@ -160,11 +160,11 @@ def _found(thing: object, path: str, seen: set[int]) -> Iterator[tuple[str, Any]
     if isinstance(thing, nn.Module | Tensor | np.ndarray):
         yield path, thing
         return
-    for name, part in _inside(thing):
+    for name, part in inside(thing):
         yield from _found(part, f"{path}.{name}" if path else name, seen)
 
 
-def _inside(thing: object) -> list[tuple[str, Any]]:
+def inside(thing: object) -> list[tuple[str, Any]]:
     """List what a thing holds, by name."""
     if isinstance(thing, nn.Module):
         parts = {name: part for one in _REGISTERED for name, part in vars(thing)[one].items()}

@@ -24,7 +24,7 @@ from bench.errors import PluginError
 from bench.evaluation.judge import Outcomes, judge
 from bench.evaluation.propose import propose
 from bench.evaluation.survivors import best_before, left_over, survivors_of
-from bench.plugins.strangers import strangers
+from bench.plugins.remarks import remarks
 from bench.results.cell import Cell, Search
 from bench.results.locks import Shard, share
 from bench.results.progress import Work
@@ -136,7 +136,7 @@ def _measured(
     with (
         isolated(chance.fork("judge", "generators", shard[0]).integer()),
         count_passes(defense.networks()) as passes,
-        strangers(defense) as strange,
+        remarks(defense) as remarked,
     ):
         before = generator_states()
         outcomes = judge(
@@ -155,7 +155,7 @@ def _measured(
         "attack seconds": proposal.seconds,
         "judge passes": dict(passes),
         "judge seconds": time.perf_counter() - begun,
-        "flags": [*proposal.flags, *strange, *([BY_BLOCK] if drew else [])],
+        "flags": [*proposal.flags, *remarked, *([BY_BLOCK] if drew else [])],
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import nn
@@ -14,7 +15,9 @@ from bench.data.datasets import dataset_info
 from bench.data.load import require_training_images
 from bench.data.names import found_at, trained_on
 from bench.errors import UsageError
+from bench.experiments.sizes import told_by_size
 from bench.models.trainable import Trainable
+from bench.plugins.names import kept
 
 
 def check_trainable(dataset: str, plugins: Mapping[str, object]) -> None:
@@ -36,8 +39,12 @@ def check_classes(
     network: nn.Module, pixels: Pixels, *, classifier: str, dataset: str, device: torch.device
 ) -> None:
     """Refuse labels that a classifier (1, C, H, W) -> (1, K) has no logits for."""
-    with torch.no_grad(), isolated(0):
-        classes = logits_of(network, pixels.images(0, 1).x.to(device)).shape[1]
+    x = pixels.images(0, 1).x.to(device)
+    told = told_by_size(
+        f"the classifier {kept(classifier)}", x, dataset, partial(logits_of, network)
+    )
+    with told, torch.no_grad(), isolated(0):
+        classes = logits_of(network, x).shape[1]
     largest = int(pixels.y.max())
     if largest >= classes:
         raise UsageError(

@@ -21,10 +21,12 @@ from bench.experiments.prepare import (
     prepare_classifier,
     refused,
     resolve,
+    tried,
 )
 from bench.models.train import checkpoint_path, train
 from bench.models.trainable import Trainable
 from bench.results.cell import Request, digest_of
+from bench.results.failures import forget_failures, no_row_without_a_shard
 from bench.results.progress import Work
 from bench.results.settings import Settings
 from bench.results.workspace import Workspace
@@ -59,10 +61,9 @@ def evaluate(request: Request, *, workspace: Workspace) -> Work[str]:
     if plugins.impossible:
         raise UsageError(f"this combination is not supported: {plugins.impossible}.")
     workspace.store.probe()
-    prepared = yield from prepare(plugins, workspace=workspace)
-    if reason := refused(plugins, prepared):
-        raise UsageError(f"this combination is not supported: {reason}.")
-    return (yield from _evaluate(plugins, prepared, workspace))
+    prepared = yield from _prepared(plugins, workspace)
+    with no_row_without_a_shard(workspace.store, prepared.cell):
+        return (yield from _evaluate(plugins, prepared, workspace))
 
 
 def attempt(
@@ -86,28 +87,51 @@ def attempt(
         return key
     prepared = None
     try:
-        prepared = yield from prepare(plugins, workspace=workspace, after=after)
-        if reason := refused(plugins, prepared):
-            workspace.store.skip({**content, **settings}, key, reason)
-            return key
+        prepared = yield from _prepared(plugins, workspace, after)
         return (yield from _evaluate(plugins, prepared, workspace))
+    except _RefusedError as error:
+        workspace.store.skip({**content, **settings}, key, error.reason)
+        return key
     except (Exception, SystemExit) as error:  # one failing cell never stops the others
         reason = str(error) if isinstance(error, BenchError) else _unexpected(error)
         # A cell that failed while it ran has a key and a row already: the reason goes there.
         content = prepared.cell.canonical() if prepared else content
         key = digest_of(content)
         say(f"failed: {reason}")
+        forget_failures(workspace.store, {**content, **settings}, run=workspace.run)
         workspace.store.fail({**content, **settings}, key, reason, workspace.run)
         if lost(error):  # later cells would fail in this process only: end it
             raise
         return key
 
 
+class _RefusedError(UsageError):
+    """A combination that turns out not to be supported."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"this combination is not supported: {reason}.")
+        self.reason = reason
+
+
+def _prepared(
+    plugins: Plugins, workspace: Workspace, after: tuple[str, ...] = ()
+) -> Work[Prepared]:
+    """Prepare a cell, its purifier first: what cannot run costs no training."""
+    ready = tried(plugins, workspace=workspace)
+    if ready and (reason := refused(plugins, ready.purifier)):
+        raise _RefusedError(reason)
+    prepared = yield from prepare(plugins, workspace=workspace, after=after, ready=ready)
+    if reason := refused(plugins, prepared.defense.purifier):
+        raise _RefusedError(reason)
+    return prepared
+
+
 def _evaluate(plugins: Plugins, prepared: Prepared, workspace: Workspace) -> Work[str]:
     key = prepared.cell.key()
-    workspace.store.forget(digest_of(plugins.asked()))
+    settings = Settings.asked(plugins.request)
+    asked = {**plugins.asked(), **settings.stored()}
+    forget_failures(workspace.store, asked, run=workspace.run)
     try:
-        settings = Settings.asked(plugins.request)
         work = run_cell(prepared, workspace=workspace, settings=settings)
         for now in work:
             if workspace.store.failed(key, workspace.run):  # in another process of this run

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from bench.core.access import unsupported
-from bench.core.border import blamed
+from bench.core.border import purified
 from bench.core.defense import Defense
-from bench.core.networks import digest_of_weights, freeze, frozen, modules_in
+from bench.core.networks import freeze, frozen, modules_in
 from bench.core.protocols import Attack, DefensePlugin, Purifier, fits
+from bench.core.rng import Rng
 from bench.core.threat import ThreatModel
 from bench.data.datasets import dataset_info
 from bench.data.load import load_test
@@ -23,19 +21,30 @@ from bench.data.names import cell_name, found_at, trained_on
 from bench.errors import PluginError, UsageError
 from bench.evaluation.run import Prepared
 from bench.experiments.compatible import check_classes, check_trainable, zoo_dataset
-from bench.models.robustbench import find_threat, load_zoo_classifier
+from bench.experiments.loaded import (
+    Digests,
+    loaded_network,
+    loaded_purifier,
+    untrained_network,
+    untrained_purifier,
+    zoo_digest,
+    zoo_names,
+    zoo_network,
+)
+from bench.experiments.sizes import told_by_size
+from bench.models.robustbench import find_threat
 from bench.models.train import find_trained, train
 from bench.models.trainable import (
-    MakesPurifier,
     Trainable,
     TrainableClassifier,
     TrainablePurifier,
     UntrainedClassifier,
 )
+from bench.plugins.brought import digests, is_shipped, nothing_late
 from bench.plugins.catalogue import SINGULAR, Kind, build_dataclass, parameters, plugin
-from bench.plugins.elsewhere import source_of
 from bench.plugins.measured import measure
 from bench.plugins.names import kept, parsed
+from bench.plugins.sources import source_of
 from bench.results.cell import ZOO, Cell, Part, Request, asked_of
 from bench.results.progress import Work
 from bench.results.workspace import Workspace
@@ -62,11 +71,11 @@ class Plugins:
         self,
         *,
         data: str = "",
-        classifier: str | None = None,
-        defense: str | None = None,
+        classifier: Part | None = None,
+        defense: Part | None = None,
         after: tuple[str, ...] = (),
     ) -> Cell:
-        """Build the cell of the request from the digests of its data and checkpoints.
+        """Build the cell of the request from the digest of its data and the parts with theirs.
 
         ``after``: keys of finished cells whose broken images are not attacked again.
         """
@@ -76,9 +85,9 @@ class Plugins:
             data=data,
             n=request.n,
             shard=request.shard,
-            classifier=self.classifier_part(classifier),
-            defense=_part(request.defense, self.defense, defense),
-            attack=_part(request.attack, self.attack, digest_of_weights(self.attack)),
+            classifier=classifier or self.classifier_part(),
+            defense=defense or self.defense_part(),
+            attack=_part(request.attack, self.attack, *digests(self.attack)),
             threat=self.threat,
             seed=request.seed,
             draws=request.draws,
@@ -88,19 +97,24 @@ class Plugins:
             sources={"dataset": source} if (source := found_at(request.dataset)) else {},
         )
 
-    def classifier_part(self, digest: str | None) -> Part:
-        """Describe the classifier of the cell, whose checkpoint has this digest."""
+    def classifier_part(self, digest: str | None = None, beside: str | None = None) -> Part:
+        """Describe the classifier, by the digests of its checkpoint and of what is beside."""
         if self.classifier is None:
             return Part(self.request.classifier, {}, 1, digest)
-        return _part(self.request.classifier, self.classifier, digest)
+        return _part(self.request.classifier, self.classifier, digest, beside)
+
+    def defense_part(self, digest: str | None = None, beside: str | None = None) -> Part:
+        """Describe the defense, by the digests of its checkpoint and of what is beside."""
+        return _part(self.request.defense, self.defense, digest, beside)
 
     def asked(self) -> dict[str, Any]:
         """Write what identifies the cell before its key is known."""
         return asked_of(self.cell().canonical())
 
 
-def _part(name: str, plugin: Any, digest: str | None) -> Part:
-    return Part(kept(name), parameters(plugin), plugin.revision, digest, source_of(plugin))
+def _part(name: str, plugin: Any, digest: str | None, beside: str | None) -> Part:
+    source = source_of(plugin)
+    return Part(kept(name), parameters(plugin), plugin.revision, digest, source, beside)
 
 
 def resolve(request: Request) -> Plugins:
@@ -181,156 +195,164 @@ def outline(
     request, untrained = plugins.request, []
     dataset = trained_on(request.dataset)
     if plugins.classifier is None:
-        classifier: str | None = _zoo_digest(*_zoo_names(plugins), workspace.zoo)
+        names = zoo_names(plugins)
+        classifier = plugins.classifier_part(zoo_digest(*names, workspace.zoo))
     elif isinstance(plugins.classifier, UntrainedClassifier):
-        classifier = digest_of_weights(_network(plugins))
+        classifier = plugins.classifier_part(*untrained_network(plugins)[1])
     else:
-        classifier = find_trained(
+        found = find_trained(
             kept(request.classifier),
             plugins.classifier,
             dataset=dataset,
             workspace=workspace,
         )
-        if classifier is None:
+        if found is None:
             untrained.append(request.classifier)
-    defense = None
+            classifier = plugins.classifier_part()
+        else:
+            classifier = plugins.classifier_part(*loaded_network(plugins, found)[1])
+    defense = plugins.defense_part()
     if isinstance(plugins.defense, Trainable):
+        known = None
         if not (plugins.defense.needs_classifier and untrained):
-            defense = find_trained(
+            known = find_trained(
                 kept(request.defense),
                 plugins.defense,
                 dataset=dataset,
                 workspace=workspace,
-                classifier=plugins.classifier_part(classifier),
+                classifier=classifier,
             )
-        if defense is None:
+        if known is None:
             untrained.append(request.defense)
+        else:
+            defense = plugins.defense_part(*loaded_purifier(plugins, known)[1])
     else:
-        defense = digest_of_weights(_purifier(plugins))
+        defense = plugins.defense_part(*untrained_purifier(plugins)[1])
     data = load_test(request.dataset, root=workspace.data).digest
     cell = plugins.cell(data=data, classifier=classifier, defense=defense, after=after)
     return cell, untrained
 
 
 def prepare(
-    plugins: Plugins, *, workspace: Workspace, after: tuple[str, ...] = ()
+    plugins: Plugins,
+    *,
+    workspace: Workspace,
+    after: tuple[str, ...] = (),
+    ready: Ready | None = None,
 ) -> Work[Prepared]:
     """Load or train what a request needs; raises BenchError.
 
-    ``after``: keys of finished cells whose broken images are not attacked again.
+    ``after``: keys of finished cells whose broken images are not attacked again. ``ready`` is
+    the purifier, where it was tried already.
     """
     request = plugins.request
     pixels = load_test(request.dataset, root=workspace.data, first=request.n)
+    ready = ready or tried(plugins, workspace=workspace, must_run=False)
     network, classifier = yield from prepare_classifier(plugins, workspace=workspace)
-    check_classes(
-        network, pixels, classifier=request.classifier, dataset=cell_name(request.dataset),
-        device=workspace.device,
-    )  # fmt: skip
-    defense: object = plugins.defense
-    digest = None
-    if isinstance(defense, TrainablePurifier):
+    label = f"the classifier {kept(request.classifier)}"
+    with nothing_late(plugins.classifier, network, label):
+        check_classes(
+            network, pixels, classifier=request.classifier, dataset=cell_name(request.dataset),
+            device=workspace.device,
+        )  # fmt: skip
+    if ready is None:
+        assert isinstance(plugins.defense, TrainablePurifier)
         trained = yield from train(
             kept(request.defense),
-            defense,
+            plugins.defense,
             dataset=trained_on(request.dataset),
             workspace=workspace,
             classifier=(network, classifier),
         )
-        digest = trained.digest
-        with blamed(f"the defense {request.defense}"):
-            defense = defense.load(trained.weights, shape=dataset_info(request.dataset).shape)
-    else:
-        defense = _purifier(plugins)
-        digest = digest_of_weights(defense)  # what it brought itself, by whatever way
-    freeze(defense)
-    if not fits(defense, Purifier):
+        purifier, known = loaded_purifier(plugins, trained)
+        ready = _ready(plugins, purifier, known, workspace, must_run=False)
+    cell = plugins.cell(
+        data=pixels.digest, classifier=classifier, defense=ready.part, after=after
+    )
+    for own in modules_in(plugins.attack):
+        own.to(workspace.device)
+    whole = Defense(ready.purifier, network, seed=request.seed).to(workspace.device)
+    return Prepared(cell, whole, plugins.attack, pixels)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A purifier that was tried, and its part of the cell."""
+
+    purifier: Purifier
+    part: Part
+
+
+def tried(plugins: Plugins, *, workspace: Workspace, must_run: bool = True) -> Ready | None:
+    """Make a purifier and try it before anything is trained; None where it is trained itself.
+
+    Raises BenchError where it cannot run; of a package's class an audit says what it does:
+    without ``must_run`` only what has to be measured is called.
+    """
+    if isinstance(plugins.defense, TrainablePurifier):
+        return None
+    purifier, known = untrained_purifier(plugins)
+    return _ready(plugins, purifier, known, workspace, must_run=must_run)
+
+
+def _ready(
+    plugins: Plugins,
+    purifier: object,
+    known: Digests,
+    workspace: Workspace,
+    *,
+    must_run: bool,
+) -> Ready:
+    request, defense = plugins.request, plugins.defense
+    freeze(purifier)
+    if not fits(purifier, Purifier):
         raise PluginError(
             f"the defense '{request.defense}' has no purify(x, *, rng), or lacks `stochastic` "
             "or `differentiable`. See 'Add a defense' in docs/plugins.md."
         )
-    cell = plugins.cell(
-        data=pixels.digest, classifier=classifier.checkpoint, defense=digest, after=after
-    )
-    for own in modules_in(plugins.attack):
-        own.to(workspace.device)
-    whole = Defense(defense, network, seed=request.seed).to(workspace.device)
-    if parsed(request.defense):
+    to_measure = bool(parsed(request.defense) or hasattr(defense, "thing"))
+    if to_measure or (must_run and not is_shipped(defense)):
+        for own in modules_in(purifier):
+            own.to(workspace.device)
+        pixels = load_test(request.dataset, root=workspace.data, first=request.n)
         few = pixels.images(0, _FEW).x.to(workspace.device)
-        measure(whole.purifier, few, label=f"the defense {kept(request.defense)}")
-    return Prepared(cell, whole, plugins.attack, pixels)
+        label = f"the defense {kept(request.defense)}"
+
+        def call(other: Tensor) -> Tensor:
+            return purified(purifier, other, rng=Rng.seeded(0, range(len(other))))
+
+        dataset = cell_name(request.dataset)
+        with nothing_late(defense, purifier, label), told_by_size(label, few, dataset, call):
+            measure(purifier, few, label=label, held=to_measure)
+    return Ready(purifier, plugins.defense_part(*known))
 
 
 def prepare_classifier(
     plugins: Plugins, *, workspace: Workspace
 ) -> Work[tuple[nn.Module, Part]]:
     """Load or train the classifier of a request, frozen and in evaluation mode."""
-    digest: str | None
+    known: Digests
     if plugins.classifier is None:
-        network, digest = _zoo(*_zoo_names(plugins), workspace.zoo)
+        network, digest = zoo_network(*zoo_names(plugins), workspace.zoo)
+        known = digest, None
     elif isinstance(plugins.classifier, UntrainedClassifier):
-        network = _network(plugins)
-        digest = digest_of_weights(network)
+        network, known = untrained_network(plugins)
     else:
-        info = dataset_info(plugins.request.dataset)
         trained = yield from train(
             kept(plugins.request.classifier),
             plugins.classifier,
             dataset=trained_on(plugins.request.dataset),
             workspace=workspace,
         )
-        digest = trained.digest
-        with blamed(f"the classifier {plugins.request.classifier}"):
-            network = plugins.classifier.load(
-                trained.weights, shape=info.shape, classes=info.classes
-            )
+        network, known = loaded_network(plugins, trained)
     network = frozen(network).to(workspace.device)
-    return network, plugins.classifier_part(digest)
+    return network, plugins.classifier_part(*known)
 
 
-def _network(plugins: Plugins) -> nn.Module:
-    """Make a classifier that has its weights."""
-    assert isinstance(plugins.classifier, UntrainedClassifier)
-    info, name = dataset_info(plugins.request.dataset), kept(plugins.request.classifier)
-    with blamed(f"the classifier {name}"):
-        return plugins.classifier.network(shape=info.shape, classes=info.classes)
-
-
-def _purifier(plugins: Plugins) -> object:
-    """Make a purifier that nothing is trained for; most are their plugin itself."""
-    if not isinstance(plugins.defense, MakesPurifier):
-        return plugins.defense
-    with blamed(f"the defense {kept(plugins.request.defense)}"):
-        return plugins.defense.purifier(shape=dataset_info(plugins.request.dataset).shape)
-
-
-def refused(plugins: Plugins, prepared: Prepared) -> str | None:
+def refused(plugins: Plugins, purifier: Purifier) -> str | None:
     """Say why a combination is not supported after all; None where it is.
 
     A purifier that does not say whether it has a gradient is asked once it is there.
     """
-    has = prepared.defense.purifier.differentiable
-    reason = unsupported(differentiable=has, access=plugins.threat.access)
+    reason = unsupported(differentiable=purifier.differentiable, access=plugins.threat.access)
     return f"{plugins.request.defense}: {reason}" if reason else None
-
-
-def _zoo_names(plugins: Plugins) -> tuple[str, str, str]:
-    """Name a classifier of the zoo, its data set and the norm that it is wanted for."""
-    request = plugins.request
-    name = request.classifier.removeprefix(ZOO)
-    return name, zoo_dataset(request.dataset), request.norm.value
-
-
-def _zoo(name: str, dataset: str, norm: str, folder: Path) -> tuple[nn.Module, str]:
-    """Load a classifier of the zoo and the digest of its weights."""
-    threat = find_threat(name, dataset=dataset, preferred=norm)
-    network = load_zoo_classifier(name, dataset=dataset, threat=threat, model_dir=folder)
-    content = hashlib.sha256()
-    for key, tensor in network.state_dict().items():
-        content.update(key.encode())
-        content.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return network, content.hexdigest()
-
-
-@functools.cache  # the cells of a plan have one classifier, and it may be large
-def _zoo_digest(name: str, dataset: str, norm: str, folder: Path) -> str:
-    return _zoo(name, dataset, norm, folder)[1]

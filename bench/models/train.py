@@ -33,7 +33,8 @@ from bench.models.trainable import (
     Training,
 )
 from bench.plugins.catalogue import build, parameters
-from bench.plugins.elsewhere import source_of
+from bench.plugins.names import parsed
+from bench.plugins.sources import source_of
 from bench.results.cell import Part, digest_of
 from bench.results.locks import Shard, claimed, is_held, share, wait
 from bench.results.progress import Progress, Work
@@ -89,12 +90,12 @@ def find_trained(
     dataset: str,
     workspace: Workspace,
     classifier: Part | None = None,
-) -> str | None:
-    """Return the digest of a plugin's checkpoint, None where it is not trained yet."""
+) -> Trained | None:
+    """Return a plugin's weights, None where it is not trained yet."""
     path = checkpoint_path(
         name, plugin, dataset=dataset, workspace=workspace, classifier=classifier
     )
-    return load_checkpoint(path)[1] if complete(path) else None
+    return Trained(*load_checkpoint(path)) if complete(path) else None
 
 
 def checkpoint_path(
@@ -303,7 +304,7 @@ def _with_seed(
     """Load or train a classifier that differs from another one in its seed; frozen."""
     wants = f"the defense is to be trained on images of another classifier than {part.name}"
     # A cell's name of a plugin in a file does not say in which folder it is.
-    if part.source or "training" not in part.params:
+    if parsed(part.name) or "training" not in part.params:
         raise UsageError(
             f"{wants}, of which there is only one training. Choose a --classifier that bench "
             "trains, of a package."
@@ -320,4 +321,6 @@ def _with_seed(
     trained = yield from train(part.name, plugin, dataset=dataset, workspace=workspace)
     network = plugin.load(trained.weights, shape=info.shape, classes=info.classes)
     network = frozen(network).to(workspace.device)
-    return network, Part(part.name, parameters(plugin), plugin.revision, trained.digest)
+    return network, Part(
+        part.name, parameters(plugin), plugin.revision, trained.digest, source_of(plugin)
+    )

@@ -7,12 +7,10 @@ import dataclasses
 import difflib
 import math
 import re
-import sys
 import typing
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from importlib.machinery import ModuleSpec
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Iterator, Mapping
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Any, Literal
 
 import pydantic
@@ -20,6 +18,14 @@ import pydantic_core
 
 from bench.errors import BenchError, OldNameWarning, PluginError, UsageError, unknown_name
 from bench.plugins.names import kept, parsed
+from bench.plugins.sources import (
+    digest_of_source,
+    find_spec,
+    note_source,
+    ships,
+    source_of,
+    tops_of,
+)
 
 Kind = Literal["attacks", "defenses", "classifiers", "datasets"]
 # What a plugin has to define, beside its parameters: one of these.
@@ -37,6 +43,10 @@ _CLIP = 100  # characters of a value in an error
 _ADAPTERS: dict[type[Any], pydantic.TypeAdapter[Any]] = {}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 distributions: dict[str, str] = {}  # whose plugins this process has used, with versions
+sources: dict[str, str] = {}  # the digest of the source of each of these plugins
+_made: dict[
+    tuple[Kind, str], tuple[object, type[Any]]
+] = {}  # of what is no class of parameters
 KINDS: tuple[Kind, ...] = ("attacks", "defenses", "classifiers", "datasets")
 SINGULAR: dict[Kind, str] = {
     "attacks": "attack",
@@ -100,31 +110,16 @@ def _points(kind: Kind, *, warn: bool) -> list[EntryPoint]:
 def summary(point: EntryPoint) -> str:
     """Read the first line of a plugin's docstring from its source, without importing it."""
     try:
-        spec = _find_spec(point.module)
+        spec = find_spec(point.module)
         # Whatever cannot be read has no summary: the except below.
         source = spec.loader.get_source(point.module)  # type: ignore[union-attr]
         tree = ast.parse(source or "")
     except Exception:  # a plugin that is broken in any way is still listed
         return "(cannot be read: see bench doctor)"
     for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == point.attr:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == point.attr:
             return (ast.get_docstring(node) or "").partition("\n")[0]
     return ""
-
-
-def _find_spec(module: str) -> ModuleSpec | None:
-    """Find a module like importlib.util.find_spec, but without importing its packages."""
-    spec: ModuleSpec | None = None
-    path: Sequence[str] | None = None
-    parts = module.split(".")
-    for depth in range(len(parts)):
-        name = ".".join(parts[: depth + 1])
-        found = (finder.find_spec(name, path) for finder in sys.meta_path)
-        spec = next((candidate for candidate in found if candidate is not None), None)
-        if spec is None:
-            return None
-        path = spec.submodule_search_locations
-    return spec
 
 
 def plugin(kind: Kind, name: str) -> type[Any]:
@@ -148,7 +143,34 @@ def plugin(kind: Kind, name: str) -> type[Any]:
         ) from error
     if point.dist and point.dist.name != _OURS:
         distributions[point.dist.name] = point.dist.version
+        found = _of_stranger(kind, point, point.dist, found)
     return _sound(kind, found, f"the {SINGULAR[kind]} '{name}' of {_owner(point)}")
+
+
+def _of_stranger(kind: Kind, point: EntryPoint, dist: Distribution, found: Any) -> Any:
+    """Note the source of what another distribution offers; make a class of what is none."""
+    is_class = isinstance(found, type) and dataclasses.is_dataclass(found)
+    module = found.__module__ if is_class else point.module
+    tops = tops_of(dist, module)
+    if not is_class:
+        kept_of, made = _made.get((kind, point.value), (None, None))
+        if kept_of is not found or made is None:
+            from bench.plugins.elsewhere import plugin_of_package
+
+            try:
+                made = plugin_of_package(kind, found, name=point.name, tops=tops)
+            except PluginError as error:
+                what = f"the {SINGULAR[kind]} '{point.name}' of {_owner(point)}"
+                raise PluginError(f"{what}: {error}") from error
+            _made[kind, point.value] = found, made
+        found = made
+    elif ships(found):
+        return found
+    if source_of(found) is None and (digest := digest_of_source(module, tops)):
+        note_source(found, digest)
+    if digest := source_of(found):
+        sources[f"{point.name} of {_owner(point)}"] = digest
+    return found
 
 
 def _sound(kind: Kind, found: Any, what: str) -> type[Any]:

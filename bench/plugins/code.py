@@ -7,7 +7,6 @@ notebook changes no key. Of libraries only the names are taken; their versions a
 
 from __future__ import annotations
 
-import dis
 import enum
 import functools
 import hashlib
@@ -28,8 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import PluginError
-from bench.plugins.files import NEVER_BESIDE
-from bench.plugins.reach import Globals, names_in
+from bench.plugins.reach import Globals, globals_in, names_in
+from bench.plugins.sources import SHIPPED
 
 _VALUES = (
     type(None), bool, int, float, complex, str, bytes, type(Ellipsis), PurePath, Fraction,
@@ -56,7 +55,7 @@ def _is_own(name: str, module: types.ModuleType) -> bool:
     if name == "__main__":
         return True
     file = getattr(module, "__file__", None)
-    if not file or name.partition(".")[0] in NEVER_BESIDE:
+    if not file or name.partition(".")[0] in SHIPPED:
         return False
     parts = Path(file).parts
     return not ({"site-packages", "dist-packages"} & set(parts) or file.startswith(_library()))
@@ -180,7 +179,7 @@ def _of_function(function: types.FunctionType, own: Globals, seen: Seen) -> Iter
     yield text_of(code)
     yield from _lines(function.__defaults__, own, seen)
     yield from _lines(function.__kwdefaults__, own, seen)
-    for name in sorted(set(_globals_in(code)) & set(space)):
+    for name in sorted(set(globals_in(code)) & set(space)):
         yield name
         yield from _lines(space[name], own, seen)
         if isinstance(space[name], types.ModuleType):
@@ -188,16 +187,6 @@ def _of_function(function: types.FunctionType, own: Globals, seen: Seen) -> Iter
             for attribute in sorted(set(names_in(code)) & set(inside)):
                 yield attribute
                 yield from _lines(inside[attribute], own, seen)
-
-
-def _globals_in(code: types.CodeType) -> Iterator[str]:
-    """Name the globals that code reads; its attributes may have the same names."""
-    for step in dis.get_instructions(code):
-        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            yield step.argval
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            yield from _globals_in(inner)
 
 
 def text_of(code: types.CodeType) -> str:

@@ -1,18 +1,19 @@
-"""Plugins that no entry point names: in a file, of a library, or objects of a script."""
+"""Plugins that are no class of a package: in a file, of a library, objects of a script."""
 
 from __future__ import annotations
 
 import difflib
 import functools
+import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from importlib import import_module
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from bench.core.isolation import isolated
 from bench.errors import UsageError
 from bench.plugins.architectures import architecture
 from bench.plugins.as_attack import as_attack
@@ -22,6 +23,7 @@ from bench.plugins.as_defense import as_defense
 from bench.plugins.files import Source, load, working_in
 from bench.plugins.names import ARCHITECTURES, ATTACK_LIBRARIES, OBJECTS, Typed
 from bench.plugins.offered import offered
+from bench.plugins.sources import note_source
 from bench.plugins.state_dicts import load_weights
 from bench.plugins.thing import Thing
 
@@ -32,7 +34,6 @@ _AS: dict[str, Callable[[Thing], type[Any]]] = {
     "datasets": as_dataset,
 }
 _LISTED = 10  # names of a file in an error
-_sources: WeakKeyDictionary[type[Any], str] = WeakKeyDictionary()
 
 
 def plugin_of(kind: str, typed: Typed) -> type[Any]:
@@ -58,9 +59,9 @@ def plugin_of(kind: str, typed: Typed) -> type[Any]:
         thing = Thing(named, label, source.namespaces(), working, read)
         found = _AS[kind](thing)
         if not source.defines(found):  # of a package: there it is another plugin
-            found = type(found.__name__, (found,), {"__doc__": found.__doc__})
+            found = _apart(found)
         source.plugins[key] = found
-        _sources[found] = source.digest
+        note_source(found, source.digest, source.namespaces)
     return source.plugins[key]
 
 
@@ -76,14 +77,29 @@ def plugin_of_object(kind: str, thing: Thing, *, digest: str) -> type[Any]:
     """
     found = _AS[kind](thing)
     if found is thing.object:  # its own class may be known by another name, and without source
-        found = type(found.__name__, (found,), {"__doc__": found.__doc__})
-    _sources[found] = digest
+        found = _apart(found)
+    note_source(found, digest)
     return found
 
 
-def source_of(plugin: object) -> str | None:
-    """Return the digest of the source that a plugin was read from; None for a package's."""
-    return _sources.get(type(plugin))
+def plugin_of_package(
+    kind: str, found: object, *, name: str, tops: Collection[str]
+) -> type[Any]:
+    """Make the class of what an entry point names, as if a file had it; raises PluginError.
+
+    ``tops`` are the top-level packages whose globals are its own.
+    """
+    own = {
+        module: vars(one)
+        for module, one in list(sys.modules.items())
+        if module.partition(".")[0] in tops and isinstance(one, types.ModuleType)
+    }
+    return _AS[kind](Thing(found, name, own, partial(isolated, 0)))
+
+
+def _apart(cls: type[Any]) -> type[Any]:
+    """Make another class of the same, which has a source of its own."""
+    return type(cls.__name__, (cls,), {"__doc__": cls.__doc__, "__module__": cls.__module__})
 
 
 def _named(source: Source, typed: Typed) -> Any:

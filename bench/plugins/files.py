@@ -29,8 +29,8 @@ from typing import Any
 
 from bench.core.isolation import isolated
 from bench.errors import BenchError, PluginError, UsageError
+from bench.plugins.sources import SHIPPED
 
-NEVER_BESIDE = ("bench", "bench_attacks", "bench_defenses")  # also in their own checkout
 _SHOWN = 300  # characters of an error in another one
 _loaded: dict[Path, Source] = {}  # the latest content of each file
 _inside: list[Source] = []  # whose modules are in sys.modules
@@ -154,7 +154,7 @@ class _Beside(MetaPathFinder):
         self, fullname: str, path: Any, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         top = fullname.partition(".")[0]
-        if top in NEVER_BESIDE or (path is not None and top not in self.source.tops):
+        if top in SHIPPED or (path is not None and top not in self.source.tops):
             return None
         for place in [self.source.path.parent] if path is None else path:
             spec = FileFinder(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,14 +18,16 @@ from bench.errors import PluginError
 from bench.plugins.as_defense import HeldPurifier
 
 
-def measure(purifier: Any, x: Tensor, *, label: str) -> None:
+def measure(purifier: Any, x: Tensor, *, label: str, held: bool) -> None:
     """Find what a purifier does not say of itself, on images x (N, C, H, W), and set it.
 
     ``stochastic``: two calls under other seeds differ. ``differentiable``: a finite gradient
-    reaches x. Raises PluginError where it calls a network that it does not hold.
+    reaches x. Raises PluginError where it cannot run, or, with ``held``, calls a network that
+    it does not hold.
     """
     rng = Rng.seeded(0, torch.arange(len(x)), device=x.device).fork("measured")
-    with isolated(0), only_held(purifier, label), torch.no_grad():
+    known = only_held(purifier, label) if held else nullcontext()
+    with isolated(0), known, torch.no_grad():
         first = _called_as_by_the_judge(purifier, x, rng.fork(0), label)
         if not isinstance(purifier, HeldPurifier):
             return

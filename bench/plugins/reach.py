@@ -7,6 +7,7 @@ while a copy's turn lasts they hold the copy's.
 from __future__ import annotations
 
 import contextlib
+import dis
 import inspect
 import types
 from collections.abc import Iterator, Mapping
@@ -20,21 +21,30 @@ Globals = Mapping[str, dict[str, Any]]  # of the file and the modules beside it,
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """A place where code finds a thing: a name among globals, or a cell of a closure."""
+    """A place where code finds a thing: a name among globals or of a class, or a closure."""
 
     name: str
-    place: dict[str, Any] | types.CellType
+    place: dict[str, Any] | types.CellType | type[Any]
+
+    @property
+    def where(self) -> tuple[int, str]:
+        """Tell this place from others."""
+        return id(self.place), self.name
 
     def get(self) -> Any:
         """Return what is there."""
         if isinstance(self.place, types.CellType):
             return self.place.cell_contents
+        if isinstance(self.place, type):
+            return vars(self.place)[self.name]
         return self.place[self.name]
 
     def put(self, thing: Any) -> None:
         """Exchange what is there."""
         if isinstance(self.place, types.CellType):
             self.place.cell_contents = thing
+        elif isinstance(self.place, type):
+            setattr(self.place, self.name, thing)
         else:
             self.place[self.name] = thing
 
@@ -68,8 +78,11 @@ def _look(
     if isinstance(thing, type):
         if thing.__module__ in own:
             for base in thing.__mro__:
-                for part in vars(base).values() if base.__module__ in own else ():
-                    _look(part, own, found, seen)
+                for name in [*vars(base)] if base.__module__ in own else ():
+                    if _function(vars(base)[name]) is not None:
+                        _look(vars(base)[name], own, found, seen)
+                    elif not name.startswith("__"):
+                        _add(Slot(name, base), own, found, seen)
         return
     function = _function(thing)
     if function is None:
@@ -80,13 +93,19 @@ def _look(
         _add(Slot(name, cell), own, found, seen)
     names = set(names_in(function.__code__))
     space = function.__globals__
-    spaces = [space] if any(space is known for known in own.values()) else []
-    for name in sorted(names & set(space)):
-        if isinstance(space[name], types.ModuleType) and space[name].__name__ in own:
-            spaces.append(own[space[name].__name__])
-    for each in spaces:
-        for name in sorted(names & set(each)):
-            _add(Slot(name, each), own, found, seen)
+    modules = [
+        own[space[name].__name__]
+        for name in sorted(names & set(space))
+        if isinstance(space[name], types.ModuleType) and space[name].__name__ in own
+    ]
+    if any(space is known for known in own.values()):
+        # The attribute of a module is no global of the same name.
+        inside = {name for module in modules for name in names & set(module)}
+        for name in sorted(names & set(space) - (inside - set(globals_in(function.__code__)))):
+            _add(Slot(name, space), own, found, seen)
+    for module in modules:
+        for name in sorted(names & set(module)):
+            _add(Slot(name, module), own, found, seen)
 
 
 def _add(slot: Slot, own: Globals, found: dict[tuple[int, str], Slot], seen: set[int]) -> None:
@@ -100,7 +119,7 @@ def _add(slot: Slot, own: Globals, found: dict[tuple[int, str], Slot], seen: set
         _look(thing, own, found, seen)
         return
     if has_weights(thing):
-        found.setdefault((id(slot.place), slot.name), slot)
+        found.setdefault(slot.where, slot)
     _look(type(thing), own, found, seen)
 
 
@@ -123,3 +142,13 @@ def names_in(code: types.CodeType) -> Iterator[str]:
     for inner in code.co_consts:
         if isinstance(inner, types.CodeType):
             yield from names_in(inner)
+
+
+def globals_in(code: types.CodeType) -> Iterator[str]:
+    """Name the globals that code reads; its attributes may have the same names."""
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            yield step.argval
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            yield from globals_in(inner)

@@ -53,7 +53,7 @@ class Thing:
     def made(self, arguments: Mapping[str, Any]) -> Any:
         """Make what is wanted, or copy it where it is ready; raises PluginError."""
         if not self.makes:
-            made = _copied(self.object)
+            made = copied(self.object)
         else:
             with self.working(), blamed(self.label):
                 made = self.object(**arguments)
@@ -125,13 +125,15 @@ class Held(nn.Module):
     target: ClassVar[str] = ""
 
     @classmethod
-    def of(cls, thing: Thing, made: Any, **attributes: Any) -> Any:
-        """Hold a function, or an object with the globals that its class uses."""
+    def of(
+        cls, thing: Thing, made: Any, *, slots: list[Slot] | None = None, **attributes: Any
+    ) -> Any:
+        """Hold a function, or an object with the globals that its class uses, or ``slots``."""
         is_function = inspect.isroutine(made)
-        slots = slots_of(made if is_function else type(made), thing.own)
+        if slots is None:
+            slots = slots_of(made if is_function else type(made), thing.own)
         target = type(made).__name__
-        taken = [*dir(cls), target]
-        names = [f"{slot.name}_" if slot.name in taken else slot.name for slot in slots]
+        names = _told_apart([slot.name for slot in slots], taken=[*dir(cls), target])
         own = {"slots": slots, "names": names, "target": target, **attributes}
         if is_function:
             own["function"] = staticmethod(made)
@@ -139,7 +141,7 @@ class Held(nn.Module):
         things = [slot.get() for slot in slots]
         if not is_function:
             things, names = [*things, made], [*names, target]
-        for name, one in zip(names, _copied(things), strict=True):
+        for name, one in zip(names, copied(things), strict=True):
             setattr(held, name, one)
         held.took(made)
         if isinstance(made, nn.Module):  # by a method of its own it may call its parts only
@@ -161,6 +163,16 @@ class Held(nn.Module):
         """Let the code find what is held here."""
         with holding(self.slots, [getattr(self, name) for name in self.names]):
             yield
+
+
+def _told_apart(names: list[str], *, taken: Collection[str]) -> list[str]:
+    """Name attributes after names, of which two modules may have the same."""
+    found: list[str] = []
+    for name in names:
+        while name in taken or name in found:
+            name += "_"
+        found.append(name)
+    return found
 
 
 def generator_of(rng: Rng) -> torch.Generator:
@@ -196,7 +208,8 @@ def seed_of(rng: Rng) -> int:
     return int(rng[:1].bits((1,))) if len(rng) else 0
 
 
-def _copied(thing: Any) -> Any:
+def copied(thing: Any) -> Any:
+    """Copy a thing with all that it holds, where it can be copied."""
     try:
         return copy.deepcopy(thing)
     except Exception:  # a lock, a file or a server: it stays the only one

@@ -158,7 +158,8 @@ def parse_settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
 class Part:
     """A plugin in a cell: all its parameters, its revision, the digest of its checkpoint.
 
-    ``source`` is the digest of the file that defines it, None for a plugin of a package.
+    ``source`` is the digest of the source that defines it, None for a plugin that ships.
+    ``beside`` is that of tensors that neither plugin nor checkpoint holds, such as globals.
     """
 
     name: str
@@ -166,6 +167,7 @@ class Part:
     revision: int
     checkpoint: str | None = None
     source: str | None = None
+    beside: str | None = None
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> Part:
@@ -180,6 +182,7 @@ class Part:
             "revision": self.revision,
             "checkpoint": self.checkpoint,
             **({"source": self.source} if self.source else {}),
+            **({"beside": self.beside} if self.beside else {}),
         }
 
 
@@ -375,7 +378,7 @@ def asked_of(content: Mapping[str, Any]) -> dict[str, Any]:
     fields = {*SETTING, *EFFORT} - {"data", "after", "images", "bits"}
     asked = {name: content[name] for name in fields if name in content}
     parts = {
-        name: {**content[name], "checkpoint": None}
+        name: {k: v for k, v in content[name].items() if k != "beside"} | {"checkpoint": None}
         for name in ("classifier", "defense", "attack")
     }
     return {**asked, **parts, "pending": True}

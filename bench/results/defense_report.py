@@ -37,14 +37,17 @@ _OF_THE_AUDIT = {"T8": "C14", "T9": "C19"}
 
 @dataclass(frozen=True)
 class Tried:
-    """One attack: images ``attacked``, those that it ``broke`` first, those still ``left``."""
+    """One attack: images ``attacked``, those that it ``broke`` first, those still ``left``.
+
+    ``broke`` is None where the cell is void.
+    """
 
     level: str
     attack: str
     access: str
     budget: str
     attacked: int
-    broke: int
+    broke: int | None
     left: int
     passes: int
     seconds: float
@@ -131,18 +134,27 @@ def _budget(cell: Mapping[str, Any]) -> dict[str, Any]:
 
 def follow(store: Store, cells: list[dict[str, Any]]) -> tuple[list[Tried], int]:
     """Follow the images through all attacks; return the attacks and how many clean images are right."""
-    robust: dict[int, bool] = {}
+    outcomes = [read_rows(store.outcomes(cell["key"])) for cell in cells]
+    notes = [void_note(rows) for rows in outcomes]
+    sound = [rows for rows, reason in zip(outcomes, notes, strict=True) if not reason]
+    whole = next((rows for rows in sound if len(rows) == cells[0]["n"]), None)
+    if whole is None:
+        raise UsageError(
+            f"nothing was measured on all {cells[0]['n']} images: cell {cells[0]['key']} is "
+            f"void ({notes[0]}). Run an attack that stays in the ball."
+        )
+    robust, right = (
+        dict(zip(whole["index"], whole["clean"], strict=True)),
+        int(whole["clean"].sum()),
+    )
     attacks = []
-    for cell, budget in zip(cells, _budgets(cells), strict=True):
-        rows = read_rows(store.outcomes(cell["key"]))
-        clean = dict(zip(rows["index"], rows["clean"], strict=True))
-        if not robust:
-            robust, right = dict(clean), int(rows["clean"].sum())
-        broken = [i for i, r in zip(rows["index"], rows["robust"], strict=True) if not r]
+    for cell, budget, rows, reason in zip(cells, _budgets(cells), outcomes, notes, strict=True):
+        # What is void has no number: its images break nothing, and survive nothing.
+        counted = rows.iloc[:0] if reason else rows
+        broken = counted["index"][~counted["robust"].astype(bool)]
         new = [index for index in broken if robust[index]]
         robust |= dict.fromkeys(new, False)
         about = cell["about"]
-        reason = void_note(rows)
         void = [f"VOID: {reason}"] if reason else []
         nothing = [] if len(rows) else ["no image was left to attack"]
         attacks.append(
@@ -152,7 +164,7 @@ def follow(store: Store, cells: list[dict[str, Any]]) -> tuple[list[Tried], int]
                 access=cell["access"],
                 budget=budget,
                 attacked=len(rows),
-                broke=len(new),
+                broke=None if reason else len(new),
                 left=sum(robust.values()),
                 passes=round(sum(about["attack passes"].values()) / max(len(rows), 1)),
                 seconds=about["attack seconds"],
@@ -176,7 +188,7 @@ def page(store: Store, cells: list[dict[str, Any]]) -> str:
     except StoreError as error:
         damaged = str(error)
     n, left = first["n"], attacks[-1].left
-    tried = {one.level for one in attacks if one.attacked} | {"T0"}
+    tried = {one.level for one in attacks if one.attacked and one.broke is not None} | {"T0"}
     checks = {found["check"]: found for found in report["findings"]} if report else {}
     tried |= {level for level, check in _OF_THE_AUDIT.items() if check in checks}
     pages = jinja2.Environment(
@@ -229,7 +241,7 @@ This defense was not audited: `bench audit` tells whether the number can be trus
 | --- | --- | --- | --- | --- | --- | --- | --- |
 | T0 | none | | {{ n }} | {{ n - (clean * n / 100)|round|int }} | {{ (clean * n / 100)|round|int }} | {{ "%.1f"|format(clean) }} | |
 {% for r in attacks -%}
-| {{ r.level }} | {{ r.attack }} | {{ r.access }} | {{ r.attacked }} | {{ r.broke }} | {{ r.left }} | {{ "%.1f"|format(100 * r.left / n) }} | {{ r.key }} |
+| {{ r.level }} | {{ r.attack }} | {{ r.access }} | {{ r.attacked }} | {% if r.broke is none %}void | | |{% else %}{{ r.broke }} | {{ r.left }} | {{ "%.1f"|format(100 * r.left / n) }} |{% endif %} {{ r.key }} |
 {% endfor %}
 Where fewer than {{ n }} images were attacked, the others were already broken or were wrong
 without an attack.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import __version__
-from bench.plugins.catalogue import distributions
+from bench.plugins.catalogue import distributions, sources
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,7 @@ def origin() -> dict[str, Any]:
         "command": _command(),
         "commit": _commit(),
         "versions": {**_versions(), **distributions},
+        **({"sources": dict(sources)} if sources else {}),
     }
 
 

@@ -158,7 +158,11 @@ def _measured(
         )
         for way in ("forward", "backward")
     }
-    shares = survival(outcomes, cell["n"]) if "after" in cell else accuracies(outcomes)
+    shares: dict[str, float] = {}
+    audit = NOT_AUDITED
+    if not illegal:  # void means that nothing was measured: no number, and none to judge
+        shares = survival(outcomes, cell["n"]) if "after" in cell else accuracies(outcomes)
+        audit = _audited(audits.get(subject_of(cell)), shares["robust"])
     return {
         **shares,
         "attacked": len(outcomes),
@@ -171,7 +175,7 @@ def _measured(
         "noise": "by block" if BY_BLOCK in provenance["flags"] else "",
         "state": "void" if illegal else "done",
         "note": void_note(outcomes) or "; ".join(provenance["flags"]),
-        "audit": _audited(audits.get(subject_of(cell)), shares["robust"]),
+        "audit": audit,
     }
 
 
@@ -222,7 +226,7 @@ def decided(frame: pd.DataFrame, store: Store, rule: Rule) -> pd.DataFrame:
     frame = frame.assign(rule=str(rule))
     shares = [name for name in COLUMNS if name.startswith(("clean", "robust"))]
     objections = []
-    finished = frame[frame["state"].isin(["done", "void"])]
+    finished = frame[frame["state"] == "done"]
     for place, row in finished.iterrows():
         try:
             found = accuracies(read_outcomes(store, row["key"], rule))

@@ -52,7 +52,10 @@ class Row:
 
     @property
     def robust(self) -> float:
-        """The share of images that are right, clean and attacked, by the vote of all draws."""
+        """The share of images that are right, clean and attacked, by the vote of all draws.
+
+        NaN where the row is void, as ``clean`` and ``interval``.
+        """
         return float(self._columns["robust"])
 
     @property
@@ -119,10 +122,13 @@ class Row:
 
     def __repr__(self) -> str:
         columns, (low, high) = self._columns, self.interval
-        void = "" if self.state == "done" else f"{self.state} ({columns['note']}): "
+        numbers = (
+            f"robust {self.robust:.1f} % ({low:.1f}-{high:.1f}), clean {self.clean:.1f} %"
+            if self.state == "done"
+            else f"{self.state} ({columns['note']})"
+        )
         return (
-            f"{void}robust {self.robust:.1f} % ({low:.1f}-{high:.1f}), clean "
-            f"{self.clean:.1f} %: {columns['defense']} under {columns['attack']} "
+            f"{numbers}: {columns['defense']} under {columns['attack']} "
             f"({columns['access']}, {columns['norm']} {columns['eps']}), "
             f"{columns['n']} images, cell {self.key}"
         )

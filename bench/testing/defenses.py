@@ -107,7 +107,7 @@ def _in_double(subject: DefenseSubject) -> DefenseSubject | None:
 
 def has_its_networks(subject: DefenseSubject) -> None:
     """Look for networks that it calls and does not hold."""
-    measure(subject.purifier, subject.x, label=f"the defense {subject.label}")
+    measure(subject.purifier, subject.x, label=f"the defense {subject.label}", held=True)
 
 
 def parameters_are_written_down(subject: DefenseSubject) -> None:

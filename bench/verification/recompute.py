@@ -27,6 +27,8 @@ from bench.data.names import found_again
 from bench.errors import BenchError, StoreError
 from bench.models.checkpoints import is_card_of
 from bench.plugins.catalogue import build
+from bench.plugins.names import parsed
+from bench.plugins.sources import source_of
 from bench.results.cell import SOURCES, digest_of
 from bench.results.digests import fault_of_keys
 from bench.results.progress import Progress, Work
@@ -312,13 +314,15 @@ def _votes(content: Mapping[str, Any], rows: pd.DataFrame) -> Iterator[Problem]:
 
 def _draws(content: Mapping[str, Any]) -> tuple[int, int]:
     """Return how few and how many votes an image may have."""
-    draws = content["draws"]
-    if content.get("sequential") or content["defense"].get("source"):
+    draws, part = content["draws"], content["defense"]
+    if content.get("sequential") or parsed(part["name"]):
         return 1, draws  # of a defense in a file it was measured
     try:  # its parameters decide whether a defense draws at all
-        plugin = build("defenses", content["defense"]["name"], content["defense"]["params"])
+        plugin = build("defenses", part["name"], part["params"])
     except BenchError:  # not installed here: both are possible
         return 1, draws
+    if hasattr(plugin, "thing") or source_of(plugin) != part.get("source"):
+        return 1, draws  # of a function it was measured too; another source may draw or not
     return (draws, draws) if plugin.stochastic else (1, 1)
 
 

@@ -21,6 +21,7 @@ from bench.plugins.names import portable
 from bench.results.cell import Cell, Part, Request
 from bench.results.compare import complete_key
 from bench.results.digests import MALFORMED, fault_of_keys
+from bench.results.failures import no_row_without_a_shard
 from bench.results.progress import Work
 from bench.results.settings import Settings
 from bench.results.stats import mcnemar, paired_interval
@@ -224,7 +225,8 @@ def rejudge(
         names |= {"defense": text} if (text := portable(defense)) else {}
     notes = [note for note in settings.notes if note not in before]
     settings = Settings(pairs, (*notes, *_notes(store, new)), tuple(names.items()))
-    yield from run_cell(replace(prepared, cell=new), workspace=workspace, settings=settings)
+    with no_row_without_a_shard(store, new):
+        yield from run_cell(replace(prepared, cell=new), workspace=workspace, settings=settings)
     return new.key()
 
 

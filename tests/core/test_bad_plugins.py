@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from ..command import TINY, Bench, is_one_clear_message
+from ..command import TINY, Bench, is_one_clear_message, runs
 
 FAKE = '''
 import torch
@@ -74,7 +76,7 @@ class Bare:
     """Says nothing of itself."""
 
 def function():
-    """Is no class."""
+    """Makes nothing."""
 '''
 POINTS = """
 [bench.attacks]
@@ -111,9 +113,9 @@ PLUGINS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "has no such class": (("--defense=absent",),
         ("'absent'", "bad-plugins 3.1", "Absent", "Repair")),
     "is no dataclass": (("--defense=plain",),
-        ("'plain'", "bad-plugins 3.1", "dataclass", "docs/plugins.md")),
-    "is no class": (("--defense=function",),
-        ("'function'", "bad-plugins 3.1", "dataclass", "docs/plugins.md")),
+        ("'plain'", "bad-plugins 3.1", "purifies nothing")),
+    "makes nothing": (("--defense=function",),
+        ("function is a NoneType, not a purifier", "Name a function purify(x")),
     "has no purify": (("--defense=mute",), ("'mute'", "purify", "docs/plugins.md")),
     "says nothing of itself": (("--defense=bare",),
         ("'bare'", "bad-plugins 3.1", "revision", "docs/plugins.md")),
@@ -147,11 +149,44 @@ def test_an_attack_that_leaves_the_ball_voids_the_cell_and_fails_the_command(
 
 
 @pytest.mark.usefixtures("fakes")
+def test_a_void_row_has_no_number_anywhere(bench: Bench, tmp_path: Path) -> None:
+    (row,) = bench("run", "--defense=none", "--attack=far", *TINY, "--json").rows
+    numbers = [name for name in row if name.startswith(("clean", "robust"))]
+    assert len(numbers) == 10
+    assert [row[name] for name in numbers] == [None] * 10
+    assert bench("run", "--defense=none", "--attack=noise", *TINY).code == 0
+    for words in ((), ("--rule=vote",), ("--rule=single", "--worst-case")):
+        said = bench("table", "--format=csv", *words)
+        (void,) = [one for one in csv.DictReader(said.out.splitlines())
+                   if one["state"] == "void"]  # fmt: skip
+        assert "".join(void[name] for name in numbers) == ""
+    assert [runs(tmp_path)[k]["robust"] for k in (0, 1)].count("") == 1
+    page = bench("report", "--defense=none", "--eps=8/255").out
+    (line,) = [line for line in page.splitlines() if line.startswith("|") and "| far |" in line]
+    assert "| void | | |" in line
+    assert "0 wrong, 1 void" in bench("verify").out
+
+
+@pytest.mark.usefixtures("fakes")
+def test_runs_of_an_earlier_version_with_a_number_of_a_void_row_are_not_wrong(
+    bench: Bench, tmp_path: Path
+) -> None:
+    assert bench("run", "--defense=none", "--attack=far", *TINY).code == 1
+    path = tmp_path / "results" / "runs.csv"
+    frame = pd.read_csv(path)
+    frame["robust"], frame["audit"] = 50.0, "stands"
+    frame.to_csv(path, index=False)
+    assert "0 wrong in runs.csv" in bench("verify").out
+
+
+@pytest.mark.usefixtures("fakes")
 def test_nan_is_named_as_nan_and_not_as_outside_the_ball(bench: Bench) -> None:
     said = bench("run", "--defense=none", "--attack=unreal", *TINY, "--json")
     note = "1 images outside the ball; the attack returned NaN for 1 images"
     assert (said.rows[0]["state"], said.rows[0]["note"]) == ("void", note)
-    assert f"VOID: {note}" in bench("report", "--defense=none", "--eps=8/255").out
+    is_one_clear_message(
+        bench("report", "--defense=none", "--eps=8/255"), f"is void ({note})", code=2
+    )
     assert f"none under unreal (void: {note}): ok" in bench("verify").out
 
 

@@ -215,3 +215,77 @@ def test_a_dry_matrix_as_json_is_one_document(bench: Bench, tmp_path: Path) -> N
     said = bench("matrix", "plan.yaml", "--dry-run", "--json")
     outlines = json.loads(said.out)
     assert len(outlines) == 4
+
+
+FAULTY = """
+from torch import nn
+
+net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+def purify(x):
+    return x
+
+def attack(view, x, y, *, threat):
+    if int(y[0]) == {fails}:
+        raise RuntimeError("no attack today")
+    return x
+"""
+
+
+def write_faulty(fails: int) -> None:
+    Path("mine.py").write_text(FAULTY.replace("{fails}", str(fails)))
+
+
+MINE = ("run", "--defense=mine.py:purify", "--classifier=mine.py:net",
+        "--attack=mine.py:attack", "-n", "4", "--shard=2", "--draws=2")  # fmt: skip
+
+
+def test_a_run_that_fails_before_its_first_shard_leaves_no_row(
+    bench: Bench, tmp_path: Path
+) -> None:
+    write_faulty(fails=0)  # the label of the first image of digits
+    said = bench(*MINE)
+    assert said.code == 1
+    assert "no attack today" in said.err
+    assert bench(*RUN).code == 0
+    assert [row["defense"] for row in runs(tmp_path)] == ["none"]
+    write_faulty(fails=2)  # the first label of the second shard
+    assert bench(*MINE).code == 1
+    assert "unfinished" in bench("table").out, "its first shard is kept"
+
+
+def test_a_failed_row_goes_once_another_try_of_the_same_ran(
+    bench: Bench, tmp_path: Path
+) -> None:
+    plan = (
+        "{defenses: 'mine.py:purify', attacks: 'mine.py:attack', threats: {eps: 0.1}, n: 4, "
+        "classifiers: 'mine.py:net', draws: 2, shard: 2}"
+    )
+    Path("plan.yaml").write_text(plan)
+    write_faulty(fails=0)
+    assert bench("matrix", "plan.yaml").code == 1
+    Path("mine.py").write_text(Path("mine.py").read_text() + "# edited in vain\n")
+    assert bench("matrix", "plan.yaml").code == 1
+    assert [row["state"] for row in runs(tmp_path)] == ["failed"]
+    assert "1 failed" in bench("status", "plan.yaml").out
+    write_faulty(fails=10)
+    assert bench("matrix", "plan.yaml").code == 0
+    assert [row["state"] for row in runs(tmp_path)] == ["done"]
+
+
+def test_files_of_one_name_in_two_folders_keep_their_failures(
+    bench: Bench, tmp_path: Path
+) -> None:
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        text = f"def purify(x):\n    return x.no_{folder}\n"
+        Path(folder, "mine.py").write_text(text)
+    write_faulty(fails=10)
+    plan = (
+        "{defenses: ['a/mine.py:purify', 'b/mine.py:purify'], attacks: noise, n: 4, draws: 2, "
+        "threats: {eps: 0.1}, classifiers: 'mine.py:net'}"
+    )
+    Path("plan.yaml").write_text(plan)
+    for _ in range(2):
+        assert bench("matrix", "plan.yaml").code == 1
+        assert [row["state"] for row in runs(tmp_path)] == ["failed", "failed"]

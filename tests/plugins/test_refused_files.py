@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ..command import Bench, is_one_clear_message
+from ..command import Bench, is_one_clear_message, never
 
 SOURCE = '''
 import functools
@@ -145,6 +145,54 @@ def test_a_purifier_without_a_gradient_is_asked_for_another_access(bench: Bench)
         "bpda": "done",
     }
     assert "1 done, 1 skipped" in bench("status", "plan.yaml").out
+
+
+SIZES = """
+import torch
+from torch import nn
+
+colors = nn.Conv2d(3, 3, 1)
+of_cifar = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(4096, 10))
+odd = nn.Sequential(nn.Flatten(), nn.Linear(77, 10))
+
+def purify(x):
+    return colors(x)
+
+def fails(x):
+    raise RuntimeError("no energy today")
+"""
+SIZED = "images (channels, height, width) (1, 8, 8) of digits: it "
+
+
+@pytest.mark.parametrize(
+    ("option", "parts"),
+    [
+        ("classifier=mine.py:of_cifar", ["the classifier mine.py:of_cifar fails on " + SIZED,
+                                         "takes (3, 32, 32)", "--image-size"]),
+        ("classifier=mine.py:odd", ["the classifier mine.py:odd fails on " + SIZED,
+                                    "is for another shape (mat1 and mat2"]),
+        ("defense=mine.py:purify", ["the defense mine.py:purify fails on " + SIZED,
+                                    "takes (3, 8, 8)", "resize"]),
+        ("defense=mine.py:fails", ["RuntimeError: no energy today"]),
+    ],
+)  # fmt: skip
+def test_what_is_for_another_size_is_told_before_anything_is_trained(
+    bench: Bench, option: str, parts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never(monkeypatch, "bench_defenses.classifiers.small_cnn.SmallCnn.start")
+    Path("mine.py").write_text(SIZES)
+    rest = RUN if option.startswith("classifier") else [w for w in RUN if "Net" not in w]
+    said = bench(*rest, "--defense=none", f"--{option}")
+    is_one_clear_message(said, *parts, code=1)
+
+
+def test_a_combination_without_a_gradient_is_told_before_anything_is_trained(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never(monkeypatch, "bench_defenses.classifiers.small_cnn.SmallCnn.start")
+    Path("mine.py").write_text(SOURCE)
+    said = bench("run", "--defense=mine.py:rounds", "--attack=pgd", "--access=full", "-n", "4")
+    is_one_clear_message(said, "this combination is not supported", code=2)
 
 
 def test_a_name_that_no_folder_can_have_is_refused(bench: Bench) -> None:

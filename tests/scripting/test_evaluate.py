@@ -257,6 +257,19 @@ def test_a_row_says_what_it_has(capsys: pytest.CaptureFixture[str]) -> None:
     assert found.show([0, 5]).png.startswith(b"\x89PNG")
 
 
+def test_a_void_row_has_no_number() -> None:
+    def far(view: api.View, x: Tensor, y: Tensor) -> Tensor:
+        return (x + 0.5) % 1
+
+    found = row(Noisy(), attack=far, settings=None)
+    assert found.state == "void"
+    assert all(np.isnan(number) for number in (found.robust, found.clean, *found.interval))
+    for text in (repr(found), found._repr_html_()):
+        assert "void" in text
+        assert "nan" not in text.lower()
+    assert "%" not in repr(found)
+
+
 def test_judge_draws_again_on_the_same_images(monkeypatch: pytest.MonkeyPatch) -> None:
     found = row(Noisy(), **PGD)
     never(monkeypatch, "bench_attacks.pgd.Pgd.__call__")
