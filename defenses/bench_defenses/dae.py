@@ -43,6 +43,8 @@ class Dae:
     training: SpoiledRecipe = field(default_factory=SpoiledRecipe)
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "learned"
+    source: ClassVar[str] = "Meng and Chen 2017, MagNet, arXiv 1705.09064"
     stochastic: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True
 

@@ -60,6 +60,8 @@ class Dds:
     training: DiffusionRecipe = field(default_factory=DiffusionRecipe)
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "diffusion"
+    source: ClassVar[str] = "Carlini et al. 2023, arXiv 2206.10550"
     stochastic: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
     needs_classifier: ClassVar[bool] = False

@@ -108,6 +108,8 @@ class Diffusion:
     training: DiffusionRecipe = field(default_factory=DiffusionRecipe)
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "diffusion"
+    source: ClassVar[str] = "Nie et al. 2022, DiffPure, arXiv 2205.07460"
     stochastic: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
     needs_classifier: ClassVar[bool] = False

@@ -22,6 +22,8 @@ class Gaussian:
     sigma: Annotated[float, Field(gt=0)] = 0.25
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "filters"
+    source: ClassVar[str] = "Cohen, Rosenfeld and Kolter 2019, arXiv 1902.02918"
     stochastic: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
 

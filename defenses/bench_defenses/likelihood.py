@@ -101,6 +101,8 @@ class Likelihood:
     training: DiffusionRecipe = field(default_factory=DiffusionRecipe)
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "diffusion"
+    source: ClassVar[str] = "Chen et al. 2024, arXiv 2305.15241"
     stochastic: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
     needs_classifier: ClassVar[bool] = False

@@ -106,6 +106,8 @@ class Score:
     training: DiffusionRecipe = field(default_factory=DiffusionRecipe)
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "diffusion"
+    source: ClassVar[str] = "Yoon, Hwang and Lee 2021, ADP, arXiv 2106.06041"
     stochastic: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
     needs_classifier: ClassVar[bool] = False

@@ -89,6 +89,8 @@ class DefenseVae:
     training: VaeRecipe = field(default_factory=VaeRecipe)
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "learned"
+    source: ClassVar[str] = "Li and Ji 2019, Defense-VAE, arXiv 1812.06570"
     stochastic: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
 
