@@ -34,7 +34,9 @@ def table(runs: list[tuple[Cells, dict[str, float]]]) -> pd.DataFrame:
             row["_attack"] = (row["attack"], row["access"])
         for group in grouped(found, "_arm"):
             rows += _with_worst(cells, group)
-    return frame_of(rows, COLUMNS)
+    # A column of what is certified only where something is: most tables are of Linf balls.
+    certified = ("certified",) if any(pd.notna(row.get("certified")) for row in rows) else ()
+    return frame_of(rows, (*COLUMNS, *certified))
 
 
 def _with_worst(cells: Cells, group: list[Row]) -> list[Row]:
@@ -71,6 +73,6 @@ def _worst(cells: Cells, rows: list[Row], name: str) -> Row:
         why = "no attack saw all images" if not added else "its checkpoints differ"
         return {**row, "state": "incomplete", "note": why}
     taken = ["clean", "clean_low", "clean_high", "robust", "robust_low", "robust_high"]
-    taken += ["attacked", "passes", "seconds", "audit", "state", "note"]
+    taken += ["attacked", "passes", "seconds", "audit", "certified", "state", "note"]
     taken += ["checkpoint", "classifier_checkpoint"]
     return row | {name: added[0][name] for name in taken}

@@ -90,6 +90,10 @@ def _accuracy(name: str) -> Callable[[Row], str]:
     return write
 
 
+def _accuracy_alone(name: str) -> Callable[[Row], str]:
+    return lambda row: "" if pd.isna(row.get(name)) else f"{row[name]:.1f}"
+
+
 def _gain(row: Row) -> str:
     if pd.isna(row["gain"]):
         return ""
@@ -134,6 +138,7 @@ _ATTACKS: dict[str, Callable[[Row], str]] = {
     "training seed": _column("training_seed"),
     "clean": _accuracy("clean"),
     "robust": _accuracy("robust"),
+    "certified": _accuracy_alone("certified"),
     "attacked": lambda row: "" if row["attacked"] == row["n"] else _plain(row["attacked"]),
     "passes": _column("passes"),
     **{name: _column(name) for name in ("n", "seed", "audit")},

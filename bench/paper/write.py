@@ -18,6 +18,7 @@ from bench.paper.spec import Head, TableFile
 from bench.paper.tables import constants, page, table
 from bench.results.audits import reports
 from bench.results.cell import asked_of, digest_of, is_key, subject_of
+from bench.results.certificates import certified
 from bench.results.digests import fault
 from bench.results.output import delivered
 from bench.results.render import csv_text, markdown_lines
@@ -56,6 +57,7 @@ def write_table(
         **file.head.model_dump(),
         "runs": runs,
         "audits": _audits(store, keys),
+        "certified": certified(store, keys),
         **_measured(store, keys),
     }
     frame = _frame(content, store)
@@ -107,7 +109,8 @@ def _frame(content: Mapping[str, Any], store: Store) -> pd.DataFrame:
     keys = [[cell["key"] for cell in run["cells"]] for run in content["runs"]]
     check_present(store, dict.fromkeys(key for run in keys for key in run), content["command"])
     runs = [
-        (Cells(store, own, content["audits"]), run["paper"])
+        # Sidecars from before there were certificates have none.
+        (Cells(store, own, content["audits"], content.get("certified", {})), run["paper"])
         for own, run in zip(keys, content["runs"], strict=True)
     ]
     return table(runs, _head(content))

@@ -118,7 +118,7 @@ def _sort_of(point: EntryPoint) -> str | None:
     except Exception:  # the listing says so beside its name
         return None
     for line in node.body if node else []:
-        targets = [line.target] if isinstance(line, ast.AnnAssign) else []
+        targets: list[ast.expr] = [line.target] if isinstance(line, ast.AnnAssign) else []
         targets += line.targets if isinstance(line, ast.Assign) else []
         value = getattr(line, "value", None)
         if any(isinstance(name, ast.Name) and name.id == "kind" for name in targets) and (

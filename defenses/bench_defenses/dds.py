@@ -67,6 +67,10 @@ class Dds:
     needs_classifier: ClassVar[bool] = False
     trained_as: ClassVar[str] = "diffusion"
 
+    def certified_noise(self) -> float:
+        """Return sigma: denoising and classifying are a deterministic map of x + noise."""
+        return self.sigma
+
     @staticmethod
     def recipe(dataset: str) -> dict[str, Any]:
         """Return the shipped parameters for a data set, with the training of ``diffusion``."""

@@ -121,6 +121,13 @@ class Diffusion:
                 f"schedule's. Take at most {self.t} steps, or a larger t"
             )
 
+    def certified_noise(self) -> float:
+        """Return the noise at time t on pixels of [0, 1], before rescaling.
+
+        The steps back, with noise of their own, and later rounds see the noisy image only.
+        """
+        return sigma_of(self.t)
+
     @staticmethod
     def recipe(dataset: str) -> dict[str, Any]:
         """Return the shipped parameters for a data set."""

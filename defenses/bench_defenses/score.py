@@ -113,6 +113,10 @@ class Score:
     needs_classifier: ClassVar[bool] = False
     trained_as: ClassVar[str] = "diffusion"
 
+    def certified_noise(self) -> float:
+        """Return sigma: clamp and steps are a deterministic map of x + noise."""
+        return self.sigma
+
     @staticmethod
     def recipe(dataset: str) -> dict[str, Any]:
         """Return the shipped parameters for a data set, with the training of ``diffusion``."""
