@@ -14,7 +14,7 @@ from bench.errors import BenchError, unknown_name
 _LISTINGS = ("defenses", "attacks", "classifiers", "datasets")
 _ZOO = "zoo"  # by name only: it takes seconds to import
 # The kinds of plugins that ship, in this order; those of others follow.
-_SORTS = ("filters", "learned", "energies", "diffusion", "standard", "references")
+_SORTS = ("filters", "learned", "energies", "diffusion", "museum", "standard", "references")
 _OTHERS = "others"
 
 

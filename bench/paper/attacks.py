@@ -45,17 +45,17 @@ def _with_worst(cells: Cells, group: list[Row]) -> list[Row]:
     ladder = any(cells.contents[row["key"]].get("after") for row in group)
     for same in kinds:
         if len(same) > 1 and not ladder:
-            rows.append(_worst(cells, same, f"{same[0]['attack']}, worst of {len(same)}"))
+            rows.append(worst(cells, same, f"{same[0]['attack']}, worst of {len(same)}"))
     if len(kinds) > 1:
-        rows.append(_worst(cells, [row for kind in kinds for row in kind], "worst case"))
+        rows.append(worst(cells, [row for kind in kinds for row in kind], "worst case"))
     return rows
 
 
-def _worst(cells: Cells, rows: list[Row], name: str) -> Row:
+def worst(cells: Cells, rows: list[Row], name: str) -> Row:
     """Join attacks image by image; no number where one of them has none."""
     first = rows[0]
     kept = ["dataset", "classifier", "norm", "eps", "defense", "training_seed", "steps"]
-    kept += ["n", "seed", "draws", "judging"]
+    kept += ["n", "seed", "draws", "judging", "classifier_checkpoint", "checkpoint"]
     row: dict[str, Any] = {
         **{name: first[name] for name in kept},
         "attack": name,

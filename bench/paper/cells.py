@@ -129,7 +129,7 @@ def frame_of(rows: list[Row], columns: Sequence[str]) -> pd.DataFrame:
     for name in ("row", "column"):
         if name in frame:  # whole numbers stay whole beside a defense that has none
             frame[name] = pd.Series([row[name] for row in rows], dtype=object)
-    for name in ("training_seed", "steps", "passes", "attacked"):
+    for name in ("training_seed", "steps", "passes", "attacked", "year"):
         if name in frame:
             frame[name] = frame[name].astype("Int64")
     return frame

@@ -25,7 +25,7 @@ def test_list(bench: Bench) -> None:
 def test_defenses_are_listed_by_kind(bench: Bench) -> None:
     lines = bench("list", "defenses").out.splitlines()
     heads = [line.strip(" :") for line in lines[1:] if line.endswith(":")]
-    assert heads == ["filters", "learned", "energies", "diffusion", "references"]
+    assert heads == ["filters", "learned", "energies", "diffusion", "museum", "references"]
     below = {line.split()[0]: number for number, line in enumerate(lines)}
     assert below["learned:"] < below["dae"] < below["energies:"] < below["ebm"]
     assert below["diffusion:"] < below["dds"] < below["references:"] < below["none"]
