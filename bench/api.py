@@ -37,6 +37,7 @@ from bench.models.trainable import (
     TrainablePurifier,
     Training,
 )
+from bench.plugins.certified import CertifiedPurifier
 from bench.plugins.state_dicts import load_weights
 
 if TYPE_CHECKING:
@@ -48,8 +49,9 @@ _LATER = ("audit", "evaluate", "judge")  # modules of bench.scripting and their 
 
 __all__ = [
     "LOSSES", "Access", "Attack", "AttackWarning", "Averaged", "AveragedGradient",
-    "Ball", "BenchError", "Calls", "CheckpointError", "CoarsePurifier", "Defense",
-    "EnergyPurifier", "Images", "Loss", "LossName", "Negatives", "NoisyPurifier", "Norm",
+    "Ball", "BenchError", "Calls", "CertifiedPurifier", "CheckpointError", "CoarsePurifier",
+    "Defense", "EnergyPurifier", "Images", "Loss", "LossName", "Negatives", "NoisyPurifier",
+    "Norm",
     "PluginError", "Purifier", "Rng", "SharingPurifier", "SteppedPurifier", "Task",
     "ThreatModel", "Towards", "Trainable",
     "TrainableClassifier", "TrainablePurifier", "Training", "View", "WarmAttack",

@@ -16,6 +16,7 @@ import typer
 from bench import __version__
 from bench.commands import (
     calibrate,
+    certify,
     check,
     compare,
     doctor,
@@ -67,6 +68,7 @@ _SET_UP = "Set up"
 app.command(rich_help_panel=_MEASURE)(evaluate.run)
 app.command(rich_help_panel=_MEASURE)(evaluate.matrix)
 app.command(rich_help_panel=_MEASURE)(evaluate.train)
+app.command(rich_help_panel=_MEASURE)(certify.certify)
 app.command(rich_help_panel=_MEASURE)(status.status)
 app.command(rich_help_panel=_MEASURE)(status.collect)
 app.command(rich_help_panel=_RESULTS)(table.table)

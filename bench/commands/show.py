@@ -13,6 +13,9 @@ from bench.errors import BenchError, unknown_name
 
 _LISTINGS = ("defenses", "attacks", "classifiers", "datasets")
 _ZOO = "zoo"  # by name only: it takes seconds to import
+# The kinds of plugins that ship, in this order; those of others follow.
+_SORTS = ("filters", "learned", "energies", "diffusion", "museum", "standard", "references")
+_OTHERS = "others"
 
 
 def listing(what: str) -> dict[str, str]:
@@ -25,6 +28,17 @@ def listing(what: str) -> dict[str, str]:
     if kind == "datasets":
         found |= {name: info.summary for name, info in DATASETS.items()} | OTHERS
     return found
+
+
+def _sorts(what: str) -> dict[str, str]:
+    """Name the kind of each plugin of a listing; empty where none has one."""
+    from bench.plugins.catalogue import KINDS, sorts
+
+    (kind,) = (kind for kind in KINDS if kind == what)
+    found = sorts(kind)
+    if not any(found.values()):
+        return {}
+    return {name: sort or _OTHERS for name, sort in found.items()}
 
 
 def _zoo() -> dict[str, str]:
@@ -63,8 +77,9 @@ def list_(
             tables[_ZOO] = _zoo()
         except BenchError as error:
             complain(f"without the zoo: {error}")
+    kinds = {name: sorts for name in tables if name != _ZOO and (sorts := _sorts(name))}
     if as_json:
-        say(json.dumps(tables, indent=2))
+        say(json.dumps({**tables, **({"kinds": kinds} if kinds else {})}, indent=2))
     else:
         if "attacks" in tables:
             tables["attacks"]["LIBRARY:NAME"] = (
@@ -74,19 +89,32 @@ def list_(
             tables["classifiers"]["robustbench:NAME"] = (
                 "any CIFAR classifier of the RobustBench zoo: `bench list zoo`"
             )
-        _print(tables)
+        _print(tables, kinds)
     for claimed in KINDS:
         if what in (None, claimed):
             for reason in blocked(claimed).values():
                 complain(f"not usable: {reason}")
 
 
-def _print(tables: dict[str, dict[str, str]]) -> None:
-    for kind, entries in tables.items():
-        say(f"{kind}:")
+def _print(tables: dict[str, dict[str, str]], kinds: dict[str, dict[str, str]]) -> None:
+    for listed, entries in tables.items():
+        say(f"{listed}:")
         width = max(map(len, entries), default=0)
-        for name, line in entries.items():
-            say(f"  {name:<{width}}  {line}")
+        sorts = kinds.get(listed, {})
+        for sort in sorted({sorts.get(name, "") for name in entries}, key=_place):
+            if sort:
+                say(f"  {sort}:")
+            indent = "    " if sort else "  "
+            for name, line in entries.items():
+                if sorts.get(name, "") == sort:
+                    say(f"{indent}{name:<{width}}  {line}")
+
+
+def _place(sort: str) -> tuple[int, str]:
+    """Order kinds: ours, those of others by name, what has none, and what is no plugin."""
+    if sort in _SORTS:
+        return _SORTS.index(sort), sort
+    return len(_SORTS) + (sort == _OTHERS) + 2 * (sort == ""), sort
 
 
 def show(

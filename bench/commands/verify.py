@@ -35,25 +35,31 @@ def verify(
     """Recompute distances, verdicts and digests from stored images; exit code 1 if wrong."""
     import json
 
+    from bench.results.certificates import folder_of
     from bench.results.store import Store
 
-    if not Store(results).finished():
+    if not (Store(results).finished() or folder_of(Store(results)).finished()):
         raise UsageError(
             f"there are no finished cells in {results}. Make some with `bench run`, or name "
             "another folder: bench verify FOLDER."
         )
     from bench.audit.recheck import contradictions
     from bench.verification import recompute as work
+    from bench.verification.certificates import problems_of
     from bench.verification.problem import Problem
 
     report = watch(work.verify(Store(results), data=data), quiet=as_json)
     found = (Problem(True, text) for text in contradictions(Store(results)))
-    report = replace(report, folder=(*report.folder, *found))
+    radii = problems_of(Store(results), data=data)
+    report = replace(report, folder=(*report.folder, *found, *radii))
     if votes:
+        from bench.certification.recheck import redrawn
         from bench.verification.revote import revote
 
         workspace = open_workspace(results, data, zoo, device)
         report = watch(revote(report, workspace=workspace), quiet=as_json)
+        again = watch(redrawn(workspace=workspace), quiet=as_json)
+        report = replace(report, folder=(*report.folder, *again))
     if blind:
         from bench.verification.blind import blind as vote_blindly
 
@@ -77,7 +83,7 @@ def _print(report: Report, results: Path) -> None:
         f"{counts['finished']} finished cells in {results}: {counts['ok']} ok, "
         f"{counts['not_checked']} not checked in full, {counts['wrong']} wrong, "
         f"{counts['void']} void; {sum(f.wrong for f in report.folder)} wrong in runs.csv, "
-        "checkpoints and audits"
+        "checkpoints, audits and certificates"
     )
     if counts["without_images"]:
         say(

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.core.threat import format_eps
 from bench.data.datasets import dataset_info
 from bench.data.names import cell_name, trained_on
 from bench.errors import BenchError, unknown_name
@@ -36,12 +37,16 @@ def describe(name: str, *, dataset: str, results: Path) -> Iterator[str]:
         yield ""
         yield from (f"  {line}".rstrip() for line in (inspect.getdoc(cls) or "").splitlines())
         yield ""
+        if source := vars(cls).get("source"):  # its own: who derives from it has another
+            yield f"  source: {source}"
+            yield ""
         yield f"  parameters on {dataset} (name: type = value):"
         yield from list(_parameters(made, SINGULAR[kind])) or ["    none"]
         yield ""
         yield f"  {_compatibility(kind, made)}"
         if isinstance(made, Trainable):
             yield ""
+            yield f"  {_trained_on(name, made, dataset)}"
             yield from _checkpoints(kept(trained_as(name, made)), results)
 
 
@@ -97,6 +102,22 @@ def _compatibility(kind: Kind, made: Any) -> str:
     return f"works with any classifier and data set, {access}; {noise}"
 
 
+def _trained_on(name: str, made: Trainable, dataset: str) -> str:
+    """Say which images a training learns from."""
+    said = f"trained on the training images of {cell_name(trained_on(dataset))}"
+    if wanted := made.negatives():
+        threat = wanted.threat
+        whose = "the defended classifier"
+        if wanted.classifier_seed is not None:
+            whose = f"a classifier of seed {wanted.classifier_seed}"
+        said += (
+            f" and AutoAttack's {threat.norm} {format_eps(threat.eps)} images of the first "
+            f"{wanted.images:,}, made on {whose}"
+        )
+    shared = trained_as(name, made)
+    return said + (f"; shares the network of {shared}" if shared != name else "")
+
+
 def _checkpoints(name: str, results: Path) -> Iterator[str]:
     found = [
         path
@@ -108,5 +129,7 @@ def _checkpoints(name: str, results: Path) -> Iterator[str]:
         _, digest = load_checkpoint(path)
         card = read_card(path)
         metrics = ", ".join(f"{key} {value:.4g}" for key, value in card["metrics"].items())
-        about = f"{path.parent.name}; {metrics}" if metrics else path.parent.name
+        count = f"{card['images']:,} images of " if "images" in card else ""
+        about = f"{count}{path.parent.name}"
+        about += f"; {metrics}" if metrics else ""
         yield f"    {path} sha256 {digest[:16]} ({about})"

@@ -34,7 +34,9 @@ def table(runs: list[tuple[Cells, dict[str, float]]]) -> pd.DataFrame:
             row["_attack"] = (row["attack"], row["access"])
         for group in grouped(found, "_arm"):
             rows += _with_worst(cells, group)
-    return frame_of(rows, COLUMNS)
+    # A column of what is certified only where something is: most tables are of Linf balls.
+    certified = ("certified",) if any(pd.notna(row.get("certified")) for row in rows) else ()
+    return frame_of(rows, (*COLUMNS, *certified))
 
 
 def _with_worst(cells: Cells, group: list[Row]) -> list[Row]:
@@ -43,17 +45,17 @@ def _with_worst(cells: Cells, group: list[Row]) -> list[Row]:
     ladder = any(cells.contents[row["key"]].get("after") for row in group)
     for same in kinds:
         if len(same) > 1 and not ladder:
-            rows.append(_worst(cells, same, f"{same[0]['attack']}, worst of {len(same)}"))
+            rows.append(worst(cells, same, f"{same[0]['attack']}, worst of {len(same)}"))
     if len(kinds) > 1:
-        rows.append(_worst(cells, [row for kind in kinds for row in kind], "worst case"))
+        rows.append(worst(cells, [row for kind in kinds for row in kind], "worst case"))
     return rows
 
 
-def _worst(cells: Cells, rows: list[Row], name: str) -> Row:
+def worst(cells: Cells, rows: list[Row], name: str) -> Row:
     """Join attacks image by image; no number where one of them has none."""
     first = rows[0]
     kept = ["dataset", "classifier", "norm", "eps", "defense", "training_seed", "steps"]
-    kept += ["n", "seed", "draws", "judging"]
+    kept += ["n", "seed", "draws", "judging", "classifier_checkpoint", "checkpoint"]
     row: dict[str, Any] = {
         **{name: first[name] for name in kept},
         "attack": name,
@@ -71,6 +73,6 @@ def _worst(cells: Cells, rows: list[Row], name: str) -> Row:
         why = "no attack saw all images" if not added else "its checkpoints differ"
         return {**row, "state": "incomplete", "note": why}
     taken = ["clean", "clean_low", "clean_high", "robust", "robust_low", "robust_high"]
-    taken += ["attacked", "passes", "seconds", "audit", "state", "note"]
+    taken += ["attacked", "passes", "seconds", "audit", "certified", "state", "note"]
     taken += ["checkpoint", "classifier_checkpoint"]
     return row | {name: added[0][name] for name in taken}

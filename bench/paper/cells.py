@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -29,14 +30,20 @@ class Cells:
     number, and ``contents`` what the cells are, both in the order of ``keys``.
     """
 
-    def __init__(self, store: Store, keys: Sequence[str], audits: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        keys: Sequence[str],
+        audits: Mapping[str, Any],
+        certified: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         self.store = store
         for key in keys:
             found = fault(store.cell(key))
             if found and found.startswith("cell.json"):  # it cannot be said what it is a row of
                 raise damage(store.cell(key), found)
         self.contents = {key: read_json(store.cell(key) / "cell.json") for key in keys}
-        self.frame = rows_of(store, list(self.contents), audits)
+        self.frame = rows_of(store, list(self.contents), audits, certified)
         not_done = self.frame["state"] != "done"
         self.frame.loc[not_done, list(NUMBERS)] = float("nan")
         # Tables are shared: of a path in an error its last part is enough.
@@ -122,7 +129,7 @@ def frame_of(rows: list[Row], columns: Sequence[str]) -> pd.DataFrame:
     for name in ("row", "column"):
         if name in frame:  # whole numbers stay whole beside a defense that has none
             frame[name] = pd.Series([row[name] for row in rows], dtype=object)
-    for name in ("training_seed", "steps", "passes", "attacked"):
+    for name in ("training_seed", "steps", "passes", "attacked", "year"):
         if name in frame:
             frame[name] = frame[name].astype("Int64")
     return frame

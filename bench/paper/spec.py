@@ -11,19 +11,35 @@ from bench.errors import PlanError, UsageError
 from bench.experiments.plan import Plan, all_faults, parse_plan, read_mapping
 from bench.plugins.names import kept
 
-Layout = Literal["gain", "attacks", "ablation"]
-_KEYS = "title, layout (gain, attacks or ablation) and runs, as plans/paper/table1.yaml has."
+Layout = Literal["gain", "attacks", "ablation", "museum"]
+_KEYS = "title, layout (gain, attacks, ablation or museum) and runs, as table1.yaml has."
 _ONLY: dict[Layout, tuple[str, ...]] = {
     "gain": ("baseline",),
     "attacks": (),
     "ablation": ("rows", "columns"),
+    "museum": (),
 }
+_UNCLAIMED = "none"  # the bare classifier, of which nobody claims anything
+
+
+class Claim(pydantic.BaseModel, extra="forbid"):
+    """What was published of a defense, and ``access`` as its authors describe it."""
+
+    who: str
+    year: int
+    claim: str
+    access: str
 
 
 class Run(Plan, extra="forbid"):
-    """A plan of a table; ``paper`` is the gain in points that the paper claims of a defense."""
+    """A plan of a table, and what papers say of its defenses, by name.
+
+    ``paper`` is the gain in points that the paper of the table claims; ``claims`` are those of
+    a museum, each of another paper.
+    """
 
     paper: dict[str, float] = pydantic.Field(default_factory=dict)
+    claims: dict[str, Claim] = pydantic.Field(default_factory=dict)
 
 
 class Head(pydantic.BaseModel, extra="forbid"):
@@ -118,12 +134,24 @@ def _of_the_table(run: Run, head: Head | None) -> list[str]:
         for name in run.paper
         if name not in names
     ]
+    faults += [
+        f"claims names {name}, which is none of the defenses {', '.join(names)}."
+        for name in run.claims
+        if name not in names
+    ]
     if head is None:
         return faults
+    if head.layout == "museum":
+        silent = [name for name in names if name not in (*run.claims, _UNCLAIMED)]
+        faults += [f"claims says nothing of {name}." for name in dict.fromkeys(silent)]
+    elif run.claims:
+        faults.append("'claims' is a key of the layout museum only.")
     if head.layout == "gain" and head.baseline and head.baseline not in names:
         faults.append(f"the baseline {head.baseline} is not among its defenses.")
     if run.ladder and head.layout == "gain":
         faults.append("ladder: true leaves only survivors, which cannot be paired for a gain.")
+    if run.ladder and head.layout == "museum":
+        faults.append("ladder: true leaves only survivors: no access has a number of its own.")
     if run.paper and head.layout != "gain":
         faults.append("'paper' is a key of the layout gain only.")
     if head.baseline in run.paper:

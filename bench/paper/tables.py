@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.paper import ablation, attacks, gain
+from bench.paper import ablation, attacks, gain, museum
 from bench.paper.cells import Cells, Row, records
 from bench.paper.spec import Head
 from bench.results.render import columns_of, needed
@@ -21,10 +21,12 @@ _CONSTANT = ("dataset", "classifier", "norm", "eps", "attack", "access", "n", "d
              "seed", "judging", "audit")  # fmt: skip
 
 
-def table(runs: list[tuple[Cells, dict[str, float]]], head: Head) -> pd.DataFrame:
-    """Write the rows of a table with every column, from runs and what the paper claims."""
+def table(runs: list[tuple[Cells, dict[str, Any]]], head: Head) -> pd.DataFrame:
+    """Write the rows of a table with every column, from runs and what papers claim."""
     if head.layout == "gain":
         return gain.table(runs, head)
+    if head.layout == "museum":
+        return museum.table(runs)
     return attacks.table(runs) if head.layout == "attacks" else ablation.table(runs, head)
 
 
@@ -33,7 +35,7 @@ def page(frame: pd.DataFrame, head: Head) -> tuple[list[str], list[list[str]]]:
     if head.layout == "ablation":
         heads, places = ablation.pivot(frame, head)
         return heads, [[_plain(value) for value in row] for row in places]
-    shown = _GAIN if head.layout == "gain" else _ATTACKS
+    shown = {"gain": _GAIN, "museum": _MUSEUM}.get(head.layout, _ATTACKS)
     common = common_to(frame["settings"].tolist())
     said = _settings_of_defenses if head.layout == "gain" else str
     rows_of_text = [
@@ -90,6 +92,10 @@ def _accuracy(name: str) -> Callable[[Row], str]:
     return write
 
 
+def _accuracy_alone(name: str) -> Callable[[Row], str]:
+    return lambda row: "" if pd.isna(row.get(name)) else f"{row[name]:.1f}"
+
+
 def _gain(row: Row) -> str:
     if pd.isna(row["gain"]):
         return ""
@@ -134,8 +140,21 @@ _ATTACKS: dict[str, Callable[[Row], str]] = {
     "training seed": _column("training_seed"),
     "clean": _accuracy("clean"),
     "robust": _accuracy("robust"),
+    "certified": _accuracy_alone("certified"),
     "attacked": lambda row: "" if row["attacked"] == row["n"] else _plain(row["attacked"]),
     "passes": _column("passes"),
     **{name: _column(name) for name in ("n", "seed", "audit")},
     "state": _column("state"),
+}
+_MUSEUM: dict[str, Callable[[Row], str]] = {
+    **{name: _column(name) for name in ("defense", "settings", "who", "year", "claim")},
+    "access of the claim": _column("claimed_access"),
+    **{name: _column(name) for name in ("dataset", "norm", "eps", "classifier")},
+    **{name: _accuracy(name) for name in ("clean", *museum.LEVELS)},
+    "worst case": _accuracy("worst"),
+    "least left by": lambda row: (
+        f"{row['attack']}, {row['access']}" if row["state"] == "done" else ""
+    ),
+    **{name: _column(name) for name in ("n", "seed", "audit", "state")},
+    "note": lambda row: "" if row["state"] == "done" else _plain(row["note"]),
 }

@@ -14,10 +14,11 @@ import pandas as pd
 from bench.errors import StoreError
 from bench.paper.cells import Cells, check_present, records
 from bench.paper.latex import latex
-from bench.paper.spec import Head, TableFile
+from bench.paper.spec import Head, Run, TableFile
 from bench.paper.tables import constants, page, table
 from bench.results.audits import reports
 from bench.results.cell import asked_of, digest_of, is_key, subject_of
+from bench.results.certificates import certified
 from bench.results.digests import fault
 from bench.results.output import delivered
 from bench.results.render import csv_text, markdown_lines
@@ -47,7 +48,7 @@ def write_table(
     ``cells``: the keys of the cells of each run.
     """
     runs = [
-        {"paper": run.paper, "cells": [{"key": key} for key in own]}
+        {**_said(run), "cells": [{"key": key} for key in own]}
         for run, own in zip(file.runs, cells, strict=True)
     ]
     keys = list(dict.fromkeys(key for own in cells for key in own))
@@ -56,6 +57,7 @@ def write_table(
         **file.head.model_dump(),
         "runs": runs,
         "audits": _audits(store, keys),
+        "certified": certified(store, keys),
         **_measured(store, keys),
     }
     frame = _frame(content, store)
@@ -107,10 +109,23 @@ def _frame(content: Mapping[str, Any], store: Store) -> pd.DataFrame:
     keys = [[cell["key"] for cell in run["cells"]] for run in content["runs"]]
     check_present(store, dict.fromkeys(key for run in keys for key in run), content["command"])
     runs = [
-        (Cells(store, own, content["audits"]), run["paper"])
+        # Sidecars from before there were certificates have none.
+        (
+            Cells(store, own, content["audits"], content.get("certified", {})),
+            run.get("claims", run["paper"]),
+        )
         for own, run in zip(keys, content["runs"], strict=True)
     ]
     return table(runs, _head(content))
+
+
+def _said(run: Run) -> dict[str, Any]:
+    """Keep what papers say of a run's defenses."""
+    claims = {
+        name: {**claim.model_dump(exclude={"access"}), "claimed_access": claim.access}
+        for name, claim in run.claims.items()
+    }
+    return {"paper": run.paper, **({"claims": claims} if claims else {})}
 
 
 def _audits(store: Store, keys: Sequence[str]) -> dict[str, Any]:

@@ -110,16 +110,42 @@ def _points(kind: Kind, *, warn: bool) -> list[EntryPoint]:
 def summary(point: EntryPoint) -> str:
     """Read the first line of a plugin's docstring from its source, without importing it."""
     try:
-        spec = find_spec(point.module)
-        # Whatever cannot be read has no summary: the except below.
-        source = spec.loader.get_source(point.module)  # type: ignore[union-attr]
-        tree = ast.parse(source or "")
+        node = _in_source(point)
     except Exception:  # a plugin that is broken in any way is still listed
         return "(cannot be read: see bench doctor)"
-    for node in tree.body:
+    return (ast.get_docstring(node) or "").partition("\n")[0] if node else ""
+
+
+def sorts(kind: Kind) -> dict[str, str | None]:
+    """Read the plugins' own ``kind`` by name, such as "filters"; None where one has none."""
+    points = _told_apart(_points(kind, warn=False), kind)[0]
+    return {name: _sort_of(point) for name, point in points.items()}
+
+
+def _sort_of(point: EntryPoint) -> str | None:
+    try:
+        node = _in_source(point)
+    except Exception:  # the listing says so beside its name
+        return None
+    for line in node.body if node else []:
+        targets: list[ast.expr] = [line.target] if isinstance(line, ast.AnnAssign) else []
+        targets += line.targets if isinstance(line, ast.Assign) else []
+        value = getattr(line, "value", None)
+        if any(isinstance(name, ast.Name) and name.id == "kind" for name in targets) and (
+            isinstance(value, ast.Constant) and isinstance(value.value, str)
+        ):
+            return value.value
+    return None
+
+
+def _in_source(point: EntryPoint) -> ast.ClassDef | ast.FunctionDef | None:
+    """Parse a plugin's class or function; raises whatever a module may that cannot be read."""
+    spec = find_spec(point.module)
+    source = spec.loader.get_source(point.module)  # type: ignore[union-attr]
+    for node in ast.parse(source or "").body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == point.attr:
-            return (ast.get_docstring(node) or "").partition("\n")[0]
-    return ""
+            return node
+    return None
 
 
 def plugin(kind: Kind, name: str) -> type[Any]:

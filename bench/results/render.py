@@ -20,8 +20,8 @@ _LAST = ("checkpoint", "classifier_checkpoint", "key", "keys")
 _LABELS = ("defense", "attack", "state", *_VARYING, *_LAST)
 _BEFORE = ("defense", "attack", "access", "norm", "eps", "dataset", "n", "draws")
 _AFTER = (
-    "clean", "robust", "interval", "robust_single", "noise", "attacked", "passes", "state",
-    "audit", "settings",
+    "clean", "robust", "interval", "certified", "robust_single", "noise", "attacked", "passes",
+    "state", "audit", "settings",
 )  # fmt: skip
 
 
@@ -87,6 +87,8 @@ def shown(frame: pd.DataFrame) -> pd.DataFrame:
     left_out = []
     if not page["settings"].any():
         left_out.append("settings")
+    if page["certified"].isna().all():
+        left_out.append("certified")  # it is about L2 balls of defenses with a certificate
     if not (page["noise"] == "by block").any():
         left_out.append("noise")
     if (page["attacked"].isna() | (page["attacked"] == page["n"])).all():

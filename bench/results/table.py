@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import pandas as pd
 from bench.errors import StoreError, UsageError
 from bench.results.audits import DAMAGED, reports
 from bench.results.cell import defended_of, is_key, subject_of
+from bench.results.certificates import certified
 from bench.results.digests import MALFORMED, fault
 from bench.results.locks import alone
 from bench.results.provenance import BY_BLOCK
@@ -31,7 +33,7 @@ COLUMNS = (
     "defense", "attack", "access", "norm", "eps", "dataset", "classifier", "n", "attacked",
     "seed", "draws", "judging", "noise", "audit",
     "clean", "clean_low", "clean_high", "robust", "robust_low", "robust_high",
-    "clean_single", "robust_single", "clean_vote", "robust_vote",
+    "certified", "clean_single", "robust_single", "clean_vote", "robust_vote",
     "passes", "forward", "backward", "memory", "seconds", "state", "note", "settings", "key",
     "classifier_checkpoint", "checkpoint", "commit", "date",
 )  # fmt: skip
@@ -47,19 +49,26 @@ _SAME_DEFENSE = [
 
 def collect(store: Store) -> pd.DataFrame:
     """Read every cell of a results folder to one row each; raises StoreError."""
-    frame = rows_of(store, [folder.name for folder in store.cells()], reports(store))
+    keys = [folder.name for folder in store.cells()]
+    frame = rows_of(store, keys, reports(store), certified(store, keys))
     order = ["dataset", "classifier", "norm", "eps", "defense", "access", "attack"]
     order += ["settings", "n", "key"]
     return frame.sort_values(order, kind="stable", ignore_index=True)
 
 
-def rows_of(store: Store, keys: Sequence[str], audits: Mapping[str, Any]) -> pd.DataFrame:
+def rows_of(
+    store: Store,
+    keys: Sequence[str],
+    audits: Mapping[str, Any],
+    certified: Mapping[str, float] = MappingProxyType({}),
+) -> pd.DataFrame:
     """Read these cells to one row each, in this order; a damaged one has no number.
 
-    ``audits`` are reports by subject, as `bench audit` wrote them.
+    ``audits`` are reports by subject, as `bench audit` wrote them, and ``certified`` what
+    certificates say of cells, by key.
     """
     rows = [_row_again(store, key, audits) for key in keys]
-    found = [row for row in rows if row is not None]
+    found = [{"certified": certified.get(row["key"]), **row} for row in rows if row is not None]
     return _counted(pd.DataFrame(found, columns=list(COLUMNS)))
 
 
@@ -76,6 +85,7 @@ def _row_again(store: Store, key: str, audits: Mapping[str, Any]) -> dict[str, A
 def _counted(frame: pd.DataFrame) -> pd.DataFrame:
     for name in ("passes", "forward", "backward", "memory", "attacked"):
         frame[name] = frame[name].astype("Int64")  # also beside rows that have none
+    frame["certified"] = frame["certified"].astype(float)
     for name in ("n", "seed", "draws"):
         if frame[name].isna().any():  # of a damaged cell
             frame[name] = frame[name].astype("Int64")
@@ -319,6 +329,7 @@ def with_worst_case(
                 "robust_low": _percent(low),
                 "robust_high": _percent(high),
                 "robust_single": _percent(joined["single"].mean()),
+                "certified": first["certified"],
                 "passes": int(group["passes"].sum()),
                 "seconds": round(float(group["seconds"].sum()), 1),
                 "state": "done",

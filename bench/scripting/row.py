@@ -16,6 +16,7 @@ from bench.experiments.prepare import prepare, resolve
 from bench.figures import pictures
 from bench.figures.output import render
 from bench.results.audits import reports
+from bench.results.certificates import certified
 from bench.results.output import delivered
 from bench.results.render import cells_as_text, shown
 from bench.results.store import read_json, read_rows
@@ -87,7 +88,7 @@ class Row:
     def to_pandas(self) -> pd.DataFrame:
         """Return the row with the columns of runs.csv."""
         store = self.question.store
-        return rows_of(store, [self.key], reports(store))
+        return rows_of(store, [self.key], reports(store), certified(store, [self.key]))
 
     def images(self, indices: Sequence[int] | None = None) -> dict[str, Tensor]:
         """Return images (N, C, H, W) in [0, 1]: ``clean``, ``attacked`` and ``purified`` once.

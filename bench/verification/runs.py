@@ -14,7 +14,7 @@ from bench.results.table import collect
 from bench.verification.problem import Problem
 
 # What later commands may change without touching the cell, or is only said of it.
-_NOT_COMPARED = ("audit", "note", "settings")
+_NOT_COMPARED = ("audit", "certified", "note", "settings")
 _FINISHED = ("done", "void")
 
 

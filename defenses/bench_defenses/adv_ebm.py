@@ -35,6 +35,8 @@ class AdvEbm(Ebm):
     training: AdversarialRecipe = field(default_factory=AdversarialRecipe)
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "energies"
+    source: ClassVar[str] = "Hajimohammadi Tabriz, Amini and Kazemi 2026, Monadi 14(2)"
     needs_classifier: ClassVar[bool] = True
 
     @staticmethod

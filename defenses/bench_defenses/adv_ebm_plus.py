@@ -23,6 +23,8 @@ class AdvEbmPlus(EnergyDefense):
     training: ScoreRecipe = field(default_factory=ScoreRecipe)
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "energies"
+    source: ClassVar[str] = "ours"
     needs_classifier: ClassVar[bool] = True
 
     @staticmethod

@@ -18,6 +18,8 @@ class BitDepth:
     bits: Annotated[int, Field(ge=1, le=8)] = 3
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "filters"
+    source: ClassVar[str] = "Xu, Evans and Qi 2018, Feature Squeezing, arXiv 1704.01155"
     stochastic: ClassVar[bool] = False
     differentiable: ClassVar[bool] = False  # a staircase: flat almost everywhere
 

@@ -35,6 +35,8 @@ class ControlEbm(AdvEbm):
     training: ControlRecipe = field(default_factory=ControlRecipe)
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "energies"
+    source: ClassVar[str] = "ours, a control of adv_ebm"
 
     @staticmethod
     def recipe(dataset: str) -> dict[str, Any]:

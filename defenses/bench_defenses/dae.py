@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.api import Negatives, Rng, Task, read_weights
+from bench.api import Rng, Task, read_weights
 from bench_defenses._recipe import recipe
 from bench_defenses._seeding import seeded
 from bench_defenses.denoisers.autoencoder import Autoencoder
+from bench_defenses.denoisers.defense import OnSpoiledImages
 from bench_defenses.denoisers.training import SpoiledRecipe, SpoiledTraining
 
 
@@ -37,28 +38,20 @@ class Reformer(nn.Module):
 
 
 @dataclass(frozen=True)
-class Dae:
+class Dae(OnSpoiledImages):
     """A denoising autoencoder, one pass: the reformer of MagNet (Meng and Chen 2017)."""
 
     training: SpoiledRecipe = field(default_factory=SpoiledRecipe)
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "learned"
+    source: ClassVar[str] = "Meng and Chen 2017, MagNet, arXiv 1705.09064"
     stochastic: ClassVar[bool] = False
-    differentiable: ClassVar[bool] = True
-
-    @property
-    def needs_classifier(self) -> bool:
-        """Whether the training attacks a classifier."""
-        return self.training.spoiled_by == "attacks"
 
     @staticmethod
     def recipe(dataset: str) -> dict[str, Any]:
         """Return the shipped parameters for a data set."""
         return recipe("dae", dataset)
-
-    def negatives(self) -> Negatives | None:
-        """Ask for AutoAttack's images of the bare classifier where they are learned from."""
-        return self.training.negatives()
 
     def passes(self) -> dict[str, int]:
         """Count the passes of one purification, per image."""

@@ -14,12 +14,11 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.api import Rng, Task, read_weights
-from bench_defenses._recipe import recipe
+from bench.api import Rng
+from bench_defenses.denoisers.defense import OnDiffusion, recipe_on_diffusion
 from bench_defenses.denoisers.diffusion import (
     TIMES,
     DiffusionRecipe,
-    DiffusionTraining,
     denoised,
     kept,
     sigma_of,
@@ -53,36 +52,30 @@ class OneStep(nn.Module):
 
 
 @dataclass(frozen=True)
-class Dds:
+class Dds(OnDiffusion):
     """Add N(0, sigma^2), and denoise in one step of a diffusion model (Carlini et al. 2023)."""
 
     sigma: Annotated[float, Field(gt=0, le=sigma_of(TIMES - 1))] = 0.25
     training: DiffusionRecipe = field(default_factory=DiffusionRecipe)
 
     revision: ClassVar[int] = 1
-    stochastic: ClassVar[bool] = True
-    differentiable: ClassVar[bool] = True
-    needs_classifier: ClassVar[bool] = False
-    trained_as: ClassVar[str] = "diffusion"
+    kind: ClassVar[str] = "diffusion"
+    source: ClassVar[str] = "Carlini et al. 2023, arXiv 2206.10550"
+
+    def certified_noise(self) -> float:
+        """Return sigma: denoising and classifying are a deterministic map of x + noise."""
+        return self.sigma
 
     @staticmethod
     def recipe(dataset: str) -> dict[str, Any]:
         """Return the shipped parameters for a data set, with the training of ``diffusion``."""
-        training = recipe("diffusion", dataset).get("training", {})
-        return {**recipe("dds", dataset), "training": training}
-
-    def negatives(self) -> None:
-        """Ask for no adversarial images."""
+        return recipe_on_diffusion("dds", dataset)
 
     def passes(self) -> dict[str, int]:
         """Count the passes of one purification, per image."""
         return {"denoiser forward": 1}
 
-    def start(self, task: Task) -> DiffusionTraining:
-        """Begin training."""
-        return DiffusionTraining(self.training, task)
-
     def load(self, weights: Mapping[str, Tensor], *, shape: tuple[int, ...]) -> OneStep:
         """Build the purifier; raises CheckpointError where the weights do not fit."""
-        net = read_weights(UNet(shape[0], width=self.training.width), weights)
+        net = self.denoiser(weights, shape)
         return OneStep(net, sigma=self.sigma)

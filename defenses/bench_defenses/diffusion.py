@@ -16,13 +16,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bench.api import Rng, Task, read_weights
+from bench.api import Rng
 from bench_defenses._averaged import Positive
 from bench_defenses._recipe import recipe
+from bench_defenses.denoisers.defense import OnDiffusion
 from bench_defenses.denoisers.diffusion import (
     TIMES,
     DiffusionRecipe,
-    DiffusionTraining,
     denoised,
     kept,
     sigma_of,
@@ -98,7 +98,7 @@ class Diffuser(nn.Module):
 
 
 @dataclass(frozen=True)
-class Diffusion:
+class Diffusion(OnDiffusion):
     """Diffuse to time ``t`` of 1,000 and back in ``steps`` (DiffPure, Nie et al. 2022)."""
 
     t: Annotated[int, Field(ge=1, le=TIMES)] = 200
@@ -108,9 +108,8 @@ class Diffusion:
     training: DiffusionRecipe = field(default_factory=DiffusionRecipe)
 
     revision: ClassVar[int] = 1
-    stochastic: ClassVar[bool] = True
-    differentiable: ClassVar[bool] = True
-    needs_classifier: ClassVar[bool] = False
+    kind: ClassVar[str] = "diffusion"
+    source: ClassVar[str] = "Nie et al. 2022, DiffPure, arXiv 2205.07460"
 
     def __post_init__(self) -> None:
         if self.steps > self.t:
@@ -119,25 +118,25 @@ class Diffusion:
                 f"schedule's. Take at most {self.t} steps, or a larger t"
             )
 
+    def certified_noise(self) -> float:
+        """Return the noise at time t on pixels of [0, 1], before rescaling.
+
+        The steps back, with noise of their own, and later rounds see the noisy image only.
+        """
+        return sigma_of(self.t)
+
     @staticmethod
     def recipe(dataset: str) -> dict[str, Any]:
         """Return the shipped parameters for a data set."""
         return recipe("diffusion", dataset)
 
-    def negatives(self) -> None:
-        """Ask for no adversarial images."""
-
     def passes(self) -> dict[str, int]:
         """Count the passes of one purification, per image."""
         return {"denoiser forward": self.rounds * self.steps}
 
-    def start(self, task: Task) -> DiffusionTraining:
-        """Begin training."""
-        return DiffusionTraining(self.training, task)
-
     def load(self, weights: Mapping[str, Tensor], *, shape: tuple[int, ...]) -> Diffuser:
         """Build the purifier; raises CheckpointError where the weights do not fit."""
-        net = read_weights(UNet(shape[0], width=self.training.width), weights)
+        net = self.denoiser(weights, shape)
         return Diffuser(
             net, t=self.t, steps=self.steps, rounds=self.rounds, sampler=self.sampler
         )

@@ -21,6 +21,8 @@ class Ebm(EnergyDefense):
     training: ContrastiveRecipe = field(default_factory=ContrastiveRecipe)
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "energies"
+    source: ClassVar[str] = "Hill, Mitchell and Zhu 2021, arXiv 2005.13525"
     needs_classifier: ClassVar[bool] = False
 
     @staticmethod

@@ -22,6 +22,8 @@ class Gaussian:
     sigma: Annotated[float, Field(gt=0)] = 0.25
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "filters"
+    source: ClassVar[str] = "Cohen, Rosenfeld and Kolter 2019, arXiv 1902.02918"
     stochastic: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
 
@@ -32,6 +34,15 @@ class Gaussian:
         about half of all black and white pixels.
         """
         return x + self.sigma * rng.normal_like(x)
+
+    def certified_noise(self) -> float:
+        """Return sigma: the image is seen through x + N(0, sigma^2) only.
+
+        What follows is the classifier, a deterministic map of the noisy image. A clip or a
+        rounding in between would be one as well: the theorem asks nothing of the map but that
+        it sees no more of the image than that (Cohen et al. 2019, theorem 1).
+        """
+        return self.sigma
 
     def noise_alone(self) -> Gaussian:
         """Return itself: there is nothing but noise."""

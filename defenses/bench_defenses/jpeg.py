@@ -26,6 +26,8 @@ class Jpeg:
     quality: Annotated[int, Field(ge=1, le=100)] = 75
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "filters"
+    source: ClassVar[str] = "Guo et al. 2018, arXiv 1711.00117"
     stochastic: ClassVar[bool] = False
     differentiable: ClassVar[bool] = False  # rounds to 8 bits, and leaves torch
 

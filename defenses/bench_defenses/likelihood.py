@@ -14,13 +14,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.api import Rng, Task, per_image, read_weights
+from bench.api import Rng, per_image
 from bench_defenses._averaged import Positive
-from bench_defenses._recipe import recipe
+from bench_defenses.denoisers.defense import OnDiffusion, recipe_on_diffusion
 from bench_defenses.denoisers.diffusion import (
     TIMES,
     DiffusionRecipe,
-    DiffusionTraining,
     kept,
 )
 from bench_defenses.denoisers.unet import UNet
@@ -88,7 +87,7 @@ class LikelihoodAscent(nn.Module):
 
 
 @dataclass(frozen=True)
-class Likelihood:
+class Likelihood(OnDiffusion):
     """Raise a diffusion model's likelihood by K ``steps`` (LM, Chen et al. 2024).
 
     The times of the bound are uniform from ``first`` to ``last`` of 1,000.
@@ -101,10 +100,8 @@ class Likelihood:
     training: DiffusionRecipe = field(default_factory=DiffusionRecipe)
 
     revision: ClassVar[int] = 1
-    stochastic: ClassVar[bool] = True
-    differentiable: ClassVar[bool] = True
-    needs_classifier: ClassVar[bool] = False
-    trained_as: ClassVar[str] = "diffusion"
+    kind: ClassVar[str] = "diffusion"
+    source: ClassVar[str] = "Chen et al. 2024, arXiv 2305.15241"
 
     def __post_init__(self) -> None:
         if self.first > self.last:
@@ -115,25 +112,17 @@ class Likelihood:
     @staticmethod
     def recipe(dataset: str) -> dict[str, Any]:
         """Return the shipped parameters for a data set, with the training of ``diffusion``."""
-        training = recipe("diffusion", dataset).get("training", {})
-        return {**recipe("likelihood", dataset), "training": training}
-
-    def negatives(self) -> None:
-        """Ask for no adversarial images."""
+        return recipe_on_diffusion("likelihood", dataset)
 
     def passes(self) -> dict[str, int]:
         """Count the passes of one purification, per image."""
         return {"denoiser forward": self.steps, "denoiser backward": self.steps}
 
-    def start(self, task: Task) -> DiffusionTraining:
-        """Begin training."""
-        return DiffusionTraining(self.training, task)
-
     def load(
         self, weights: Mapping[str, Tensor], *, shape: tuple[int, ...]
     ) -> LikelihoodAscent:
         """Build the purifier; raises CheckpointError where the weights do not fit."""
-        net = read_weights(UNet(shape[0], width=self.training.width), weights)
+        net = self.denoiser(weights, shape)
         return LikelihoodAscent(
             net, steps=self.steps, step_size=self.step_size, first=self.first, last=self.last
         )

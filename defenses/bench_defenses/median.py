@@ -22,6 +22,8 @@ class Median:
     size: Literal[3, 5, 7] = 3
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "filters"
+    source: ClassVar[str] = "Xu, Evans and Qi 2018, Feature Squeezing, arXiv 1704.01155"
     stochastic: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True  # each output is one input pixel, smooth off ties
 

@@ -31,6 +31,8 @@ class NlMeans:
     strength: Annotated[float, Field(gt=0)] = 0.1
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "filters"
+    source: ClassVar[str] = "Xu, Evans and Qi 2018, Feature Squeezing, arXiv 1704.01155"
     stochastic: ClassVar[bool] = False
     differentiable: ClassVar[bool] = False  # leaves torch
 

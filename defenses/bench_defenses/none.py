@@ -15,6 +15,7 @@ class Identity:
     """Return every image unchanged."""
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "references"
     stochastic: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True
 

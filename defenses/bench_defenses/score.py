@@ -17,13 +17,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bench.api import Rng, Task, per_image, read_weights
+from bench.api import Rng, per_image
 from bench_defenses._averaged import Positive
-from bench_defenses._recipe import recipe
+from bench_defenses.denoisers.defense import OnDiffusion, recipe_on_diffusion
 from bench_defenses.denoisers.diffusion import (
     TIMES,
     DiffusionRecipe,
-    DiffusionTraining,
     kept,
     sigma_of,
     time_of,
@@ -96,7 +95,7 @@ class ScoreSteps(nn.Module):
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(OnDiffusion):
     """Add N(0, sigma^2), and climb a score in adaptive ``steps`` (ADP, Yoon et al. 2021)."""
 
     sigma: Annotated[float, Field(gt=0, le=sigma_of(TIMES - 1))] = 0.25
@@ -106,31 +105,25 @@ class Score:
     training: DiffusionRecipe = field(default_factory=DiffusionRecipe)
 
     revision: ClassVar[int] = 1
-    stochastic: ClassVar[bool] = True
-    differentiable: ClassVar[bool] = True
-    needs_classifier: ClassVar[bool] = False
-    trained_as: ClassVar[str] = "diffusion"
+    kind: ClassVar[str] = "diffusion"
+    source: ClassVar[str] = "Yoon, Hwang and Lee 2021, ADP, arXiv 2106.06041"
+
+    def certified_noise(self) -> float:
+        """Return sigma: clamp and steps are a deterministic map of x + noise."""
+        return self.sigma
 
     @staticmethod
     def recipe(dataset: str) -> dict[str, Any]:
         """Return the shipped parameters for a data set, with the training of ``diffusion``."""
-        training = recipe("diffusion", dataset).get("training", {})
-        return {**recipe("score", dataset), "training": training}
-
-    def negatives(self) -> None:
-        """Ask for no adversarial images."""
+        return recipe_on_diffusion("score", dataset)
 
     def passes(self) -> dict[str, int]:
         """Count the passes of one purification, per image."""
         return {"denoiser forward": 2 * self.steps}
 
-    def start(self, task: Task) -> DiffusionTraining:
-        """Begin training."""
-        return DiffusionTraining(self.training, task)
-
     def load(self, weights: Mapping[str, Tensor], *, shape: tuple[int, ...]) -> ScoreSteps:
         """Build the purifier; raises CheckpointError where the weights do not fit."""
-        net = read_weights(UNet(shape[0], width=self.training.width), weights)
+        net = self.denoiser(weights, shape)
         return ScoreSteps(
             net, sigma=self.sigma, steps=self.steps, step=self.step, stop=self.stop
         )

@@ -28,6 +28,8 @@ class TvMin:
     steps: Annotated[int, Field(ge=1)] = 50
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "filters"
+    source: ClassVar[str] = "Guo et al. 2018, arXiv 1711.00117"
     stochastic: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True
 

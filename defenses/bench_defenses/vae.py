@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.api import Negatives, Rng, Task, read_weights
+from bench.api import Rng, Task, read_weights
 from bench_defenses._averaged import Positive, Scale
 from bench_defenses._recipe import recipe
 from bench_defenses._seeding import seeded
 from bench_defenses.denoisers.autoencoder import Decoder, Encoder, halved
+from bench_defenses.denoisers.defense import OnSpoiledImages
 from bench_defenses.denoisers.training import SpoiledRecipe, SpoiledTraining
 
 _LARGEST = 8.0  # magnitude of a code's log variance: beyond it exp means nothing
@@ -83,28 +84,20 @@ class Vae(nn.Module):
 
 
 @dataclass(frozen=True)
-class DefenseVae:
+class DefenseVae(OnSpoiledImages):
     """Encode, draw a code, decode (Defense-VAE, Li and Ji 2019, arXiv 1812.06570)."""
 
     training: VaeRecipe = field(default_factory=VaeRecipe)
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "learned"
+    source: ClassVar[str] = "Li and Ji 2019, Defense-VAE, arXiv 1812.06570"
     stochastic: ClassVar[bool] = True
-    differentiable: ClassVar[bool] = True
-
-    @property
-    def needs_classifier(self) -> bool:
-        """Whether the training attacks a classifier."""
-        return self.training.spoiled_by == "attacks"
 
     @staticmethod
     def recipe(dataset: str) -> dict[str, Any]:
         """Return the shipped parameters for a data set."""
         return recipe("vae", dataset)
-
-    def negatives(self) -> Negatives | None:
-        """Ask for AutoAttack's images of the bare classifier where they are learned from."""
-        return self.training.negatives()
 
     def passes(self) -> dict[str, int]:
         """Count the passes of one purification, per image."""

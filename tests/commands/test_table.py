@@ -22,6 +22,20 @@ def test_list(bench: Bench) -> None:
     assert "adv_ebm" not in attacks
 
 
+def test_defenses_are_listed_by_kind(bench: Bench) -> None:
+    lines = bench("list", "defenses").out.splitlines()
+    heads = [line.strip(" :") for line in lines[1:] if line.endswith(":")]
+    assert heads == ["filters", "learned", "energies", "diffusion", "museum", "references"]
+    below = {line.split()[0]: number for number, line in enumerate(lines)}
+    assert below["learned:"] < below["dae"] < below["energies:"] < below["ebm"]
+    assert below["diffusion:"] < below["dds"] < below["references:"] < below["none"]
+    kinds = json.loads(bench("list", "defenses", "--json").out)["kinds"]["defenses"]
+    assert (kinds["jpeg"], kinds["ebm"]) == ("filters", "energies")
+    assert (
+        kinds.keys() == json.loads(bench("list", "defenses", "--json").out)["defenses"].keys()
+    )
+
+
 def test_list_models_is_the_old_name_of_list_classifiers(bench: Bench) -> None:
     now, before = bench("list", "classifiers"), bench("list", "models")
     assert now.out.startswith("classifiers:\n")
@@ -73,7 +87,10 @@ def test_names_are_completed_in_the_shell(
     [("pgd", ("attack.steps: ", "= 50", "full, bpda, transfer", "--eps inf")),
      ("ebm", ("defense.steps: ", "defense.training.iterations: ", "draws noise")),
      ("small_cnn", ("classifier.training.epochs: int = 30",)),
-     ("jpeg", ("every access but full", "deterministic"))],
+     ("jpeg", ("every access but full", "deterministic", "source: Guo et al. 2018, arXiv ")),
+     ("dae", ("source: Meng and Chen 2017", "trained on the training images of digits")),
+     ("vae", ("digits and AutoAttack's Linf 0.2 images of the first 500, made on the def",)),
+     ("dds", ("images of digits; shares the network of diffusion",))],
 )  # fmt: skip
 def test_show(bench: Bench, name: str, parts: tuple[str, ...]) -> None:
     said = bench("show", name)

@@ -27,6 +27,7 @@ from bench_defenses._recipe import recipe
 from bench_defenses.adv_ebm import AdvEbm
 from bench_defenses.classifiers.small_cnn import SmallCnn
 from bench_defenses.ebm import Ebm
+from bench_defenses.long_run_ebm import LongRunEbm
 
 SHIPPED = Path(__file__).resolve().parents[2] / "results" / "checkpoints" / "mnist"
 CNN: SmallCnn = build("classifiers", "small_cnn", {"width": 4, "training": {"epochs": 6}})
@@ -167,3 +168,16 @@ def test_the_shipped_recipes_still_name_the_shipped_checkpoints(
     assert f"{name}-{digest_of(about)[:8]}" in cards
     # Without a classifier of its own in the card, ebm must not begin to depend on one.
     assert cls.needs_classifier == (part is not None)
+
+
+def test_the_long_run_energy_has_the_checkpoint_of_the_energy_with_its_chains() -> None:
+    card = read_json(SHIPPED.parent / "cifar10" / "ebm-2b26198f.json")
+    plugin = build_dataclass(LongRunEbm, LongRunEbm.recipe("cifar10"), where="defense")
+    about = identity(
+        "long_run_ebm", plugin, dataset="cifar10", data=card["data"], classifier=None
+    )
+    assert digest_of(about)[:8] == "2b26198f"
+    # What a user sets of the training leaves its chains long.
+    part = {"training": {"iterations": 7}}
+    assert build_dataclass(LongRunEbm, part, where="defense").training.chain_steps == 100
+    assert LongRunEbm().steps == 1500

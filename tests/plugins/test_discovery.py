@@ -63,6 +63,22 @@ def test_a_plugin_is_listed_by_its_first_line_and_not_imported(
     assert not (foggy / "imported").exists()
 
 
+@pytest.mark.parametrize(
+    ("line", "head"),
+    [("", "  others:"), ("    kind: ClassVar[str] = 'learned'\n", "  learned:"),
+     ("    kind = 'weather'\n", "  weather:"), ("    kind = 3\n", "  others:")],
+)  # fmt: skip
+def test_a_plugin_is_listed_under_its_kind_or_under_others(
+    bench: Bench, install: Callable[..., Path], line: str, head: str
+) -> None:
+    source = FOGGY.replace("    revision", f"{line}    revision")
+    site = install("fog-kind", "fog_kind", source, "[bench.defenses]\nfoggy = fog_kind:Foggy\n")
+    lines = bench("list", "defenses").out.splitlines()
+    (place,) = [number for number, line in enumerate(lines) if "foggy" in line]
+    assert [line for line in lines[:place] if line.endswith(":")][-1] == head
+    assert not (site / "imported").exists()
+
+
 def test_a_plugin_inside_a_package_is_listed_without_importing_the_package(
     bench: Bench, install: Callable[..., Path]
 ) -> None:

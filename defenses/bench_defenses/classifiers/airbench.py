@@ -89,6 +89,8 @@ class Airbench:
     training: QuickRecipe = field(default_factory=QuickRecipe)
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "standard"
+    source: ClassVar[str] = "Jordan 2024, arXiv 2404.00498"
     needs_classifier: ClassVar[bool] = False
 
     @staticmethod

@@ -69,6 +69,8 @@ class ResNet18:
     training: SupervisedRecipe = field(default_factory=lambda: SupervisedRecipe(epochs=30))
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "standard"
+    source: ClassVar[str] = "He et al. 2016, arXiv 1512.03385"
     needs_classifier: ClassVar[bool] = False
 
     @staticmethod

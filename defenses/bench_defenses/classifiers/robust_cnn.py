@@ -37,6 +37,8 @@ class RobustCnn(SmallCnn):
     training: RobustRecipe = field(default_factory=RobustRecipe)
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "references"
+    source: ClassVar[str] = "Madry et al. 2018, arXiv 1706.06083"
 
     @staticmethod
     def recipe(dataset: str) -> dict[str, Any]:

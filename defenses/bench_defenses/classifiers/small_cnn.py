@@ -49,6 +49,7 @@ class SmallCnn:
     training: SupervisedRecipe = field(default_factory=SupervisedRecipe)
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "standard"
     needs_classifier: ClassVar[bool] = False
 
     @staticmethod

@@ -37,6 +37,8 @@ class TradesCnn(SmallCnn):
     training: TradesRecipe = field(default_factory=TradesRecipe)
 
     revision: ClassVar[int] = 1
+    kind: ClassVar[str] = "references"
+    source: ClassVar[str] = "Zhang et al. 2019, TRADES, arXiv 1901.08573"
 
     @staticmethod
     def recipe(dataset: str) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Certified radii of purifiers that begin with Gaussian noise, from counted votes."""

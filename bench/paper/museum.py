@@ -1,0 +1,65 @@
+"""The layout `museum`: what was claimed of a defense, and what attacks leave. Imports no torch.
+
+A row per defense and ball: the claim as it was published, with the access that it was measured
+under; what our attacks leave at each access, image by image; the worst case over all of them;
+and the attack that leaves the least. What an audit says stands beside it: nothing here calls a
+defense broken.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from bench.core.threat import Access
+from bench.paper.attacks import worst
+from bench.paper.cells import Cells, Row, arm, frame_of, grouped
+
+LEVELS = (Access.TRANSFER, Access.QUERY, Access.BPDA, Access.FULL)  # what is known, rising
+CLAIM = ("who", "year", "claim", "claimed_access")
+_PARTS = ("", "_low", "_high")
+COLUMNS = (
+    "dataset", "classifier", "norm", "eps", "defense", "settings", "training_seed", "steps",
+    *CLAIM, "clean", "clean_low", "clean_high",
+    *(f"{level}{part}" for level in (*LEVELS, "worst") for part in _PARTS),
+    "attack", "access", "passes", "attacked", "n", "seed", "draws", "judging", "audit", "state",
+    "note", "keys", "classifier_checkpoint", "checkpoint",
+)  # fmt: skip
+
+
+def table(runs: list[tuple[Cells, dict[str, Any]]]) -> pd.DataFrame:
+    """Write a row per defense and ball, from runs and what was claimed of each defense."""
+    rows = []
+    for cells, claims in runs:
+        found = cells.rows()
+        for row in found:
+            row["_arm"] = arm(cells.contents[row["key"]], attack=False)
+        rows += [_row(cells, group, claims) for group in grouped(found, "_arm")]
+    return frame_of(rows, COLUMNS)
+
+
+def _row(cells: Cells, group: list[Row], claims: dict[str, Any]) -> Row:
+    first = group[0]
+    tried = [row for row in group if row["state"] != "skipped"]
+    whole = worst(cells, tried or group, "worst case")
+    row: Row = {
+        **whole,
+        **dict.fromkeys(CLAIM),
+        **claims.get(first["defense"], {}),
+        **{f"worst{part}": whole.get(f"robust{part}") for part in _PARTS},
+    }
+    for level in LEVELS:
+        same = [one for one in tried if one["access"] == level and one["state"] == "done"]
+        if same:
+            least = worst(cells, same, str(level))
+            row |= {f"{level}{part}": least.get(f"robust{part}") for part in _PARTS}
+    done = [one for one in tried if one["state"] == "done"]
+    if done:
+        least = min(done, key=lambda one: float(one["robust"]))
+        row |= {name: least[name] for name in ("attack", "access")}
+        row |= {name: least[name] for name in ("clean", "clean_low", "clean_high")}
+    missing = next((one for one in tried if one["state"] != "done"), None)
+    if missing is not None:  # such as published weights that are not there
+        row |= {"state": missing["state"], "note": missing["note"]}
+    return row

@@ -1,0 +1,1 @@
+"""Purifiers that others published with their weights, in code of ours."""

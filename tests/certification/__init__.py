@@ -1,0 +1,1 @@
+"""Certificates: radii from counted votes."""
