@@ -16,7 +16,7 @@ from bench.experiments.prepare import prepare, resolve
 from bench.figures import pictures
 from bench.figures.output import render
 from bench.results.audits import reports
-from bench.results.output import delivered
+from bench.results.output import delivered, has_place
 from bench.results.render import cells_as_text, shown
 from bench.results.store import read_json, read_rows
 from bench.results.table import rows_of
@@ -31,8 +31,10 @@ class Picture:
     png: bytes
 
     def save(self, path: str | Path) -> None:
-        """Write the PNG; raises StoreError."""
-        with delivered(Path(path).expanduser()) as temporary:
+        """Write the PNG; raises BenchError where it cannot."""
+        path = Path(path).expanduser()
+        has_place(path)
+        with delivered(path) as temporary:
             temporary.write_bytes(self.png)
 
     def _repr_png_(self) -> bytes:

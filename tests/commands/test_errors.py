@@ -201,7 +201,8 @@ PLANS: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
         ("'L3'", "Did you mean 8/255?", "n is 0", "'nne'")),
     "names beside missing fields": (
         "defenses: nne\nattacks: [{name: pgd, set: {stps: 3}}]\ndatasets: digit\nseeds: y\n",
-        ("5 faults", "threats: Field required", "seeds", "'nne'", "attack.stps", "'digit'")),
+        ("5 faults", "plan.yaml: the key 'threats' is missing", "line 4, seeds", "'nne'",
+         "attack.stps", "'digit'")),
     "a key that is no text": ("1.5: x\ndefenses: nne\nattacks: noise\nthreats: {eps: 0.1}\n",
                               ("2 faults", "'nne'")),
     "the same key twice": ("defenses: none\ndefenses: jpeg\nattacks: noise\n"
