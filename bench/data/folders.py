@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.data.names import Folder
-from bench.errors import DataError
+from bench.errors import DataError, near_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,9 +85,7 @@ def _classes(path: Path) -> list[str]:
         there = sorted(entry.name for entry in os.scandir(path) if _is_class(entry))
         images = [name for name in sorted(os.listdir(path)) if _is_image(name)]
     except FileNotFoundError:
-        raise DataError(
-            f"there is no folder {path}. Check the path: it is taken from the current folder."
-        ) from None
+        raise DataError(f"there is no folder {path}. {near_files(path)}") from None
     except OSError as error:
         raise DataError(f"cannot read the folder {path}: {error.strerror}.") from error
     if there:

@@ -109,13 +109,17 @@ def question(
     n: int | None,
     most: int | None,
     settings: Mapping[str, Mapping[str, Any]] | None,
-    folders: Folders,
+    results: Any,
+    data: Any,
+    zoo: Any,
+    device: str | None,
     **rest: Any,
 ) -> Question:
     """Check what is asked as the command line does, and name its objects; raises BenchError.
 
     Where n is not given, it is all images, or ``most`` of them.
     """
+    folders = Folders.given(results=results, data=data, zoo=zoo, device=device)
     found: dict[Kind, Named] = {
         "defenses": named("defenses", purifier),
         "classifiers": named("classifiers", classifier),
