@@ -89,7 +89,8 @@ Attack = Annotated[
 Dataset = Annotated[
     str,
     typer.Option(
-        help="digits, mnist, cifar10, file.npz, folder:PATH: see `bench list`.",
+        help="digits, mnist, cifar10, file.npz, folder:PATH or folder:PATH@224, which resizes: "
+        "see `bench list`.",
         autocompletion=_names("datasets"),
     ),
 ]

@@ -151,8 +151,8 @@ def _common(sizes: dict[tuple[int, int], Path]) -> tuple[int, int]:
         (one, first), (other, second) = list(sizes.items())[:2]
         raise DataError(
             f"images differ in size: {first} has {one[0]} x {one[1]} pixels, {second} "
-            f"{other[0]} x {other[1]}. Give --image-size, such as --image-size {min(one)}: all "
-            "are resized and their middle is kept."
+            f"{other[0]} x {other[1]}. Write folder:PATH@{min(one)}, or add --image-size "
+            f"{min(one)}: all are resized and their middle is kept."
         )
     return next(iter(sizes))
 

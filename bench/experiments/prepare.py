@@ -244,10 +244,7 @@ def prepare(
         digest = digest_of_weights(defense)  # what it brought itself, by whatever way
     freeze(defense)
     if not fits(defense, Purifier):
-        raise PluginError(
-            f"the defense '{request.defense}' has no purify(x, *, rng), or lacks `stochastic` "
-            "or `differentiable`. See 'Add a defense' in docs/plugins.md."
-        )
+        raise no_purifier(f"the defense '{request.defense}'", defense)
     cell = plugins.cell(
         data=pixels.digest, classifier=classifier.checkpoint, defense=digest, after=after
     )
@@ -334,3 +331,13 @@ def _zoo(name: str, dataset: str, norm: str, folder: Path) -> tuple[nn.Module, s
 @functools.cache  # the cells of a plan have one classifier, and it may be large
 def _zoo_digest(name: str, dataset: str, norm: str, folder: Path) -> str:
     return _zoo(name, dataset, norm, folder)[1]
+
+
+def no_purifier(whose: str, found: object) -> PluginError:
+    """Say what an object lacks to be a purifier."""
+    wanted = {"purify": "purify(x, *, rng)", "stochastic": "", "differentiable": ""}
+    lacks = [said or f"`{name}`" for name, said in wanted.items() if not hasattr(found, name)]
+    return PluginError(
+        f"{whose} lacks {', '.join(lacks)} (found: {type(found).__name__}). "
+        "See 'Add a defense' in docs/plugins.md."
+    )

@@ -16,7 +16,7 @@ from bench.models.checkpoints import complete, load_checkpoint, read_card
 from bench.models.train import trained_as
 from bench.models.trainable import MakesPurifier, Trainable
 from bench.plugins.catalogue import SINGULAR, Kind, blocked, build, catalogue, plugin
-from bench.plugins.names import kept, parsed
+from bench.plugins.names import ARCHITECTURES, ATTACK_LIBRARIES, kept, parsed
 from bench.results.store import Store
 
 _KINDS: tuple[Kind, ...] = ("defenses", "attacks", "classifiers")
@@ -53,8 +53,13 @@ def _kinds_of(name: str) -> list[Kind]:
             known = [known for kind in _KINDS for known in catalogue(kind)]
             raise unknown_name("defense, attack or classifier", name, known)
         return kinds
+    typed, kinds = parsed(name), _KINDS
+    if typed and typed.source in ATTACK_LIBRARIES:
+        kinds = ("attacks",)
+    if typed and typed.source in ARCHITECTURES:
+        kinds = ("classifiers",)
     found, faults = [], []
-    for kind in _KINDS:
+    for kind in kinds:
         try:
             plugin(kind, name)
             found.append(kind)
