@@ -58,11 +58,13 @@ def _width(console: Console, page: pd.DataFrame, widths: Mapping[str, int]) -> i
 def _broken(console: Console, page: pd.DataFrame) -> dict[str, int] | None:
     """Share out the room among columns of long names; None where it is too little."""
     text = pd.DataFrame(cells_as_text(page), columns=page.columns)
-    needs = {name: int(text[name].str.len().max()) for name in text}
+    needs = {str(name): int(text[name].str.len().max()) for name in text}
     needs = {name: need for name, need in needs.items() if need > _UNBROKEN}
     others = _width(console, page, dict.fromkeys(needs, 1)) - len(needs)
     room, found = console.width - others, {}
-    for left, name in zip(range(len(needs), 0, -1), sorted(needs, key=needs.get), strict=True):
+    for left, name in zip(
+        range(len(needs), 0, -1), sorted(needs, key=lambda one: needs[one]), strict=True
+    ):
         found[name] = min(needs[name], room // left)
         room -= found[name]
     return found if min(found.values(), default=0) >= _UNBROKEN else None

@@ -53,13 +53,14 @@ def _kinds_of(name: str) -> list[Kind]:
             known = [known for kind in _KINDS for known in catalogue(kind)]
             raise unknown_name("defense, attack or classifier", name, known)
         return kinds
-    typed, kinds = parsed(name), _KINDS
+    typed = parsed(name)
+    among: tuple[Kind, ...] = _KINDS
     if typed and typed.source in ATTACK_LIBRARIES:
-        kinds = ("attacks",)
+        among = ("attacks",)
     if typed and typed.source in ARCHITECTURES:
-        kinds = ("classifiers",)
+        among = ("classifiers",)
     found, faults = [], []
-    for kind in kinds:
+    for kind in among:
         try:
             plugin(kind, name)
             found.append(kind)

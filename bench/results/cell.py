@@ -101,7 +101,7 @@ class Request:
                 return how(*words)
             except UsageError as error:
                 faults.append(str(error))
-                return None
+            return None
 
         known_norm = read(parse_norm, norm) or Norm.LINF
         known_eps = read(parse_eps, eps, known_norm)
@@ -147,9 +147,8 @@ def parse_settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
         try:
             value = parse(text)
         except yaml.YAMLError as error:
-            raise UsageError(
-                f"--set {shown}: the value cannot be read ({told(error)})."
-            ) from error
+            said = f"--set {shown}: the value cannot be read ({told(error)})."
+            raise UsageError(said) from error
         place = settings.setdefault(target, {})
         for name in names[:-1]:
             place = place.setdefault(name, {})

@@ -148,6 +148,11 @@ def test_an_error_leaves_the_stdout_of_json_empty(bench: Bench) -> None:
     assert said.out == ""
 
 
+def test_a_file_of_weights_alone_is_told_where_it_belongs(bench: Bench) -> None:
+    said = bench("run", "--defense=none", "--attack=noise", "--classifier=net.pth")
+    is_one_clear_message(said, "Weights belong to a network: mine.py:Net=net.pth", code=2)
+
+
 def test_debug_shows_the_traceback(bench: Bench) -> None:
     with pytest.raises(UsageError, match="pdg"):
         bench("--debug", *RUN, "--attack=pdg")
