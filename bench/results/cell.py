@@ -107,9 +107,8 @@ class Request:
         known_eps = read(parse_eps, eps, known_norm)
         known_access = read(parse_access, access) if access else None
         known_search = read(parse_search, search) or Search.FLOAT32
-        for name in _LEAST:
-            if name in rest:
-                read(check_count, name, rest[name])
+        for name in filter(rest.__contains__, _LEAST):
+            read(check_count, name, rest[name])
         if faults:
             raise UsageError("\n".join(faults))
         return cls(
