@@ -43,6 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _STDERR = 2  # its number
+_NAMES = ("bench", "purifybench")
 _shown: list[str] = []  # not empty once --debug asked for tracebacks
 
 
@@ -144,7 +145,10 @@ def _open_streams() -> None:
 def _run() -> None:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
-        app(args=_with_new_names(_text(sys.argv[1:])))
+        # Else its name is that of the main module, such as `python -m pytest`.
+        called = Path(sys.argv[0]).name
+        name = called if called in _NAMES else None
+        app(args=_with_new_names(_text(sys.argv[1:])), prog_name=name)
 
 
 def _lose_output(error: OSError) -> NoReturn:

@@ -6,7 +6,10 @@ import difflib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
+
+_FILES = 5  # that a message names
 
 
 class BenchError(Exception):
@@ -63,6 +66,23 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     return UsageError(
         f"no {kind} is called '{name}'.{meant} Known: {', '.join(names) or 'none'}."
     )
+
+
+def near_files(path: Path) -> str:
+    """Say what lies beside a file that is missing: a like name, or files of its kind."""
+    if not path.parent.is_dir():
+        return f"There is no folder {path.parent} either. Check the path."
+    try:
+        names = sorted(os.listdir(path.parent))
+    except OSError:
+        names = []
+    if close := difflib.get_close_matches(path.name, names, n=3, cutoff=0.7):
+        return f"Did you mean {' or '.join(close)}?"
+    there = [name for name in names if name.endswith(path.suffix)]
+    if not there or not path.suffix:
+        return "Check the path: it is taken from the current folder."
+    more = ", ..." if len(there) > _FILES else ""
+    return f"That folder has {', '.join(there[:_FILES])}{more}."
 
 
 @contextmanager

@@ -43,6 +43,8 @@ def check(
         raise unknown_name("kind", kind, singular)
     asked = parse_settings(settings)
     known = singular[kind] if kind else kind_of(name, dataset=dataset, data=data)
+    if kind is None and not as_json:
+        say(f"{name}: taken for a plugin of the kind {OPTION[known]}; --kind names another.")
     found = []
     for result in results_of(
         known, name, dataset=dataset, data=data, settings=asked.get(OPTION[known])

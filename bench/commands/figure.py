@@ -27,7 +27,7 @@ from bench.commands.options import (
     Settings,
     Shard,
     Zoo,
-    at_home,
+    to_write,
 )
 from bench.commands.shared import exit_if_damaged, open_workspace, say, watch
 from bench.errors import UsageError
@@ -50,7 +50,7 @@ Output = Annotated[
         "-o",
         help="Folder to write to.",
         show_default="RESULTS/figures",
-        callback=at_home,
+        callback=to_write,
     ),
 ]
 Defenses = Annotated[

@@ -19,6 +19,15 @@ def at_home(path: Path | None) -> Path | None:
         raise UsageError(f"the path {path} names a home folder that is not known.") from None
 
 
+def to_write(path: Path | None) -> Path | None:
+    """Do the same for --output, whose folder has to be there; raises UsageError."""
+    from bench.results.output import has_place
+
+    if path := at_home(path):
+        has_place(path)
+    return path
+
+
 def _names(what: str) -> Callable[[str], list[str]]:
     """Complete the names of a listing, for the shell."""
 
@@ -48,7 +57,7 @@ Zoo = Annotated[
     ),
 ]  # fmt: skip
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Write to a file.", callback=at_home)
+    Path | None, typer.Option("--output", "-o", help="Write to a file.", callback=to_write)
 ]
 PlanFile = Annotated[
     Path, typer.Argument(help="A plan such as plans/smoke.yaml.", callback=at_home)
@@ -80,7 +89,8 @@ Attack = Annotated[
 Dataset = Annotated[
     str,
     typer.Option(
-        help="digits, mnist, cifar10, file.npz, folder:PATH: see `bench list`.",
+        help="digits, mnist, cifar10, file.npz, folder:PATH or folder:PATH@224, which resizes: "
+        "see `bench list`.",
         autocompletion=_names("datasets"),
     ),
 ]

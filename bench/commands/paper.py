@@ -18,6 +18,7 @@ from bench.commands.options import (
     Results,
     Zoo,
     at_home,
+    to_write,
 )
 from bench.commands.shared import complain, open_workspace, say, tell_trouble
 from bench.errors import BenchError, PlanError, UsageError
@@ -44,7 +45,7 @@ def paper(
         typer.Option(
             help="Folder of the tables.",
             show_default="paper in the results folder",
-            callback=at_home,
+            callback=to_write,
         ),
     ] = None,
     rebuild: Annotated[
@@ -105,7 +106,7 @@ def paper(
 
 def _read(paths: list[Path]) -> list[TableFile]:
     """Read all table files before anything runs; raises PlanError, all faults."""
-    from bench.experiments.plan import all_faults
+    from bench.experiments.plan_faults import all_faults
     from bench.paper.spec import read_table
 
     tables: list[TableFile] = []
@@ -123,7 +124,7 @@ def _read(paths: list[Path]) -> list[TableFile]:
 def _resolved(paths: list[Path], tables: list[TableFile]) -> list[list[list[Plugins]]]:
     """Resolve every run of every table before anything runs; raises PlanError, all faults."""
     from bench.experiments.matrix import ordered
-    from bench.experiments.plan import all_faults
+    from bench.experiments.plan_faults import all_faults
     from bench.plugins.catalogue import parameters
     from bench.results.settings import lookup
 
@@ -132,11 +133,11 @@ def _resolved(paths: list[Path], tables: list[TableFile]) -> list[list[list[Plug
     absent = object()
     for path, file in zip(paths, tables, strict=True):
         found.append([])
-        for number, run in enumerate(file.runs, 1):
+        for run in file.runs:
             try:
                 found[-1].append(ordered(run))
             except PlanError as error:
-                faults += [f"{path.name}, run {number}: {fault}" for fault in error.faults]
+                faults += error.faults
         known = [parameters(plugins.defense) for run in found[-1] for plugins in run]
         for key, swept in (("rows", file.head.rows), ("columns", file.head.columns)):
             if swept is None or not known:

@@ -15,9 +15,6 @@ import typer
 from bench.errors import PluginError, no_exit
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from rich.table import Table
-
     from bench.experiments.plan import Plan
     from bench.experiments.prepare import Plugins
     from bench.results.cell import Request
@@ -28,10 +25,6 @@ Result = TypeVar("Result")
 _lost: list[OSError] = []  # what kept lines from stdout
 Words = ParamSpec("Words")
 _NAMED = 5  # damaged cells in a message
-_SETTINGS_WIDTH = 26  # of one setting, beyond which it may be broken
-_SPARE = ("robust_single", "passes", "interval", "attacked")  # the first to go is the first
-# Shown once, in the title, where all rows agree.
-_TITLE = ("dataset", "norm", "eps", "n", "draws", "audit", "settings")
 
 _kept: list[TextIO] = []  # stdout, while print() and descriptor 1 lead to stderr
 
@@ -148,10 +141,12 @@ def _listing(content: dict[str, Any], indent: str) -> Iterator[str]:
 
 def print_rows(rows: Any, *, as_json: bool) -> None:
     """Print result rows as a table or as JSON."""
+    from bench.commands.rows import print_table
+
     if as_json:
         say(rows.to_json(orient="records", indent=2))
         return
-    print_table(rows)
+    print_table(rows, file=out())
 
 
 def exit_on_trouble(rows: Any) -> None:
@@ -223,60 +218,6 @@ def write_output(output: Path, text: str) -> None:
 
     with delivered(output) as temporary:
         temporary.write_text(text)
-
-
-def print_table(frame: pd.DataFrame) -> None:
-    """Print result rows with as many columns as the terminal has room for."""
-    from rich.console import Console
-    from rich.measure import Measurement
-
-    from bench.results.render import shown
-
-    page = shown(frame)
-    shared = [name for name in _TITLE if name in page and page[name].nunique() == 1]
-    title = ", ".join(f"{name} {page[name].iloc[0]}" for name in shared)
-    page = page.drop(columns=shared)
-    console = Console(file=out())
-    spare = [name for name in _SPARE if name in page]
-    if (page["state"] == "done").all():
-        spare.insert(0, "state")
-    endless = console.options.update(max_width=1000)
-
-    def fits() -> bool:
-        wide = Measurement.get(console, endless, _table(page, title)).minimum
-        return wide <= console.width
-
-    while spare and not fits():
-        page = page.drop(columns=spare.pop(0))
-    # What tells rows apart is never cut off: in a narrow terminal it is broken.
-    console.print(_table(page, title, broken=not fits()))
-
-
-def _table(page: pd.DataFrame, title: str, *, broken: bool = False) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    from bench.results.render import cells_as_text
-
-    # Text, since rich would read a name like "[red]x" as markup.
-    table = Table(
-        title=Text(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    for name in page.columns:
-        if name == "settings":  # what a user typed may be long: only it is broken
-            words = [len(word) for text in page[name] for word in text.split()]
-            table.add_column(
-                name, overflow="fold", min_width=min(max(words, default=0), _SETTINGS_WIDTH)
-            )
-        else:
-            head = name.replace("_", "\n")
-            table.add_column(
-                head, no_wrap=not broken, overflow="fold" if broken else "ellipsis"
-            )
-    for row in cells_as_text(page):
-        table.add_row(*map(Text, row))
-    return table
 
 
 def list_cells(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import textwrap
 from typing import Annotated
 
 import typer
@@ -12,6 +14,7 @@ from bench.commands.shared import complain, say
 from bench.errors import BenchError, unknown_name
 
 _LISTINGS = ("defenses", "attacks", "classifiers", "datasets")
+_PROSE = 2  # the indent of a description
 _ZOO = "zoo"  # by name only: it takes seconds to import
 # The kinds of plugins that ship, in this order; those of others follow.
 _SORTS = ("filters", "learned", "energies", "diffusion", "museum", "standard", "references")
@@ -125,5 +128,16 @@ def show(
     """Show a plugin: parameters with types and defaults, what it works with, checkpoints."""
     from bench.models.describe import describe
 
+    width = shutil.get_terminal_size((100, 24)).columns
     for line in describe(name, dataset=dataset, results=results):
-        say(line)
+        say(_indented(line, width))
+
+
+def _indented(line: str, width: int) -> str:
+    """Break a line that is too long, and indent the rest of a parameter a little more."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    more = "  " if len(indent) > _PROSE else ""
+    return textwrap.fill(
+        line.strip(), width, initial_indent=indent, subsequent_indent=indent + more,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip

@@ -9,7 +9,7 @@ import typer
 
 from bench.commands.options import DATA, RESULTS, ZOO, AsJson, Data, Results, Zoo, at_home
 from bench.commands.shared import exit_on_trouble, open_workspace, print_rows, say
-from bench.errors import BenchError
+from bench.errors import BenchError, UsageError
 
 if TYPE_CHECKING:
     from bench.experiments.plan import Plan
@@ -59,6 +59,8 @@ def collect(
     from bench.experiments.plan import read_plan
 
     content = read_plan(plan)
+    if not results.is_dir():
+        raise UsageError(f"there is no folder {results}. Name that of the results: --results.")
     workspace = open_workspace(results, data, zoo, "cpu")
     from bench.experiments.status import CellState
     from bench.results.table import write_runs

@@ -10,6 +10,8 @@ from bench.commands.options import RESULTS, Output, Results
 from bench.commands.shared import complain, exit_if_damaged, say, write_output
 from bench.errors import UsageError, unknown_name
 
+_NEWEST = 20  # rows: about what a screen has
+
 
 def table(
     form: Annotated[str, typer.Option("--format", help="csv, md or latex.")] = "md",
@@ -23,15 +25,18 @@ def table(
         ),
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Only this data set.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help=f"Print all rows, not only the newest {_NEWEST}.")
+    ] = False,
     output: Output = None,
     results: Results = RESULTS,
 ) -> None:
-    """Print the table of all results, from the stored outcomes of every image."""
+    """Print the table of the newest results, from the stored outcomes of every image."""
     from bench.data.names import cell_name
     from bench.results.audits import DAMAGED, damaged_audits
     from bench.results.render import render
     from bench.results.store import Store
-    from bench.results.table import collect, decided, with_worst_case
+    from bench.results.table import collect, decided, newest, with_worst_case
     from bench.results.vote_rules import headline, parse_rule
 
     if form not in ("csv", "md", "latex"):
@@ -56,6 +61,13 @@ def table(
         frame = decided(frame, store, rule)
     if worst_case:
         frame = with_worst_case(frame, store, rule)
+    if not everything and output is None and form == "md":
+        rows, frame = len(frame), newest(frame, store, _NEWEST)
+        if len(frame) < rows:
+            complain(
+                f"the newest {len(frame)} of {rows} rows. All of them: --all, --format csv or "
+                "--output FILE; those of one data set: --dataset NAME."
+            )
     # `form` was checked against the formats above.
     text = render(frame, form)  # type: ignore[arg-type]
     if rule is not None:

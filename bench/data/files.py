@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from bench.data import checks
-from bench.errors import DataError
+from bench.errors import DataError, near_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,19 +50,12 @@ def stamp(path: Path) -> tuple[int, int]:
     try:
         found = path.stat()
     except FileNotFoundError:
-        raise DataError(f"there is no file {path}. {_near(path)}") from None
+        raise DataError(f"there is no file {path}. {near_files(path)}") from None
     except OSError as error:
         raise DataError(
             f"cannot read {path}: {error.strerror}. Check its permissions."
         ) from error
     return found.st_mtime_ns, found.st_size
-
-
-def _near(path: Path) -> str:
-    there = sorted(other.name for other in path.parent.glob("*.npz"))[:5]
-    if there:
-        return f"That folder has {', '.join(there)}."
-    return "Check the path: it is taken from the current folder."
 
 
 def read_split(path: Path, *, train: bool) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.data.names import Folder
-from bench.errors import DataError
+from bench.errors import DataError, near_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,9 +85,7 @@ def _classes(path: Path) -> list[str]:
         there = sorted(entry.name for entry in os.scandir(path) if _is_class(entry))
         images = [name for name in sorted(os.listdir(path)) if _is_image(name)]
     except FileNotFoundError:
-        raise DataError(
-            f"there is no folder {path}. Check the path: it is taken from the current folder."
-        ) from None
+        raise DataError(f"there is no folder {path}. {near_files(path)}") from None
     except OSError as error:
         raise DataError(f"cannot read the folder {path}: {error.strerror}.") from error
     if there:
@@ -153,8 +151,8 @@ def _common(sizes: dict[tuple[int, int], Path]) -> tuple[int, int]:
         (one, first), (other, second) = list(sizes.items())[:2]
         raise DataError(
             f"images differ in size: {first} has {one[0]} x {one[1]} pixels, {second} "
-            f"{other[0]} x {other[1]}. Give --image-size, such as --image-size {min(one)}: all "
-            "are resized and their middle is kept."
+            f"{other[0]} x {other[1]}. Write folder:PATH@{min(one)}, or add --image-size "
+            f"{min(one)}: all are resized and their middle is kept."
         )
     return next(iter(sizes))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ _TORCHVISION = {
     "cifar100": "CIFAR100",
     "svhn": "SVHN",
 }
+_DEFAULT_ROOT = Path("data")
 _DIGITS_TEST = 500  # scikit-learn's set is not split: its last 500 images are the test set
 _SEVERITY = 10_000  # images of CIFAR-10-C for each of its 5 severities
 
@@ -187,8 +189,15 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _download(folder: str, root: Path, **which: Any) -> None:
+    """Download a data set, into a folder that a user named only where it exists."""
     import torchvision
 
+    if not root.is_dir() and root.absolute() != _DEFAULT_ROOT.absolute():
+        raise DataError(
+            f"there is no folder {root}, in which {folder} is looked for. Name the folder that "
+            "has the data sets with --data or BENCH_DATA, or make that one, to download them: "
+            f"mkdir -p {root}"
+        )
     try:
         root.mkdir(parents=True, exist_ok=True)
         with alone(root / f".{folder}.download"):  # what another process fetched is kept
@@ -201,6 +210,10 @@ def _download(folder: str, root: Path, **which: Any) -> None:
             "that has them with --data or BENCH_DATA. Without any data, --dataset digits "
             "always works."
         ) from error
+    finally:
+        for empty in (root / folder / "raw", root / folder, root):  # of a failed download
+            with suppress(OSError):
+                empty.rmdir()
 
 
 def _first_line(error: Exception) -> str:

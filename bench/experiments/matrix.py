@@ -13,7 +13,8 @@ from bench.data.names import cell_name, trained_on
 from bench.errors import BenchError, PlanError, UsageError
 from bench.evaluation.run import Prepared, run_cell
 from bench.experiments.attack_order import cheap_first, estimate
-from bench.experiments.plan import Plan, all_faults
+from bench.experiments.plan import Plan
+from bench.experiments.plan_faults import all_faults
 from bench.experiments.prepare import (
     Plugins,
     outline,
@@ -39,11 +40,14 @@ def resolve_plan(plan: Plan) -> list[Plugins]:
         requests = plan.requests()
     except PlanError as error:
         raise all_faults([*faults, *error.faults]) from error
+    others: dict[str, None] = {}  # each once, in their order
     for request in requests:
         try:
             found.append(resolve(request))
         except BenchError as error:
-            faults.append(str(error))
+            others[str(error)] = None
+    told = tuple(faults)  # with the places of what they are about
+    faults += [f"{plan.at()}{one}" for one in others if not any(f.endswith(one) for f in told)]
     if faults:
         raise all_faults(faults)
     return found

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -14,24 +13,52 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import pydantic
 import pydantic_core
 
+from bench.core.threat import Norm, parse_access, parse_eps, parse_norm
 from bench.data.datasets import dataset_info
 from bench.data.names import cell_name, found_at
-from bench.errors import BenchError, PlanError, UsageError
+from bench.errors import BenchError, UsageError
+from bench.experiments.plan_faults import Origin, all_faults, in_words
 from bench.plugins.catalogue import Kind, build
 from bench.plugins.names import beside
-from bench.results.cell import ZOO, Request
+from bench.results.cell import ZOO, Request, check_count, parse_search
 from bench.results.strict_yaml import read_file
 
 NO_ACCESS: list[str | None] = [None]  # each attack takes its own default
 _MOST_CELLS = 100_000  # of one plan
-_MOST_FAULTS = 50  # that are told in words
+_SPARE: dict[str, Any] = {
+    "defenses": "none", "attacks": "noise", "threats": {"eps": "inf"},
+    "datasets": "digits", "classifiers": "small_cnn",
+}  # fmt: skip
+
+
+def _read(read: Callable[..., object], *words: Any) -> None:
+    """Read a value as a request does, so that what is wrong is a fault with its place."""
+    try:
+        read(*words)
+    except UsageError as error:
+        # Text for a template, in which braces of the message would be read as names.
+        raise pydantic_core.PydanticCustomError("_", "{said}", {"said": str(error)}) from None
+
+
+def _sound(read: Callable[..., object], *before: str) -> pydantic.AfterValidator:
+    def check(value: Any) -> Any:
+        _read(read, *before, value)
+        return value
+
+    return pydantic.AfterValidator(check)
 
 
 class Threat(pydantic.BaseModel, extra="forbid", coerce_numbers_to_str=True):
     """A ball of the plan."""
 
-    norm: str = "Linf"
+    norm: Annotated[str, _sound(parse_norm)] = "Linf"
     eps: str
+
+    @pydantic.field_validator("eps")
+    @classmethod
+    def _radius(cls, eps: str, found: pydantic.ValidationInfo) -> str:
+        _read(parse_eps, eps, parse_norm(found.data.get("norm", Norm.LINF)))
+        return eps
 
 
 class Choice(pydantic.BaseModel, extra="forbid"):
@@ -42,7 +69,7 @@ class Choice(pydantic.BaseModel, extra="forbid"):
     """
 
     name: str
-    access: str | None = None
+    access: Annotated[str, _sound(parse_access)] | None = None
     set: dict[str, Any] = {}
     grid: dict[str, Annotated[list[Any], pydantic.Field(min_length=1)]] = {}
 
@@ -97,6 +124,14 @@ def _audited(value: Any) -> Any:
     return value
 
 
+def _laddered(value: Any, read: Callable[[Any], Any]) -> Any:
+    try:
+        return read(value)
+    except pydantic.ValidationError:
+        said = "write true, false or listed"
+        raise pydantic_core.PydanticCustomError("ladder", said) from None
+
+
 Choices = Annotated[
     list[Choice], pydantic.BeforeValidator(_named), pydantic.Field(min_length=1)
 ]
@@ -104,7 +139,14 @@ Names = Annotated[list[str], pydantic.BeforeValidator(_as_list), pydantic.Field(
 # Strict: true is no number, and neither is a number in quotes.
 Number = Annotated[int, pydantic.Field(strict=True)]
 Seeds = Annotated[
-    list[Number], pydantic.BeforeValidator(_as_list), pydantic.Field(min_length=1)
+    list[Annotated[Number, _sound(check_count, "seed")]],
+    pydantic.BeforeValidator(_as_list),
+    pydantic.Field(min_length=1),
+]
+Accesses = Annotated[
+    list[Annotated[str, _sound(parse_access)]],
+    pydantic.BeforeValidator(_as_list),
+    pydantic.Field(min_length=1),
 ]
 Threats = Annotated[
     list[Threat], pydantic.BeforeValidator(_as_list), pydantic.Field(min_length=1)
@@ -126,15 +168,27 @@ class Plan(pydantic.BaseModel, extra="forbid"):
     threats: Threats
     datasets: Names = ["digits"]
     classifiers: Choices = [Choice(name="small_cnn")]
-    accesses: Names | None = None
+    accesses: Accesses | None = None
     seeds: Seeds = [0]
-    n: Number = 500
-    draws: Number = 50
-    shard: Number = 100
-    ladder: bool | Literal["listed"] = False
+    n: Annotated[Number, _sound(check_count, "n")] = 500
+    draws: Annotated[Number, _sound(check_count, "draws")] = 50
+    shard: Annotated[Number, _sound(check_count, "shard")] = 100
+    ladder: Annotated[bool | Literal["listed"], pydantic.WrapValidator(_laddered)] = False
     sequential: bool = False
-    search: str = "float32"
+    search: Annotated[str, _sound(parse_search)] = "float32"
     audit: Annotated[bool | int, pydantic.BeforeValidator(_audited)] = False
+
+    _origin: Origin | None = None
+
+    def at(self, *steps: int | str) -> str:
+        """Name a place in the file of the plan, for a message; nothing where it has none."""
+        return f"{self._origin.at(steps)}: " if self._origin else ""
+
+    def read_from(self, origin: Origin) -> Self:
+        """Return the plan with the place where it was written."""
+        copy = self.model_copy()
+        copy._origin = origin
+        return copy
 
     def renamed(self, change: Callable[[str], str]) -> Self:
         """Return the plan with other names for its plugins."""
@@ -148,7 +202,7 @@ class Plan(pydantic.BaseModel, extra="forbid"):
     def faults(self) -> list[str]:
         """Name every plugin, parameter and data set of the plan that does not exist."""
         if too_large := self._too_large():
-            return [too_large]
+            return [f"{self.at()}{too_large}"]
         faults = []
         chosen: dict[Kind, list[Choice]] = {
             "defenses": self.defenses,
@@ -156,33 +210,32 @@ class Plan(pydantic.BaseModel, extra="forbid"):
             "classifiers": self.classifiers,
         }
         for kind, choices in chosen.items():
-            for choice in _spread(choices):
-                if choice.name.startswith(ZOO):
-                    continue
-                try:
-                    build(kind, choice.name, choice.set)
-                except BenchError as error:
-                    faults.append(str(error))
+            for number, choice in enumerate(choices):
+                for one in [] if choice.name.startswith(ZOO) else choice.spread():
+                    try:
+                        build(kind, one.name, one.set)
+                    except BenchError as error:
+                        faults.append(f"{self.at(kind, number)}{error}")
         found: dict[str, str | None] = {}
-        for name in self.datasets:
+        for number, name in enumerate(self.datasets):
             try:
                 dataset_info(name)
                 known = cell_name(name)
             except BenchError as error:
-                faults.append(str(error))
+                faults.append(f"{self.at('datasets', number)}{error}")
                 continue
             # Cells that were not measured yet are told apart by it, such as those of a ladder.
             if (other := found.setdefault(known, found_at(name))) != found_at(name):
                 faults.append(
-                    f"{other} and {found_at(name)} have one name in results, {known}: rename "
-                    "one of them, or write two plans."
+                    f"{self.at('datasets', number)}{other} and {found_at(name)} have one name "
+                    f"in results, {known}: rename one of them, or write two plans."
                 )
         return faults
 
     def requests(self) -> list[Request]:
         """Multiply the lists out; raises UsageError with all faults together."""
         if too_large := self._too_large():
-            raise all_faults([too_large])
+            raise all_faults([f"{self.at()}{too_large}"])
         found: dict[Hashable, Request] = {}  # what is asked twice is done once
         faults: list[str] = []
         for dataset, classifier, threat, defense, attack, access, seed in itertools.product(
@@ -247,7 +300,7 @@ def read_plan(path: Path) -> Plan:
     """Read a plan; raises UsageError with every fault of the file."""
     known = "defenses, attacks and threats. plans/smoke.yaml is an example."
     content = read_mapping(path, f"is no plan: it has to be a mapping with {known}")
-    return parse_plan(content, Plan, where=path.name, folder=path.parent)
+    return parse_plan(content, Plan, Origin(path.name, path))
 
 
 def read_mapping(path: Path, otherwise: str) -> dict[Any, Any]:
@@ -258,63 +311,34 @@ def read_mapping(path: Path, otherwise: str) -> dict[Any, Any]:
     return content
 
 
-def parse_plan(
-    content: dict[Any, Any], kind: type[AnyPlan], *, where: str, folder: Path
-) -> AnyPlan:
+def parse_plan(content: dict[Any, Any], kind: type[AnyPlan], origin: Origin) -> AnyPlan:
     """Make a plan from the content of a file; raises PlanError with every fault of it.
 
-    Plugins in files that are not in the current folder are looked for in ``folder``.
+    Plugins in files that are not in the current folder are looked for beside the plan.
     """
 
     def found(name: str) -> str:
-        return beside(name, folder)
+        return beside(name, origin.path.parent)
+
+    def keys(outer: str | None) -> list[str]:
+        model = Threat if outer == "threats" else Choice if outer else kind
+        return list(model.model_fields)
 
     try:
-        return kind.model_validate(content).renamed(found)
+        return kind.model_validate(content).renamed(found).read_from(origin)
     except pydantic.ValidationError as error:
-        told = error.errors(include_url=False)
-        faults = [f"{where}: {_in_words(fault)}" for fault in told[:_MOST_FAULTS]]
-        if len(told) > _MOST_FAULTS:
-            faults.append(f"{where}: {len(told) - _MOST_FAULTS} more faults of this kind.")
-        sound = _sound_part(content, error).renamed(found)
-        raise all_faults([*faults, *sound.faults()]) from error
+        sound = _sound_part(content, error).renamed(found).read_from(origin)
+        raise all_faults([*in_words(error, origin, keys), *sound.faults()]) from error
 
 
 def _sound_part(content: dict[Any, Any], error: pydantic.ValidationError) -> Plan:
-    """Keep the fields without a fault, so that their names are checked all the same."""
-    faulty = {fault["loc"][0] for fault in error.errors()}
-    sound = {
-        name: content[name]
-        for name in Plan.model_fields
-        if name in content and name not in faulty
-    }
-    spare = {"defenses": "none", "attacks": "noise", "threats": {"eps": "inf"}}
-    return Plan.model_validate({**spare, **sound})
-
-
-def _in_words(fault: Any) -> str:
-    """Translate what pydantic found to the words of a plan."""
-    *where, name = [str(step) for step in fault["loc"]]
-    path = ".".join([*where, name])
-    if fault["type"] == "extra_forbidden":
-        inner = Threat if "threats" in where else Choice
-        known = list((inner if where else Plan).model_fields)
-        near = difflib.get_close_matches(name, known, n=1)
-        meant = f" Did you mean '{near[0]}'?" if near else ""
-        return f"there is no key '{path}'.{meant}"
-    if fault["type"] == "model_type" and "threats" in where:
-        given = str(fault["input"])[:30]
-        return f"{path}: write a threat as {{norm: Linf, eps: {given}}}."
-    return f"{path}: {fault['msg']}."
-
-
-def all_faults(faults: Iterable[str]) -> PlanError:
-    """Put faults into one error, each of them once."""
-    unique = list(dict.fromkeys(faults))
-    head = (
-        "the plan has a fault:" if len(unique) == 1 else f"the plan has {len(unique)} faults:"
-    )
-    told = unique[:_MOST_FAULTS]
-    if len(unique) > len(told):
-        told.append(f"and {len(unique) - len(told)} more.")
-    return PlanError("\n  - ".join([head, *told]), unique)
+    """Put others for entries with a fault, so that the rest is checked all the same."""
+    sound = {name: content[name] for name in Plan.model_fields if name in content}
+    for fault in error.errors():
+        name, entry = str(fault["loc"][0]), [*fault["loc"], None][1]
+        if isinstance(entry, int) and isinstance(sound.get(name), list) and name in _SPARE:
+            entries = sound[name]
+            sound[name] = [*entries[:entry], _SPARE[name], *entries[entry + 1 :]]
+        else:
+            sound.pop(name, None)
+    return Plan.model_validate({**_SPARE, **sound})

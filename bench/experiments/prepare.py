@@ -306,10 +306,7 @@ def _ready(
     request, defense = plugins.request, plugins.defense
     freeze(purifier)
     if not fits(purifier, Purifier):
-        raise PluginError(
-            f"the defense '{request.defense}' has no purify(x, *, rng), or lacks `stochastic` "
-            "or `differentiable`. See 'Add a defense' in docs/plugins.md."
-        )
+        raise no_purifier(f"the defense '{request.defense}'", purifier)
     to_measure = bool(parsed(request.defense) or hasattr(defense, "thing"))
     if to_measure or (must_run and not is_shipped(defense)):
         for own in modules_in(purifier):
@@ -356,3 +353,13 @@ def refused(plugins: Plugins, purifier: Purifier) -> str | None:
     """
     reason = unsupported(differentiable=purifier.differentiable, access=plugins.threat.access)
     return f"{plugins.request.defense}: {reason}" if reason else None
+
+
+def no_purifier(whose: str, found: object) -> PluginError:
+    """Say what an object lacks to be a purifier."""
+    wanted = {"purify": "purify(x, *, rng)", "stochastic": "", "differentiable": ""}
+    lacks = [said or f"`{name}`" for name, said in wanted.items() if not hasattr(found, name)]
+    return PluginError(
+        f"{whose} lacks {', '.join(lacks)} (found: {type(found).__name__}). "
+        "See 'Add a defense' in docs/plugins.md."
+    )

@@ -17,7 +17,7 @@ from bench.models.checkpoints import complete, load_checkpoint, read_card
 from bench.models.train import trained_as
 from bench.models.trainable import MakesPurifier, Trainable
 from bench.plugins.catalogue import SINGULAR, Kind, blocked, build, catalogue, plugin
-from bench.plugins.names import kept, parsed
+from bench.plugins.names import ARCHITECTURES, ATTACK_LIBRARIES, kept, parsed
 from bench.results.store import Store
 
 _KINDS: tuple[Kind, ...] = ("defenses", "attacks", "classifiers")
@@ -58,8 +58,14 @@ def _kinds_of(name: str) -> list[Kind]:
             known = [known for kind in _KINDS for known in catalogue(kind)]
             raise unknown_name("defense, attack or classifier", name, known)
         return kinds
+    typed = parsed(name)
+    among: tuple[Kind, ...] = _KINDS
+    if typed and typed.source in ATTACK_LIBRARIES:
+        among = ("attacks",)
+    if typed and typed.source in ARCHITECTURES:
+        among = ("classifiers",)
     found, faults = [], []
-    for kind in _KINDS:
+    for kind in among:
         try:
             plugin(kind, name)
             found.append(kind)

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import pydantic
 
 from bench.errors import PlanError, UsageError
-from bench.experiments.plan import Plan, all_faults, parse_plan, read_mapping
+from bench.experiments.plan import Plan, parse_plan, read_mapping
+from bench.experiments.plan_faults import Origin, all_faults, in_words
 from bench.plugins.names import kept
 
 Layout = Literal["gain", "attacks", "ablation", "museum"]
@@ -92,10 +93,8 @@ def read_table(path: Path) -> TableFile:
         head = Head.model_validate(content)
         faults += [f"{path.name}: {fault}" for fault in head.faults()]
     except pydantic.ValidationError as error:
-        faults += [
-            f"{path.name}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}."
-            for fault in error.errors()
-        ]
+        origin = Origin(path.name, path)
+        faults += in_words(error, origin, lambda _: [*Head.model_fields, "runs"])
     runs = []
     if not isinstance(written, list) or not written:
         faults.append(f"{path.name}: runs has to be a list of plans, one or more.")
@@ -103,7 +102,7 @@ def read_table(path: Path) -> TableFile:
     for number, plan in enumerate(written, 1):
         where = f"{path.name}, run {number}"
         try:
-            runs.append(_run(plan, where, path.parent))
+            runs.append(_run(plan, Origin(where, path, ("runs", number - 1))))
             faults += [f"{where}: {fault}" for fault in _of_the_table(runs[-1], head)]
         except PlanError as error:
             faults += error.faults
@@ -112,17 +111,18 @@ def read_table(path: Path) -> TableFile:
     return TableFile(head=head, runs=runs)
 
 
-def _run(content: Any, where: str, folder: Path) -> Run:
+def _run(content: Any, origin: Origin) -> Run:
     if not isinstance(content, dict):
-        raise all_faults([f"{where}: write a mapping with defenses, attacks and threats."])
-    run = parse_plan(content, Run, where=where, folder=folder)
+        said = "write a mapping with defenses, attacks and threats."
+        raise all_faults([f"{origin.at(())}: {said}"])
+    run = parse_plan(content, Run, origin)
     faults = run.faults()
     try:
         run.requests()
     except PlanError as error:
         faults += error.faults
     if faults:
-        raise all_faults(f"{where}: {fault}" for fault in faults)
+        raise all_faults(faults)
     return run
 
 

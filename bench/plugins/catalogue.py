@@ -158,7 +158,10 @@ def plugin(kind: Kind, name: str) -> type[Any]:
     if name in unusable:
         raise PluginError(unusable[name])
     if name not in points:
-        raise unknown_name(SINGULAR[kind], name, points)
+        error = unknown_name(SINGULAR[kind], name, points)
+        if name.endswith((".pth", ".pt", ".safetensors")):  # weights without their network
+            error = UsageError(f"{error} Weights belong to a network: mine.py:Net={name}.")
+        raise error
     point = points[name]
     try:
         found = point.load()

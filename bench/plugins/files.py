@@ -28,7 +28,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from bench.core.isolation import isolated
-from bench.errors import BenchError, PluginError, UsageError
+from bench.errors import BenchError, PluginError, UsageError, near_files
 from bench.plugins.sources import SHIPPED
 
 _SHOWN = 300  # characters of an error in another one
@@ -85,7 +85,7 @@ def load(path: str) -> Source:
     """Load a file, or find it loaded with the same content; raises UsageError, PluginError."""
     place = Path(path).expanduser()
     if not place.is_file():
-        raise UsageError(f"there is no file {path} (in {Path.cwd()}). Name an existing file.")
+        raise UsageError(f"there is no file {path} (in {Path.cwd()}). {near_files(place)}")
     place = place.resolve()
     known = _loaded.get(place)
     if known is not None and known.current():

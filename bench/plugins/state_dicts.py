@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from bench.errors import CheckpointError, UsageError
+from bench.errors import CheckpointError, UsageError, near_files
 
 Network = TypeVar("Network", bound=nn.Module)
 # Where training scripts put the network's tensors, the usual name first.
@@ -36,7 +36,7 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     place = Path(path).expanduser()
     if not place.is_file():
         raise UsageError(
-            f"there is no file of weights {path} (in {Path.cwd()}). Name an existing file."
+            f"there is no file of weights {path} (in {Path.cwd()}). {near_files(place)}"
         )
     if place.suffix == ".safetensors":
         from safetensors import SafetensorError

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.core.threat import (
     Access,
@@ -29,8 +29,10 @@ from bench.plugins.names import is_kept
 
 ZOO = "robustbench:"  # the prefix of classifiers from the RobustBench zoo
 SOURCES = "sources"  # the field of a stored cell that says where its files were found
+Known = TypeVar("Known")
 _SHOWN = 200  # characters of a --set in an error
 _DEEPEST = 10  # dots in the path of a parameter
+_LEAST = {"n": 1, "draws": 1, "shard": 1, "seed": 0}
 _MOST = {"n": 10**9, "draws": 10**9, "shard": 10**9, "seed": 2**63 - 1}
 
 
@@ -47,6 +49,15 @@ def parse_search(text: str) -> Search:
         return Search(text.strip().lower())
     except ValueError:
         raise unknown_name("precision of a search", text, Search) from None
+
+
+def check_count(name: str, value: int) -> int:
+    """Return the number of images, draws, a shard or a seed; raises UsageError."""
+    if value < _LEAST[name]:
+        raise UsageError(f"{name} is {value}: it has to be {_LEAST[name]} or more.")
+    if value > _MOST[name]:
+        raise UsageError(f"{name} is too large: it has to be {_MOST[name]} or less.")
+    return value
 
 
 @dataclass(frozen=True)
@@ -83,30 +94,21 @@ class Request:
         **rest: Any,
     ) -> Request:
         """Read what a user typed and check all that needs no plugin; raises UsageError."""
-        faults = []
-        known_norm, known_eps = Norm.LINF, None
-        known_access, known_search = None, Search.FLOAT32
-        try:
-            known_norm = parse_norm(norm)
-        except UsageError as error:
-            faults.append(str(error))
-        try:
-            known_eps = parse_eps(eps, known_norm)
-        except UsageError as error:
-            faults.append(str(error))
-        try:
-            known_access = parse_access(access) if access else None
-        except UsageError as error:
-            faults.append(str(error))
-        try:
-            known_search = parse_search(search)
-        except UsageError as error:
-            faults.append(str(error))
-        for name, least in (("n", 1), ("draws", 1), ("shard", 1), ("seed", 0)):
-            if rest.get(name, least) < least:
-                faults.append(f"{name} is {rest[name]}: it has to be {least} or more.")
-            elif rest.get(name, least) > _MOST[name]:
-                faults.append(f"{name} is too large: it has to be {_MOST[name]} or less.")
+        faults: list[str] = []
+
+        def read(how: Callable[..., Known], *words: Any) -> Known | None:
+            try:
+                return how(*words)
+            except UsageError as error:
+                faults.append(str(error))
+            return None
+
+        known_norm = read(parse_norm, norm) or Norm.LINF
+        known_eps = read(parse_eps, eps, known_norm)
+        known_access = read(parse_access, access) if access else None
+        known_search = read(parse_search, search) or Search.FLOAT32
+        for name in filter(rest.__contains__, _LEAST):
+            read(check_count, name, rest[name])
         if faults:
             raise UsageError("\n".join(faults))
         return cls(
@@ -123,7 +125,7 @@ def parse_settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
     """Read ['defense.steps=50', ...] to nested parameters; raises UsageError."""
     import yaml
 
-    from bench.results.strict_yaml import parse
+    from bench.results.strict_yaml import parse, told
 
     settings: dict[str, dict[str, Any]] = {}
     for pair in pairs:
@@ -144,7 +146,8 @@ def parse_settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
         try:
             value = parse(text)
         except yaml.YAMLError as error:
-            raise UsageError(f"--set {shown}: the value cannot be read ({error}).") from error
+            said = f"--set {shown}: the value cannot be read ({told(error)})."
+            raise UsageError(said) from error
         place = settings.setdefault(target, {})
         for name in names[:-1]:
             place = place.setdefault(name, {})

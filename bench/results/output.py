@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bench.errors import StoreError
+from bench.errors import StoreError, UsageError
 from bench.results.store import drop_left, leavings, written
 
 
@@ -35,6 +35,18 @@ def delivered(path: Path) -> Iterator[Path]:
                 file.write(content)
         except OSError as error:
             raise _cannot_write(path, error) from error
+
+
+def has_place(path: Path) -> None:
+    """Refuse a file, or a folder to write to, in a folder that is not there; raises UsageError.
+
+    A whole path that is not there is more likely mistyped than meant.
+    """
+    if not path.parent.is_dir():
+        raise UsageError(
+            f"there is no folder {path.parent} to write {path.name} to. Make it (mkdir -p "
+            f"{path.parent}) or name another place."
+        )
 
 
 def _plain(path: Path) -> bool:

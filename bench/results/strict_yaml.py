@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from bench.errors import UsageError
+from bench.errors import UsageError, near_files
 
 _BYTES = 256 * 1024
 _DEPTH = 20
@@ -38,26 +38,60 @@ def read_file(path: Path) -> Any:
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
-            raise UsageError(f"cannot read the plan {path}: it is not a regular file.")
+            raise UsageError(
+                f"cannot read the plan {path}: it is not a regular file. Name a YAML file."
+            )
         with path.open("rb") as file:
             content = file.read(_BYTES + 1)
+    except FileNotFoundError:
+        raise UsageError(
+            f"there is no plan {path}. {near_files(path)} 'Plans' in docs/usage.md shows how "
+            "to write one."
+        ) from None
     except (OSError, ValueError) as error:  # a path with a null character is a ValueError
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"cannot read the plan {path}: {reason}.") from error
+        raise UsageError(
+            f"cannot read the plan {path}: {reason}. Name a YAML file that can be read."
+        ) from error
     if len(content) > _BYTES:
-        raise UsageError(f"{path} is larger than {_BYTES // 1024} KiB: it is no plan.")
+        raise UsageError(
+            f"{path} is larger than {_BYTES // 1024} KiB: it is no plan. Name a YAML file."
+        )
     try:
         return parse(content.decode())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid YAML: {error}") from error
+        raise UsageError(
+            f"{path} is not valid YAML: {told(error)}. Check brackets, quotes and indents."
+        ) from error
+
+
+def told(error: Exception) -> str:
+    """Write what is wrong with YAML in one line, with its line."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    begun = error.context_mark
+    while_ = f" ({error.context}, begun in line {begun.line + 1})" if begun else ""
+    return f"line {error.problem_mark.line + 1}: {error.problem}{while_}"
 
 
 def parse(text: str) -> Any:
     """Read one YAML value; raises YAMLError with the place of what is wrong."""
+    node = _composed(text)
+    return None if node is None else _built(node)
+
+
+def read_nodes(path: Path) -> yaml.Node | None:
+    """Read a file again to nodes, which know their lines; None where that fails."""
+    try:
+        return _composed(path.read_text()[:_BYTES])
+    except (OSError, ValueError, yaml.YAMLError):  # it was changed meanwhile
+        return None
+
+
+def _composed(text: str) -> yaml.Node | None:
     loader = _Loader(text)
     try:
-        node = loader.get_single_node()
-        return None if node is None else _built(node)
+        return loader.get_single_node()
     finally:
         loader.dispose()
 

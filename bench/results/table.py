@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -341,6 +342,23 @@ def with_worst_case(
             }
         )
     return pd.concat([frame, pd.DataFrame(added, columns=frame.columns)], ignore_index=True)
+
+
+def newest(frame: pd.DataFrame, store: Store, most: int) -> pd.DataFrame:
+    """Keep the rows of the cells that were written last, in their order, and what joins them.
+
+    Damaged ones are always kept.
+    """
+    cells = frame[frame["key"].map(is_key)].drop_duplicates("key")
+    when = {key: store.cell(key).stat().st_mtime for key in cells["key"]}
+    dates = cells["date"].fillna(cells["key"].map(when).map(_date))
+    last = set(cells.loc[dates.sort_values(kind="stable").index[-most:], "key"])
+    kept = [not last.isdisjoint(key.split()) for key in frame["key"]]
+    return frame[np.array(kept) | (frame["state"] == DAMAGED)]
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def _worst_audited(states: pd.Series[str]) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 from bench.audit import run as audits
 from bench.audit.findings import Finding
 from bench.audit.recheck import read_finding
-from bench.scripting.question import Folders, question, run
+from bench.scripting.question import question, run
 
 _IMAGES = 256  # at most, where n is not given: as on the command line
 _COLUMNS = ("check", "title", "state", "figure", "threshold", "reason")
@@ -79,10 +79,10 @@ def audit(
     progress: bool = True,
 ) -> Audit:
     """Say whether a robust accuracy stands; raises BenchError. Arguments as of ``evaluate``."""
-    folders = Folders.given(results=results, data=data, zoo=zoo, device=device)
     asked = question(
         purifier, classifier, x, y, dataset=dataset, attack="apgd", norm=norm, eps=eps, n=n,
-        most=_IMAGES, seed=seed, draws=draws, shard=shard, settings=settings, folders=folders,
+        most=_IMAGES, seed=seed, draws=draws, shard=shard, settings=settings,
+        results=results, data=data, zoo=zoo, device=device,
     )  # fmt: skip
     with asked.at_work() as workspace:
         return Audit(run(audits.audit(asked.request, workspace=workspace), progress=progress))

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.experiments import matrix
 from bench.results.table import write_runs
-from bench.scripting.question import Folders, question, run
+from bench.scripting.question import question, run
 from bench.scripting.row import Row
 
 _IMAGES = 500  # of a data set by name, where n is not given: as on the command line
@@ -46,11 +46,11 @@ def evaluate(
     are bytes or floats in [0, 1], (N, C, H, W) or (N, H, W, C), with labels y (N,); ``dataset``
     names others. What is finished is found in ``results``, and an interrupted call goes on.
     """
-    folders = Folders.given(results=results, data=data, zoo=zoo, device=device)
     asked = question(
         purifier, classifier, x, y, dataset=dataset, attack=attack, access=access, norm=norm,
         eps=eps, n=n, most=_IMAGES if dataset else None, seed=seed, draws=draws, shard=shard,
-        sequential=sequential, search=search, settings=settings, folders=folders,
+        sequential=sequential, search=search, settings=settings, results=results, data=data,
+        zoo=zoo, device=device,
     )  # fmt: skip
     with asked.at_work() as workspace:
         key = run(matrix.evaluate(asked.request, workspace=workspace), progress=progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from bench.results.store import Store
 from bench.results.workspace import Workspace, open_device
 
 Result = TypeVar("Result")
+_COUNTS = {"seed", "draws", "shard"}
 _TARGETS = tuple(SINGULAR[kind] for kind in ("defenses", "classifiers", "attacks"))
 
 
@@ -105,17 +107,22 @@ def question(
     *,
     dataset: str | None,
     attack: Any,
+    norm: Any,
     eps: Any,
     n: int | None,
     most: int | None,
     settings: Mapping[str, Mapping[str, Any]] | None,
-    folders: Folders,
+    results: Any,
+    data: Any,
+    zoo: Any,
+    device: str | None,
     **rest: Any,
 ) -> Question:
     """Check what is asked as the command line does, and name its objects; raises BenchError.
 
     Where n is not given, it is all images, or ``most`` of them.
     """
+    folders = Folders.given(results=results, data=data, zoo=zoo, device=device)
     found: dict[Kind, Named] = {
         "defenses": named("defenses", purifier),
         "classifiers": named("classifiers", classifier),
@@ -132,13 +139,16 @@ def question(
         with giving(images):
             there = dataset_info(dataset).test_images
         n = there if most is None else min(most, there)
+    for name in _COUNTS & rest.keys():
+        rest[name] = _count(name, rest[name])
     request = Request.parse(
         defense=found["defenses"].name,
         classifier=found["classifiers"].name,
         attack=found["attacks"].name,
         dataset=dataset,
+        norm=str(norm),
         eps=_written(eps),
-        n=n,
+        n=_count("n", n),
         settings=_settings(found, settings or {}),
         **rest,
     )
@@ -152,9 +162,21 @@ def question(
 
 def _array(given: Any) -> Any:
     if not isinstance(given, Tensor):
-        return given if hasattr(given, "dtype") else np.asarray(given)
+        try:
+            return given if hasattr(given, "dtype") else np.asarray(given)
+        except ValueError:
+            raise UsageError(
+                "the images or labels are a list whose parts differ in length: give arrays."
+            ) from None
     found = given.detach().cpu()
     return found.float() if found.dtype is torch.bfloat16 else found  # numpy has none
+
+
+def _count(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)  # also of numpy's integers
+    except TypeError:
+        raise UsageError(f"{name} is {value!r}: it has to be a whole number.") from None
 
 
 def _written(eps: Any) -> str:
@@ -171,6 +193,11 @@ def _settings(
             f"settings of '{strange[0]}' are not known: write {{'attack': {{NAME: VALUE}}}}, "
             "'defense' or 'classifier'."
         )
+    for name, one in given.items():
+        if not isinstance(one, Mapping):
+            raise UsageError(
+                f"settings of '{name}' are {one!r}: write {{'{name}': {{PARAMETER: VALUE}}}}."
+            )
     both = {
         SINGULAR[kind]: {**one.settings, **given.get(SINGULAR[kind], {})}
         for kind, one in found.items()

@@ -17,7 +17,7 @@ from bench.figures import pictures
 from bench.figures.output import render
 from bench.results.audits import reports
 from bench.results.certificates import certified
-from bench.results.output import delivered
+from bench.results.output import delivered, has_place
 from bench.results.render import cells_as_text, shown
 from bench.results.store import read_json, read_rows
 from bench.results.table import rows_of
@@ -32,8 +32,10 @@ class Picture:
     png: bytes
 
     def save(self, path: str | Path) -> None:
-        """Write the PNG; raises StoreError."""
-        with delivered(Path(path).expanduser()) as temporary:
+        """Write the PNG; raises BenchError where it cannot."""
+        path = Path(path).expanduser()
+        has_place(path)
+        with delivered(path) as temporary:
             temporary.write_bytes(self.png)
 
     def _repr_png_(self) -> bytes:

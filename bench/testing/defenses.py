@@ -16,7 +16,7 @@ from bench.core.networks import digest_of_weights, modules_in
 from bench.core.passes import count_passes
 from bench.core.protocols import Purifier, fits
 from bench.core.rng import Rng
-from bench.errors import PluginError
+from bench.experiments.prepare import no_purifier
 from bench.models.trainable import MakesPurifier, TrainablePurifier
 from bench.plugins.measured import measure
 from bench.testing.material import Linear, Material, streams
@@ -81,10 +81,7 @@ def defense_subject(
     elif isinstance(plugin, MakesPurifier):
         purifier = plugin.purifier(shape=material.shape)
     if not fits(purifier, Purifier):
-        raise PluginError(
-            f"{label_of(thing)} has no purify(x, *, rng), or lacks `stochastic` or "
-            "`differentiable`. See 'Add a defense' in docs/plugins.md."
-        )
+        raise no_purifier(label_of(thing), purifier)
     defense = Defense(purifier, Linear(material.shape, material.classes))
     subject = DefenseSubject(label_of(thing), plugin, defense, defense, material, 1e-3)
     return _in_double(subject) or subject

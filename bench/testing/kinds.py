@@ -90,4 +90,4 @@ def _tried(defense: type[Any], *, dataset: str, data: Path) -> Any:
 def _unclear(name: str, kinds: list[Kind]) -> UsageError:
     named = " or ".join(SINGULAR[kind] for kind in kinds)
     options = " or ".join(f"--kind {OPTION[kind]}" for kind in kinds)
-    return UsageError(f"{kept(name)} may be a {named}: add {options}.")
+    return UsageError(f"{kept(name)} may be a {named}. Say which it is: add {options}.")

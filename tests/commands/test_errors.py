@@ -148,6 +148,11 @@ def test_an_error_leaves_the_stdout_of_json_empty(bench: Bench) -> None:
     assert said.out == ""
 
 
+def test_a_file_of_weights_alone_is_told_where_it_belongs(bench: Bench) -> None:
+    said = bench("run", "--defense=none", "--attack=noise", "--classifier=net.pth")
+    is_one_clear_message(said, "Weights belong to a network: mine.py:Net=net.pth", code=2)
+
+
 def test_debug_shows_the_traceback(bench: Bench) -> None:
     with pytest.raises(UsageError, match="pdg"):
         bench("--debug", *RUN, "--attack=pdg")
@@ -201,7 +206,8 @@ PLANS: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
         ("'L3'", "Did you mean 8/255?", "n is 0", "'nne'")),
     "names beside missing fields": (
         "defenses: nne\nattacks: [{name: pgd, set: {stps: 3}}]\ndatasets: digit\nseeds: y\n",
-        ("5 faults", "threats: Field required", "seeds", "'nne'", "attack.stps", "'digit'")),
+        ("5 faults", "plan.yaml: the key 'threats' is missing", "line 4, seeds", "'nne'",
+         "attack.stps", "'digit'")),
     "a key that is no text": ("1.5: x\ndefenses: nne\nattacks: noise\nthreats: {eps: 0.1}\n",
                               ("2 faults", "'nne'")),
     "the same key twice": ("defenses: none\ndefenses: jpeg\nattacks: noise\n"

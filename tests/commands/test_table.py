@@ -154,6 +154,7 @@ def test_a_table_with_the_worst_case(bench: Bench) -> None:
 
 @pytest.mark.usefixtures("three")
 def test_a_table_goes_to_a_file(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
     said = bench("table", "-o", "sub/table.md")
     assert said.code == 0
     assert (tmp_path / "sub" / "table.md").read_text() == bench("table").out

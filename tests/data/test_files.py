@@ -187,6 +187,9 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
     save(tmp_path / "yours.npz")
     with pytest.raises(DataError, match=r"That folder has yours\.npz"):
         load(tmp_path / "mine.npz")
+    save(tmp_path / "mime.npz")
+    with pytest.raises(DataError, match=r"Did you mean mime\.npz\?"):
+        load(tmp_path / "mine.npz")
     (tmp_path / "mine.npz").mkdir()
     with pytest.raises(DataError, match="Is a directory"):
         load(tmp_path / "mine.npz")

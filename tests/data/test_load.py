@@ -182,6 +182,7 @@ def test_no_data_and_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise RuntimeError("Error downloading train-images-idx3-ubyte.gz:\nTried a mirror")
 
     monkeypatch.setattr(torchvision.datasets, "MNIST", offline)
+    (tmp_path / "data").mkdir()
     with pytest.raises(DataError) as caught:
         load_test("mnist", root=tmp_path / "data")
     for part in ("MNIST", "data/MNIST/raw", "BENCH_DATA", "--dataset digits"):

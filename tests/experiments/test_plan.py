@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from bench.core.threat import Access, Norm
 from bench.errors import UsageError
-from bench.experiments.plan import Plan, all_faults, read_plan
+from bench.experiments.plan import Plan, read_plan
+from bench.experiments.plan_faults import all_faults
 
 FOLDER = Path(__file__).resolve().parents[2] / "plans"
 PLANS = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("tune/*.yaml")])
@@ -22,6 +23,12 @@ SMALL: dict[str, Any] = {"defenses": "none", "attacks": "noise", "threats": {"ep
 
 def plan(**lists: Any) -> Plan:
     return Plan.model_validate({**SMALL, **lists})
+
+
+def written(tmp_path: Path, **lists: Any) -> Plan:
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, **lists}, sort_keys=False))
+    return read_plan(path)
 
 
 def test_one_of_each_is_one_request_with_the_defaults_of_run() -> None:
@@ -127,9 +134,7 @@ def test_the_same_attack_with_other_parameters_is_another_request() -> None:
 def test_a_radius_is_read_from_yaml_exactly(
     tmp_path: Path, eps: str | float, exact: Fraction | None
 ) -> None:
-    path = tmp_path / "plan.yaml"
-    path.write_text(yaml.safe_dump({**SMALL, "threats": {"norm": "Linf", "eps": eps}}))
-    (request,) = read_plan(path).requests()
+    (request,) = written(tmp_path, threats={"norm": "Linf", "eps": eps}).requests()
     assert request.eps == exact
 
 
@@ -145,17 +150,18 @@ def test_one_radius_in_two_spellings_is_one_request() -> None:
      {"threats": {"eps": "8"}}, {"threats": {"eps": "0.1", "norm": "L1"}}],
     ids=str,
 )  # fmt: skip
-def test_what_no_cell_can_be_is_refused(lists: dict[str, Any]) -> None:
+def test_what_no_cell_can_be_is_refused(tmp_path: Path, lists: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="the plan has a fault"):
-        plan(**lists).requests()
+        written(tmp_path, **lists)
 
 
-def test_faults_are_counted_and_said_once_each() -> None:
+def test_faults_are_counted_and_said_once_each(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        plan(
-            defenses=["a", "b"],
+        written(
+            tmp_path,
+            defenses=["none", "jpeg"],
             threats=[{"eps": "8"}, {"eps": "abc"}, {"eps": "0.1", "norm": "L1"}],
-        ).requests()
+        )
     lines = str(caught.value).splitlines()
     assert lines[0] == "the plan has 3 faults:"
     assert len(lines) == 4

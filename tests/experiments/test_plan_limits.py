@@ -10,7 +10,8 @@ import pytest
 
 from bench.errors import PlanError, UsageError
 from bench.experiments import plan as module
-from bench.experiments.plan import Plan, all_faults, read_plan
+from bench.experiments.plan import Plan, read_plan
+from bench.experiments.plan_faults import all_faults
 from bench.results.cell import Request
 
 from ..command import Bench, is_one_clear_message, never

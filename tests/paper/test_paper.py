@@ -159,8 +159,9 @@ def test_every_fault_of_every_file_is_told_at_once(bench: Bench, tmp_path: Path)
     said = bench("paper", "one.yaml", "two.yaml")
     assert said.code == 2
     for fault in (
-        "one.yaml: color: ", "one.yaml, run 1: no defense is called 'nonne'",
-        "one.yaml, run 2: there is no key 'nn'",
+        "one.yaml, line 3, color: ",
+        "one.yaml, run 1, line 6, defenses, entry 1: no defense is called 'nonne'",
+        "one.yaml, run 2, line 7, nn: there is no key 'nn'",
         "two.yaml: 'rows' is a key of the layout ablation only",
         "two.yaml, run 1: paper names adv_ebm", "the baseline ebm is not among", "ladder: true",
     ):  # fmt: skip

@@ -79,7 +79,7 @@ class Net(nn.Sequential):
 @pytest.mark.parametrize(
     ("option", "parts", "code"),
     [
-        ("defense=none.py:purify", ["there is no file none.py (in ", "existing file"], 2),
+        ("defense=none.py:purify", ["there is no file none.py", "Did you mean mine.py?"], 2),
         ("defense=mine.py", ["mine.py is a file: name what is in it", "Nothing"], 2),
         ("defense=mine.py:purifi", ["defines no 'purifi'", "Did you mean 'purify'?"], 2),
         ("defense=mine.py:Nothing", ["a class that purifies nothing", "purify(x, *, rng)"], 1),

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 
-from bench.commands.shared import exit_on_trouble, print_table
+from bench.commands.rows import print_table
+from bench.commands.shared import exit_on_trouble
 from bench.paper.spec import Head
 from bench.paper.tables import page
 from bench.results.render import (
@@ -169,6 +170,29 @@ def test_a_terminal_cuts_nothing_off_that_tells_rows_apart(
     if width == 200:
         rows = [line.split() for line in said.splitlines() if "long_name" in line]
         assert len({tuple(row[:8]) for row in rows}) == 4
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_long_names_break_no_number_and_no_state(
+    four: pd.DataFrame,
+    width: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    rows = four.assign(
+        defense=["mine.py:AVeryLongPurifierName"] * 3 + ["none"],
+        attack=["torchattacks:AutoProjectedGradientDescent", "pgd", "apgd", "noise"],
+        state=["unfinished", "done", "skipped", "failed"],
+        settings=["defense.sigma=0.25", "", "", "attack.eot=3"],
+        robust=[52.25, 96.5, float("nan"), float("nan")],
+    )
+    print_table(rows)
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= width
+    for word in ("unfinished", "skipped", "failed", "52.2", "96.5", "attack.eot=3"):
+        assert word in said
+    assert "=0.25" in said, "the end of what is broken is there as well"
 
 
 def test_a_failure_is_told_from_others(

@@ -30,9 +30,19 @@ _QUERY = (Access.QUERY, Access.TRANSFER)
 _SAID = (UserWarning, RuntimeWarning)  # what of a library's warnings is about the images
 _MANY = 0.01  # of the pixels of all gradients: beyond it a flag says so
 
-# Sizes of a step, in pixels or in radii, and the numbers of steps that they belong to.
-_STEPS = (("alpha", "steps"), ("eps_step", "max_iter"), ("abs_stepsize", "steps"))
-_STEPS_IN_RADII = (("rel_stepsize", "steps"), ("relative_step_size", "steps"))
+# Sizes of a step, the numbers of steps that they belong to, and what is used instead where set.
+_STEPS = (
+    ("alpha", "steps", ""),  # torchattacks; FFGSM takes one
+    ("lr", "nb_iter", ""),  # SPSA of torchattacks: Adam moves a pixel by its rate at most
+    ("eps_step", "max_iter", ""),  # ART
+    ("abs_stepsize", "steps", ""),
+    ("absolute_step_size", "steps", ""),
+)
+_STEPS_IN_RADII = (
+    ("rel_stepsize", "steps", "abs_stepsize"),  # foolbox
+    ("relative_step_size", "steps", "absolute_step_size"),  # adv-lib
+)
+_ONE_STEP = ("FFGSM",)
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ class LibraryAttack:
             type(self).make, self.known, model, x.clone(), y.clone(),
             norm=threat.norm, radius=threat.radius, classes=classes, seed=seed, params=params,
         )  # fmt: skip
-        flags = list(_odd_steps(params, threat.radius))
+        flags = list(odd_steps(type(self).__name__, params, threat.radius))
         with isolated(seed), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             before = generator_states()
@@ -162,14 +172,25 @@ def adapted(library: Library, name: str) -> type[LibraryAttack]:
     )
 
 
-def _odd_steps(params: Mapping[str, Any], radius: float) -> Iterator[str]:
+def odd_steps(name: str, params: Mapping[str, Any], radius: float) -> Iterator[str]:
     """Say where the steps, which libraries do not fit to the ball, are too short or long."""
+    if math.isinf(radius):
+        return
     for pairs, whole in ((_STEPS, radius), (_STEPS_IN_RADII, 1.0)):
-        for name, number in pairs:
-            step, steps = params.get(name), params.get(number)
-            if step is None or steps is None or math.isinf(radius):
+        for size_of, number, instead in pairs:
+            step = params.get(size_of)
+            steps = 1 if name in _ONE_STEP else params.get(number)
+            if step is None or steps is None or params.get(instead) is not None:
                 continue
             if step * steps < whole:
-                yield f"{steps} steps of {name} {step:.3g} do not cross eps {radius:.3g}"
+                few = "1 step" if steps == 1 else f"{steps} steps"
+                which = size_of if name in _ONE_STEP else f"{size_of} or attack.{number}"
+                yield (
+                    f"{few} of {size_of} {step:.3g} do not cross eps {radius:.3g}: set "
+                    f"attack.{which} higher"
+                )
             elif step > 2 * whole:
-                yield f"{name} {step:.3g} is more than twice eps {radius:.3g}"
+                yield (
+                    f"{size_of} {step:.3g} is more than twice eps {radius:.3g}: set "
+                    f"attack.{size_of} lower"
+                )
