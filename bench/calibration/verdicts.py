@@ -57,7 +57,8 @@ cell of a ladder left: {effort.targets} targets, {effort.steps} sign steps each 
 {effort.momentum:g} and a cosine step from {effort.first:g} eps, {effort.draws} draws a step,
 loss z_t - z_y, random start; fresh draws vote, as many as the ladder's judge had. `share`:
 broken in percent of all images; more than {LARGEST_SHARE:g} fails. `left`: robust accuracy in
-percent before and after. `passes`: network passes an image."""
+percent before and after. `passes`: passes of all networks an image; through the whole defense
+they are {effort.passes(10):,} at most with ten classes."""
     rows = [_outside(one) for one in verdicts]
     return Section("Attack from outside", about, _OUTSIDE_HEADS, rows)
 
