@@ -13,7 +13,7 @@ from bench.calibration.certificates import certified
 from bench.calibration.known import KNOWN, Chosen, Known, Opened, get, opened, some
 from bench.core.defense import Defense
 from bench.core.networks import digest_of_weights
-from bench.core.protocols import Attack, Purifier
+from bench.core.protocols import Attack, Calls
 from bench.core.threat import Access, Norm, ThreatModel, format_eps
 from bench.errors import CheckpointError, DataError, UsageError
 from bench.evaluation.run import Prepared, run_cell
@@ -37,6 +37,8 @@ TOGETHER = "all of these"
 _DRAWS = 50  # of the judge
 _SHARD = 500
 _CHEAP = 100  # passes an image up to which an attack sees certified images too
+_BEARABLE = 1500  # passes up to which it sees undecided ones
+_BEHIND_NOISE = 100  # images at most, of which every gradient takes many draws
 _BLOCK = 500  # images certified between two saves
 
 
@@ -130,20 +132,28 @@ def _network(
     if network.known.error is not None:
         safe = yield from _certified(network, workspace)
     rows: list[Row] = []
-    nobody = network.breakable
+    # What an attack breaks is proven to be breakable as well.
+    shown, nobody = network.breakable, network.breakable
     for defense, params in DEFENSES:
         purifier = build("defenses", defense, params)
         parts = []
+        if purifier.stochastic and not shown:
+            continue
         for name in names:
-            part = yield from _attacked(network, safe, defense, purifier, name, workspace)
+            attack: Attack = build("attacks", name, {})
+            numbers = shown if purifier.stochastic else _numbers(network, safe, attack)
+            part = yield from _attacked(
+                network, numbers, defense, purifier, name, attack, workspace
+            )
             parts.append(part)
         bare = not purifier.stochastic
-        answered = [_row(network, safe, bare, part) for part in parts]
-        if len(parts) > 1:
-            answered.append(_row(network, safe, bare, _union(parts)))
-        rows += answered
+        whole = _union(parts)
+        told = [*parts, whole] if len(parts) > 1 else parts
+        rows += [_row(network, safe, bare, part, shown) for part in told]
         if bare:
-            nobody -= frozenset[int]().union(*(part.broken for part in parts))
+            nobody -= whole.broken
+            found = sorted(network.breakable or whole.broken - network.wrong)
+            shown = frozenset(found[:_BEHIND_NOISE])
     count = len(safe) if network.known.error is not None else None
     return rows, Facts(
         network.known.name, len(network.pixels), len(network.wrong), count,
@@ -166,15 +176,14 @@ class _Part:
 
 def _attacked(
     network: Opened,
-    safe: frozenset[int],
+    numbers: Iterable[int],
     defense: str,
     purifier: Any,
     name: str,
+    attack: Attack,
     workspace: Workspace,
 ) -> Work[_Part]:
-    """Attack what this attack has to see, by the harness's own path, and read the verdicts."""
-    attack: Attack = build("attacks", name, {})
-    numbers = _numbers(network, safe, purifier, attack)
+    """Attack images by number, by the harness's own path, and read the verdicts."""
     access = attack.accesses[0]
     prepared = _prepared(network, numbers, defense, purifier, name, attack, access)
     yield from run_cell(prepared, workspace=workspace)
@@ -193,17 +202,15 @@ def _attacked(
     )
 
 
-def _numbers(
-    network: Opened, safe: frozenset[int], purifier: Purifier, attack: Attack
-) -> Iterable[int]:
-    """Choose the images: with a proven count all that can matter, otherwise the listed ones."""
+def _numbers(network: Opened, safe: frozenset[int], attack: Attack) -> Iterable[int]:
+    """Choose the images of the bare network whose answers are worth an attack's passes."""
+    calls = attack.calls(stochastic=False, classes=10) or Calls()
+    passes = calls.forward + calls.backward
     if network.known.error is None:
-        # Behind noise nothing is known of the undecided ones.
-        return network.breakable | (frozenset() if purifier.stochastic else network.undecided)
-    calls = attack.calls(stochastic=purifier.stochastic, classes=10)
-    cheap = calls is not None and calls.forward + calls.backward <= _CHEAP
+        undecided = network.undecided if passes <= _BEARABLE else frozenset()
+        return network.breakable | undecided
     everything = range(len(network.pixels))
-    return everything if cheap else frozenset(everything) - safe
+    return everything if passes <= _CHEAP else frozenset(everything) - safe
 
 
 def _prepared(
@@ -248,7 +255,9 @@ def _union(parts: Sequence[_Part]) -> _Part:
     )  # fmt: skip
 
 
-def _row(network: Opened, safe: frozenset[int], bare: bool, part: _Part) -> Row:
+def _row(
+    network: Opened, safe: frozenset[int], bare: bool, part: _Part, shown: frozenset[int]
+) -> Row:
     """Count what an attack broke; where the network is bare, hold it against the proof."""
     known, faults = network.known, list(network.lies)
     row = Row(
@@ -256,16 +265,18 @@ def _row(network: Opened, safe: frozenset[int], bare: bool, part: _Part) -> Row:
         images=len(part.given), attacked=len(part.given), broken=len(part.broken),
         passes=part.passes,
     )  # fmt: skip
-    if known.error is None:
+    if not bare:
+        row = replace(row, found=len(part.broken), breakable=len(shown))
+    elif known.error is None:
         row = replace(
             row,
             found=len(part.broken & network.breakable),
             breakable=len(network.breakable),
-            undecided=len(part.broken & network.undecided) if bare else None,
-            least=len(network.breakable) if bare else None,
-            most=len(part.given) if bare else None,
+            undecided=len(part.broken & network.undecided),
+            least=len(network.breakable),
+            most=len(part.given),
         )
-    elif bare:
+    else:
         row = replace(
             row,
             images=len(network.pixels),

@@ -18,15 +18,19 @@ MNIST networks of others (Linf). Of WK17a a mixed-integer solver proved that exa
 the 10,000 test images have an adversarial example (Tjeng et al. 2019, arXiv 1711.07356). Of
 Small-Adv and CNN-A-Adv there are lists of test images that gradient attacks failed on: provably
 breakable ones, and undecided ones (Zhang et al. 2022); all other images are decided and are not
-attacked here. `error found`: percent of `images` that are not right after the attack.
-`error proven`: what no attack can exceed, `gap`: points below the least that is proven.
-`breakable found`: of provably breakable images that are right without an attack.
-`attacked`: images that linear bounds certify break under no attack, so that most attacks do
-not see them, and they count as right; one that breaks all the same is a bug, as is an error
-above the proven one. All attacks have their default parameters; `passes` are an image's that
-was attacked. Behind `gaussian` (sigma {SIGMA:g}, votes of 50 draws) nothing is proven, since
-noise leaves the ball: the rows show which of the images that break without noise break with
-it."""
+attacked here.
+
+`error found`: percent of `images` that are not right after the attack. `error proven`: what no
+attack can exceed; `gap`: points below the least that is proven. `breakable found`: of provably
+breakable images that are right without an attack. `passes`: of an image that was attacked. All
+attacks have their default parameters.
+
+What linear bounds certify breaks under no attack. Most attacks of WK17a do not see certified
+images, and they count as right; one that breaks all the same is a bug, as is an error above the
+proven one. AutoAttack does not see undecided images. Behind `gaussian` (sigma {SIGMA:g}, 50
+votes) nothing is proven, since noise leaves the ball: the rows show which images break with it
+of those that break without: of the listed ones, of WK17a of the first 100 that an attack
+breaks."""
 _FACT_HEADS = (
     "network", "images", "wrong without attack", "certified", "weights SHA-256", "data digest",
     "provably breakable, and no attack here breaks them without noise",

@@ -212,19 +212,32 @@ def test_a_list_of_other_images_is_a_violation(tmp_path, answers):
 
 
 def test_behind_noise_nothing_is_proven(tmp_path, answers, monkeypatch):
-    monkeypatch.setattr(proven, "DEFENSES", (("gaussian", {"sigma": 0.02}),))
-    monkeypatch.setattr(proven, "_CHEAP", 0)
+    monkeypatch.setattr(proven, "DEFENSES", (("none", {}), ("gaussian", {"sigma": 0.02})))
+    monkeypatch.setattr(proven, "_BEHIND_NOISE", 7)
+    _, wrong, breakable = answers
+    solid = min(set(range(50)) - breakable)
+    few = sorted(breakable - wrong)[:5]
     folder = tmp_path / "weights"
-    said = planted(folder, answers, breakable=sorted(answers[2] - answers[1])[:5],
-                   undecided=[min(set(range(50)) - answers[2])])  # fmt: skip
-    (row,), (facts,) = measured(tmp_path, said)
-    assert (row.images, row.breakable) == (5, 5)
-    assert (row.most, row.gap, row.undecided) == (None, None, None)
-    assert len(facts.unbroken) == 5  # what breaks with noise only is not proven to break
+    said = planted(folder, answers, breakable=[*few, solid], undecided=[])
+    (bare, noisy), (facts,) = measured(tmp_path, said)
+    assert (bare.found, bare.breakable) == (5, 6)
+    assert (noisy.images, noisy.breakable) == (6, 6)  # of the provably breakable all
+    assert (noisy.most, noisy.gap, noisy.undecided, noisy.fault) == (None, None, None, "")
+    assert facts.unbroken == (solid,)  # what breaks with noise only would stay here
     said = planted(folder, answers, error=1)  # a lie, but not of this defense
+    (bare, noisy), _ = measured(tmp_path, said)
+    assert bare.fault
+    assert noisy.fault == ""
+    assert (noisy.images, noisy.breakable) == (7, 7)  # those that an attack broke
+
+
+def test_expensive_attacks_see_only_what_has_an_answer(tmp_path, answers, monkeypatch):
+    _, wrong, breakable = answers
+    first, second, *_ = sorted(breakable - wrong)
+    said = planted(tmp_path / "weights", answers, breakable=[first], undecided=[second])
+    monkeypatch.setattr(proven, "_BEARABLE", 15)
     (row,), _ = measured(tmp_path, said)
-    assert row.fault == ""
-    assert row.broken > 1
+    assert (row.attacked, row.least, row.most, row.undecided) == (1, 1, 1, 0)
 
 
 def test_rows_are_not_measured_twice(tmp_path, answers, monkeypatch):
