@@ -84,7 +84,8 @@ def test_a_weak_ladder_is_found_out_and_a_strong_one_is_not(tmp_path, monkeypatc
     assert left.holds
     assert left.survivors > 0
     assert left.attacks == ("Noise", "Pgd")
-    assert left.survivors <= found.survivors - len(found.broken) + 1
+    # It is no weaker than 40 steps of PGD.
+    assert found.survivors - len(found.broken) <= left.survivors + 1
     assert left.passes > 0
 
 
@@ -213,11 +214,14 @@ class Rounding:
 def test_a_purifier_without_a_gradient_is_passed_over():
     _, x, y, rng = images()
     defense = Defense(Rounding(), classifier())
-    found = ascend(defense, x, y, eps=0.15, effort=FEW, rng=rng)
-    right = broken(defense, x, y, x, eps=0.15, draws=1, rng=rng)
-    assert int(broken(defense, x, y, found, eps=0.15, draws=1, rng=rng).sum()) > int(
-        right.sum()
-    )
+    target = (y + 1) % 10
+    found, wrong = outside._gradient(defense, x, y, target, 2, rng)
+    leaf = Rounding().purify(x, rng=rng).requires_grad_()
+    logits = classifier()(leaf)
+    towards = logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])
+    (expected,) = torch.autograd.grad(towards.sum(), leaf)
+    assert found.numpy() == pytest.approx(expected.numpy(), abs=1e-5)
+    assert wrong.equal(logits.argmax(1) != y)
 
 
 def test_its_passes_are_bounded_by_what_it_announces():
