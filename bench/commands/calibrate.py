@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bench.commands.options import (
     DATA,
     RESULTS,
+    WEIGHTS,
     ZOO,
     AsJson,
     Data,
+    Dataset,
     Device,
+    Eps,
+    OnlyN,
     Output,
     Results,
+    Weights,
     Zoo,
 )
 from bench.commands.shared import complain, open_workspace, say, watch, write_output
+from bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from bench.calibration.report import Section
+    from bench.results.workspace import Workspace
 
 Attacks = Annotated[
     list[str],
@@ -26,10 +38,37 @@ Attacks = Annotated[
         help="Only this attack, such as mine.py:NAME, and no audit; may be repeated.",
     ),
 ]
+Real = Annotated[
+    bool, typer.Option("--real", help="Published networks of which is proven what breaks.")
+]
+Outside = Annotated[
+    bool,
+    typer.Option("--outside", help="A simple attack of another hand on what a ladder left."),
+]
+Defenses = Annotated[
+    list[str],
+    typer.Option("--defense", help="With --outside: whose ladder; may be repeated."),
+]
+OfCell = Annotated[
+    list[str],
+    typer.Option(
+        "--cell",
+        help="With --outside: a cell of the ladder, by its key, in place of the options that "
+        "describe it; may be repeated.",
+    ),
+]
 
 
 def calibrate(
     attack: Attacks = [],  # noqa: B006 - Typer copies it
+    real: Real = False,
+    weights: Weights = WEIGHTS,
+    outside: Outside = False,
+    defense: Defenses = [],  # noqa: B006
+    dataset: Dataset = "mnist",
+    eps: Eps = "0.3",
+    n: OnlyN = None,
+    cell: OfCell = [],  # noqa: B006
     output: Output = None,
     results: Results = RESULTS,
     data: Data = DATA,
@@ -37,40 +76,62 @@ def calibrate(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Measure the attacks against known answers, the audit on deliberately broken defenses."""
-    import dataclasses
+    """Measure the attacks against known answers, the audit on deliberately broken defenses.
+
+    With --real: against networks of others, of which a verifier proved what can be broken.
+    With --outside: what a simple attack of another hand breaks that a ladder left.
+    """
     import json
 
-    from bench.calibration import gaps, traps
-    from bench.calibration import report as pages
+    from bench.calibration.gaps import SEED
+    from bench.calibration.report import document
     from bench.plugins.catalogue import plugin
     from bench.results.provenance import provenance
 
+    if outside and (real or attack):
+        raise UsageError("--outside goes with neither --real nor --attack: it has its own.")
+    if (defense or cell) and not outside:
+        raise UsageError("--defense and --cell name a ladder: add --outside.")
     for name in attack:
         plugin("attacks", name)  # before minutes of work
     workspace = open_workspace(results, data, zoo, device)
-    named = [] if attack else watch(traps.spring(workspace=workspace), quiet=as_json)
-    work = gaps.calibrate(names=attack or None, device=workspace.device)
-    rows = watch(work, quiet=as_json)
+    if real:
+        found, sections, failed = _proven(attack, weights, workspace, as_json)
+    elif outside:
+        wanted = [{"cell": key} for key in cell] + [{"defense": name} for name in defense]
+        given = {"dataset": dataset, "eps": eps, "n": n}
+        found, sections, failed = _outside(wanted, given, workspace, as_json)
+    else:
+        found, sections, failed = _known(attack, workspace, as_json)
     origin = provenance(workspace.device)
-    tables = [pages.known_answers(rows), *([] if attack else [pages.traps(named)])]
-    text = pages.document(tables, origin)
+    text = document(sections, origin)
     if output is not None:
         write_output(output, text)
     if as_json:
-        found = {
-            "provenance": origin,
-            "seed": gaps.SEED,
-            "known_answers": [
-                {**dataclasses.asdict(row), "passes": row.passes} for row in rows
-            ],
-            "traps": [{**dataclasses.asdict(row), "passes": row.passes} for row in named],
-        }
-        say(json.dumps(found, indent=2))
+        say(json.dumps({"provenance": origin, "seed": SEED, **found}, indent=2))
     elif output is None:
         say(text, nl=False)
     else:
         say(f"wrote {output}")
+    for line in failed:
+        complain(line)
+    if failed:
+        raise typer.Exit(1)
+
+
+Found = tuple[dict[str, Any], "list[Section]", list[str]]
+
+
+def _known(attack: Sequence[str], workspace: Workspace, quiet: bool) -> Found:
+    """Measure gaps on linear classifiers, and the audit on planted traps."""
+    import dataclasses
+
+    from bench.calibration import gaps, traps
+    from bench.calibration import report as pages
+
+    named = [] if attack else watch(traps.spring(workspace=workspace), quiet=quiet)
+    work = gaps.calibrate(names=attack or None, device=workspace.device)
+    rows = watch(work, quiet=quiet)
     failed = gaps.failures(rows)
     failed += [
         f"trap '{row.trap}': {row.found.check} says {row.found.state} of it and "
@@ -78,7 +139,63 @@ def calibrate(
         for row in named
         if not row.passes
     ]
-    for line in failed:
-        complain(line)
-    if failed:
-        raise typer.Exit(1)
+    found = {
+        "known_answers": [{**dataclasses.asdict(row), "passes": row.passes} for row in rows],
+        "traps": [{**dataclasses.asdict(row), "passes": row.passes} for row in named],
+    }
+    sections = [pages.known_answers(rows), *([] if attack else [pages.traps(named)])]
+    return found, sections, failed
+
+
+def _proven(attack: Sequence[str], weights: Path, workspace: Workspace, quiet: bool) -> Found:
+    """Hold attacks against what is proven of published networks."""
+    import dataclasses
+
+    from bench.calibration import proven, verdicts
+
+    work = proven.measure(weights=weights, workspace=workspace, names=attack or None)
+    rows, facts = watch(work, quiet=quiet)
+    found = {
+        "proven": [{**dataclasses.asdict(row), "gap": row.gap} for row in rows],
+        "networks": [dataclasses.asdict(one) for one in facts],
+    }
+    return found, verdicts.proven(rows, facts), proven.failures(rows)
+
+
+def _outside(
+    wanted: Sequence[Mapping[str, str]],
+    given: Mapping[str, Any],
+    workspace: Workspace,
+    quiet: bool,
+) -> Found:
+    """Attack what ladders left from outside."""
+    import dataclasses
+
+    from bench.calibration import ladders, verdicts
+    from bench.core.threat import Norm, parse_eps
+
+    if not wanted:
+        raise UsageError("name a ladder: --defense ebm, or a cell of it: --cell KEY.")
+    given = {**given, "eps": parse_eps(given["eps"], Norm.LINF)}
+    # All of them before the first hour of work.
+    known = [
+        ladders.find(ladders.Wanted(**{"defense": "", **given, **one}), workspace.store)
+        for one in wanted
+    ]
+    rows = [
+        watch(ladders.check(one, workspace=workspace, effort=ladders.EFFORT), quiet=quiet)
+        for one in known
+    ]
+    found = {
+        "outside": [
+            {**dataclasses.asdict(row), "share": row.share, "holds": row.holds} for row in rows
+        ]
+    }
+    failed = [
+        f"{row.defense} on {row.dataset}: an attack from outside breaks {row.share:.1f} % of "
+        f"all images that the ladder left, more than {ladders.LARGEST_SHARE:g} %: its robust "
+        "accuracy is an upper bound. Run stronger attacks"
+        for row in rows
+        if not row.holds
+    ]
+    return found, [verdicts.outside(rows, ladders.EFFORT)], failed

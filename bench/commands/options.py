@@ -56,6 +56,13 @@ Zoo = Annotated[
         callback=at_home,
     ),
 ]  # fmt: skip
+Weights = Annotated[
+    Path,
+    typer.Option(
+        "--weights", help="Folder of published weights.", envvar="BENCH_WEIGHTS",
+        callback=at_home,
+    ),
+]  # fmt: skip
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Write to a file.", callback=to_write)
 ]
@@ -71,6 +78,7 @@ Settings = Annotated[
 ]
 # RobustBench itself keeps its files in `models` as well.
 RESULTS, DATA, ZOO = Path("results"), Path("data"), Path("models")
+WEIGHTS = Path("weights")
 
 Defense = Annotated[
     str,
