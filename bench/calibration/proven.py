@@ -18,8 +18,8 @@ from bench.core.threat import Access, Norm, ThreatModel, format_eps
 from bench.errors import CheckpointError, DataError, UsageError
 from bench.evaluation.run import Prepared, run_cell
 from bench.plugins.catalogue import build, parameters
-from bench.plugins.elsewhere import source_of
 from bench.plugins.names import kept
+from bench.plugins.sources import source_of
 from bench.results.cell import Cell, Part
 from bench.results.progress import Progress, Work
 from bench.results.store import Store, read_json, read_rows, write_json
