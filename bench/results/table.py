@@ -351,7 +351,9 @@ def newest(frame: pd.DataFrame, store: Store, most: int) -> pd.DataFrame:
     """
     cells = frame[frame["key"].map(is_key)].drop_duplicates("key")
     when = {key: store.cell(key).stat().st_mtime for key in cells["key"]}
-    dates = cells["date"].fillna(cells["key"].map(when).map(_date))
+    written = cells["key"].map(when).map(_date)
+    # As objects: where no cell has a date, the column is one of numbers.
+    dates = cells["date"].astype(object).where(cells["date"].notna(), written)
     last = set(cells.loc[dates.sort_values(kind="stable").index[-most:], "key"])
     kept = [not last.isdisjoint(key.split()) for key in frame["key"]]
     return frame[np.array(kept) | (frame["state"] == DAMAGED)]

@@ -120,7 +120,8 @@ def test_what_is_trained_is_not_trained_again(
     assert again.digest == first.digest
     assert all(torch.equal(again.weights[name], value) for name, value in first.weights.items())
     found = find_trained("ebm", EBM, dataset="digits", workspace=workspace)
-    assert found and found.digest == first.digest
+    assert found is not None
+    assert found.digest == first.digest
     (path,) = workspace.store.checkpoints()
     assert path == checkpoint_path("ebm", EBM, dataset="digits", workspace=workspace)
     with pytest.raises(PluginError, match="trained again"):
@@ -284,7 +285,8 @@ def test_weights_on_disk_are_those_that_are_used(workspace: Workspace) -> None:
     other = save_checkpoint(path, weights, read_json(path.with_suffix(".json")))
     assert trained("ebm", EBM, workspace).digest == other
     found = find_trained("ebm", EBM, dataset="digits", workspace=workspace)
-    assert found and found.digest == other
+    assert found is not None
+    assert found.digest == other
 
 
 @pytest.mark.parametrize("plugin", [CNN, EBM], ids=["small_cnn", "ebm"])

@@ -83,6 +83,7 @@ CHANGES: dict[str, dict[str, Any]] = {
             ("revision", 2),
             ("checkpoint", "e" * 64),
             ("source", "f" * 64),
+            ("beside", "a" * 64),
         )
     },
 }
@@ -278,7 +279,11 @@ def test_shards_are_aligned_and_cover_every_image_once(n: int, shard: int) -> No
 
 # --- other identities ----------------------------------------------------------------------
 
-DIGESTS = {f"{part} checkpoint" for part in ("classifier", "defense", "attack")}
+DIGESTS = {
+    f"{part} {digest}"
+    for part in ("classifier", "defense", "attack")
+    for digest in ("checkpoint", "beside")
+}
 MADE_LATER = {"data", "after", "images", "bits"} | DIGESTS
 OF_THE_ATTACK = {name for name in CHANGES if name.startswith("attack ")}
 OF_THE_SEARCH = {"access", "sequential", "search", "after", "images", "bits"} | OF_THE_ATTACK

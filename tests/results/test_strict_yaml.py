@@ -93,7 +93,14 @@ def test_devices_and_pipes_are_not_read(tmp_path: Path) -> None:
             read_file(path)
 
 
-@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "missing"])
-def test_a_path_that_cannot_be_is_one_sentence(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="cannot read the plan"):
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("x" * 300, "cannot read the plan"),
+        ("a\0b", "cannot read the plan"),
+        ("missing", "there is no plan"),
+    ],
+)
+def test_a_path_that_cannot_be_is_one_sentence(tmp_path: Path, name: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
         read_file(tmp_path / name)
