@@ -135,7 +135,7 @@ KNOWN = (
 class Opened:
     """A known network with its test set and lists, all read and checked.
 
-    ``lies``: what cannot be, before any attack.
+    ``contradictions``: what the proof excludes and is so all the same, before any attack.
     """
 
     known: Known
@@ -144,7 +144,7 @@ class Opened:
     wrong: frozenset[int]
     breakable: frozenset[int]
     undecided: frozenset[int]
-    lies: tuple[str, ...]
+    contradictions: tuple[str, ...]
 
 
 def opened(known: Known, *, weights: Path, data: Path, device: torch.device) -> Opened:
@@ -157,9 +157,9 @@ def opened(known: Known, *, weights: Path, data: Path, device: torch.device) -> 
         _listed(file, weights, len(pixels)) for file in (known.breakable, known.undecided)
     )
     wrong = _wrong(net, pixels, device)
-    lies = []
+    contradictions = []
     if len(wrong) != known.wrong:
-        lies.append(
+        contradictions.append(
             f"{len(wrong)} images are wrong without an attack, and {known.wrong} should be: "
             "pixels, labels or network are not those of the proof"
         )
@@ -168,8 +168,8 @@ def opened(known: Known, *, weights: Path, data: Path, device: torch.device) -> 
         ("listed as breakable and as undecided", breakable & undecided),
     ):
         if found:
-            lies.append(f"images {some(found)} are {what}")
-    return Opened(known, net, pixels, wrong, breakable, undecided, tuple(lies))
+            contradictions.append(f"images {some(found)} are {what}")
+    return Opened(known, net, pixels, wrong, breakable, undecided, tuple(contradictions))
 
 
 def _check(file: File, folder: Path) -> None:
@@ -178,16 +178,16 @@ def _check(file: File, folder: Path) -> None:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
         raise DataError(
-            f"there is no {file.name} in the folder of weights (--weights). {get(file)}"
+            f"there is no {file.name} in the folder of weights (--weights). {advice(file)}"
         ) from None
     if found != file.sha256:
         raise CheckpointError(
             f"{file.name} is not the published file: its SHA-256 begins with {found[:16]}, not "
-            f"{file.sha256[:16]}. {get(file)}"
+            f"{file.sha256[:16]}. {advice(file)}"
         )
 
 
-def get(file: File) -> str:
+def advice(file: File) -> str:
     """Say how to get a file."""
     return f"Take {file.path} of {file.repository} on GitHub and save it as {file.name}."
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from bench.calibration.certificates import certified
-from bench.calibration.known import KNOWN, Chosen, Known, Opened, get, opened, some
+from bench.calibration.known import KNOWN, Chosen, Known, Opened, advice, opened, some
+from bench.calibration.linear_bounds import certified
 from bench.core.defense import Defense
 from bench.core.networks import digest_of_weights
 from bench.core.protocols import Attack, Calls
-from bench.core.threat import Access, Norm, ThreatModel, format_eps
+from bench.core.threat import Norm, ThreatModel, format_eps
 from bench.errors import CheckpointError, DataError, UsageError
 from bench.evaluation.run import Prepared, run_cell
 from bench.plugins.catalogue import build, parameters
@@ -106,7 +106,7 @@ def measure(
     if not any((weights / file.name).is_file() for one in known for file in one.files):
         raise UsageError(
             f"no published weights are in the folder {weights}. Name another with --weights or "
-            f"BENCH_WEIGHTS. {get(known[0].weights)} What else is missing is named then."
+            f"BENCH_WEIGHTS. {advice(known[0].weights)} What else is missing is named then."
         )
     store = Store(workspace.store.root / "calibration")
     store.probe()
@@ -133,7 +133,7 @@ def _network(
         safe = yield from _certified(network, workspace)
     rows: list[Row] = []
     # What an attack breaks is proven to be breakable as well.
-    shown, nobody = network.breakable, network.breakable
+    shown, unbroken = network.breakable, network.breakable
     for defense, params in DEFENSES:
         purifier = build("defenses", defense, params)
         parts = []
@@ -142,22 +142,20 @@ def _network(
         for name in names:
             attack: Attack = build("attacks", name, {})
             numbers = shown if purifier.stochastic else _numbers(network, safe, attack)
-            part = yield from _attacked(
-                network, numbers, defense, purifier, name, attack, workspace
-            )
-            parts.append(part)
+            prepared = _prepared(network, numbers, (defense, purifier), (name, attack))
+            parts.append((yield from _attacked(prepared, name, workspace)))
         bare = not purifier.stochastic
         whole = _union(parts)
         told = [*parts, whole] if len(parts) > 1 else parts
         rows += [_row(network, safe, bare, part, shown) for part in told]
         if bare:
-            nobody -= whole.broken
+            unbroken -= whole.broken
             found = sorted(network.breakable or whole.broken - network.wrong)
             shown = frozenset(found[:_BEHIND_NOISE])
     count = len(safe) if network.known.error is not None else None
     return rows, Facts(
         network.known.name, len(network.pixels), len(network.wrong), count,
-        network.known.weights.sha256, network.pixels.digest, tuple(sorted(nobody)),
+        network.known.weights.sha256, network.pixels.digest, tuple(sorted(unbroken)),
     )  # fmt: skip
 
 
@@ -174,27 +172,17 @@ class _Part:
     passes: int
 
 
-def _attacked(
-    network: Opened,
-    numbers: Iterable[int],
-    defense: str,
-    purifier: Any,
-    name: str,
-    attack: Attack,
-    workspace: Workspace,
-) -> Work[_Part]:
-    """Attack images by number, by the harness's own path, and read the verdicts."""
-    access = attack.accesses[0]
-    prepared = _prepared(network, numbers, defense, purifier, name, attack, access)
+def _attacked(prepared: Prepared, name: str, workspace: Workspace) -> Work[_Part]:
+    """Run a cell by the harness's own path, and read the verdicts; ``name`` is its attack's."""
     yield from run_cell(prepared, workspace=workspace)
     store, key = workspace.store, prepared.cell.key()
     frame = read_rows(store.outcomes(key))
     index = frame["index"].to_numpy(np.int64)
     passes = read_json(store.cell(key) / "provenance.json")["attack passes"]
     return _Part(
-        defense=defense,
+        defense=prepared.cell.defense.name,
         attack=name,
-        access=access.value,
+        access=prepared.cell.threat.access.value,
         given=frozenset(index.tolist()),
         broken=frozenset(index[~frame["robust"].to_numpy(bool)].tolist()),
         illegal=frozenset(index[~frame["legal"].to_numpy(bool)].tolist()),
@@ -216,12 +204,11 @@ def _numbers(network: Opened, safe: frozenset[int], attack: Attack) -> Iterable[
 def _prepared(
     network: Opened,
     numbers: Iterable[int],
-    defense: str,
-    purifier: Any,
-    name: str,
-    attack: Attack,
-    access: Access,
+    defense: tuple[str, Any],
+    attack: tuple[str, Attack],
 ) -> Prepared:
+    """Make the cell of a named defense and a named attack on images by number."""
+    (defense_name, purifier), (attack_name, attacker) = defense, attack
     known, pixels = network.known, Chosen.of(network.pixels, numbers)
     cell = Cell(
         dataset=known.dataset,
@@ -229,18 +216,18 @@ def _prepared(
         n=len(pixels),
         shard=_SHARD,
         classifier=Part(known.name, {}, 1, digest_of_weights(network.net)),
-        defense=Part(defense, parameters(purifier), purifier.revision),
+        defense=Part(defense_name, parameters(purifier), purifier.revision),
         attack=Part(
-            kept(name), parameters(attack), attack.revision, digest_of_weights(attack),
-            source_of(attack),
+            kept(attack_name), parameters(attacker), attacker.revision,
+            digest_of_weights(attacker), source_of(attacker),
         ),
-        threat=ThreatModel(Norm.LINF, known.eps, access),
+        threat=ThreatModel(Norm.LINF, known.eps, attacker.accesses[0]),
         seed=SEED,
         draws=_DRAWS,
     )  # fmt: skip
     device = next(network.net.parameters()).device
     whole = Defense(purifier, network.net, seed=SEED).to(device)
-    return Prepared(cell, whole, attack, pixels)
+    return Prepared(cell, whole, attacker, pixels)
 
 
 def _union(parts: Sequence[_Part]) -> _Part:
@@ -259,7 +246,7 @@ def _row(
     network: Opened, safe: frozenset[int], bare: bool, part: _Part, shown: frozenset[int]
 ) -> Row:
     """Count what an attack broke; where the network is bare, hold it against the proof."""
-    known, faults = network.known, list(network.lies)
+    known, faults = network.known, list(network.contradictions)
     row = Row(
         known.name, format_eps(known.eps), part.defense, part.attack, part.access,
         images=len(part.given), attacked=len(part.given), broken=len(part.broken),

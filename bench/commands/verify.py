@@ -53,7 +53,7 @@ def verify(
     radii = problems_of(Store(results), data=data)
     report = replace(report, folder=(*report.folder, *found, *radii))
     if votes:
-        from bench.certification.recheck import redrawn
+        from bench.verification.redraw import redrawn
         from bench.verification.revote import revote
 
         workspace = open_workspace(results, data, zoo, device)

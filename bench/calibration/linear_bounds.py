@@ -37,9 +37,9 @@ class Range:
 
 @torch.no_grad()
 def certified(net: nn.Sequential, x: Tensor, y: Tensor, eps: float) -> Tensor:
-    """Say of which images (N, C, H, W) no image within eps (Linf) is mistaken for another.
+    """Whether nothing within eps (Linf) of x (N, C, H, W) is of another class than y: (N,).
 
-    ``net`` has Conv2d, Linear, ReLU and Flatten layers only. False (N,) means: not proven.
+    ``net`` has Conv2d, Linear, ReLU and Flatten layers only. False means: not proven.
     """
     parts = []
     for start in range(0, len(x), _AT_ONCE):
