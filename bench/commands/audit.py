@@ -51,7 +51,8 @@ def audit(
 
     from bench.data.datasets import dataset_info
     from bench.data.names import sized
-    from bench.results.cell import Request, parse_settings
+    from bench.results.cell import Request
+    from bench.results.settings import parse_settings
 
     dataset = sized(dataset, image_size)
     request = Request.parse(

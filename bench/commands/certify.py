@@ -57,7 +57,8 @@ def certify(
     from bench.core.threat import Norm, parse_eps
     from bench.data.datasets import dataset_info
     from bench.data.names import sized
-    from bench.results.cell import Request, parse_settings
+    from bench.results.cell import Request
+    from bench.results.settings import parse_settings
 
     dataset = sized(dataset, image_size)
     parsed = parse_settings(settings)

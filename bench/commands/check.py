@@ -34,7 +34,7 @@ def check(
     import dataclasses
     import json
 
-    from bench.results.cell import parse_settings
+    from bench.results.settings import parse_settings
     from bench.testing.check import results_of
     from bench.testing.kinds import OPTION, kind_of
 

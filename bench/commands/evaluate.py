@@ -76,7 +76,8 @@ def run(
     """Evaluate one defense under one attack, training what is missing."""
     from bench.data.datasets import dataset_info
     from bench.data.names import sized
-    from bench.results.cell import Request, parse_settings
+    from bench.results.cell import Request
+    from bench.results.settings import parse_settings
 
     dataset = sized(dataset, image_size)
     request = Request.parse(
@@ -164,7 +165,8 @@ def train(
     """Train a classifier or a defense, or find its checkpoint; a killed training resumes."""
     from bench.plugins.catalogue import blocked, catalogue
     from bench.plugins.names import parsed
-    from bench.results.cell import Request, parse_settings
+    from bench.results.cell import Request
+    from bench.results.settings import parse_settings
 
     classifiers, defenses = catalogue("classifiers"), catalogue("defenses")
     if name in catalogue("attacks"):

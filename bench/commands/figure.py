@@ -85,7 +85,7 @@ def tradeoff(
     from bench.core.threat import format_eps, parse_eps, parse_norm
     from bench.figures import tradeoff as figure
     from bench.figures.cells import Wanted
-    from bench.results.cell import parse_settings
+    from bench.results.settings import parse_settings
 
     ball = parse_norm(norm)
     radius = format_eps(parse_eps(eps, ball))
@@ -112,7 +112,7 @@ def curves(
     from bench.core.threat import parse_norm
     from bench.figures import curves as figure
     from bench.figures.cells import Wanted
-    from bench.results.cell import parse_settings
+    from bench.results.settings import parse_settings
 
     ball = parse_norm(norm)
     wanted = Wanted(_known(dataset), _kept(defense), _kept(attack), _access(access),
@@ -274,7 +274,8 @@ def pag(
 
 def _request(*, settings: list[str], **options: Any) -> Request:
     from bench.data.datasets import dataset_info
-    from bench.results.cell import Request, parse_settings
+    from bench.results.cell import Request
+    from bench.results.settings import parse_settings
 
     dataset_info(options["dataset"])
     return Request.parse(settings=parse_settings(settings), **options)

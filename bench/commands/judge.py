@@ -44,7 +44,7 @@ def judge(
     import json
     from dataclasses import asdict
 
-    from bench.results.cell import parse_settings
+    from bench.results.settings import parse_settings
 
     chosen = parse_settings(settings)
     if set(chosen) - {"defense"} or (chosen and defense is None):

@@ -30,8 +30,6 @@ from bench.plugins.names import is_kept
 ZOO = "robustbench:"  # the prefix of classifiers from the RobustBench zoo
 SOURCES = "sources"  # the field of a stored cell that says where its files were found
 Known = TypeVar("Known")
-_SHOWN = 200  # characters of a --set in an error
-_DEEPEST = 10  # dots in the path of a parameter
 _LEAST = {"n": 1, "draws": 1, "shard": 1, "seed": 0}
 _MOST = {"n": 10**9, "draws": 10**9, "shard": 10**9, "seed": 2**63 - 1}
 
@@ -119,42 +117,6 @@ class Request:
             settings=settings or {},
             **rest,
         )
-
-
-def parse_settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
-    """Read ['defense.steps=50', ...] to nested parameters; raises UsageError."""
-    import yaml
-
-    from bench.results.strict_yaml import parse, told
-
-    settings: dict[str, dict[str, Any]] = {}
-    for pair in pairs:
-        path, equals, text = pair.partition("=")
-        target, *names = path.strip().split(".")
-        shown = pair if len(pair) <= _SHOWN else f"{pair[:_SHOWN]}..."
-        if not equals or target not in ("defense", "attack", "classifier") or not all(names):
-            raise UsageError(
-                f"--set {shown} is not understood. Write defense.NAME=VALUE, attack.NAME=VALUE "
-                "or classifier.NAME=VALUE, for instance --set defense.steps=50."
-            )
-        if not names:
-            raise UsageError(f"--set {shown} names no parameter. Write {target}.NAME=VALUE.")
-        if any("\ud800" <= letter <= "\udfff" for letter in path):
-            raise UsageError(f"--set {shown!a}: half of a surrogate pair is no text.")
-        if len(names) > _DEEPEST:
-            raise UsageError(f"--set {shown}: a parameter has at most {_DEEPEST} dots.")
-        try:
-            value = parse(text)
-        except yaml.YAMLError as error:
-            said = f"--set {shown}: the value cannot be read ({told(error)})."
-            raise UsageError(said) from error
-        place = settings.setdefault(target, {})
-        for name in names[:-1]:
-            place = place.setdefault(name, {})
-            if not isinstance(place, dict):
-                raise UsageError(f"--set {shown} contradicts an earlier --set of '{name}'.")
-        place[names[-1]] = value
-    return settings
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a user set for a cell: kept as data, written as words for people. Imports no torch.
+"""What a user sets: read from --set, kept as data, written as words. Imports no torch.
 
 A cell stores both: ``set`` is the data, ``settings`` the words. Where plugins come from files
 it stores their places too, as ``names``. None of them is part of its key.
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.errors import StoreError
+from bench.errors import StoreError, UsageError
 from bench.plugins.names import portable
 from bench.results.cell import SOURCES, Request, Search
 
@@ -24,6 +24,44 @@ _PATH = re.compile(rf"({_TARGET})(?:\.([^\s=]+))?=")
 _NEXT = re.compile(rf" (?=(?:{_TARGET})(?:\.[^\s=]+)?=)")
 _NOTES = re.compile(r"(?:^| )((?:images of \S+)?(?:, )?(?:\d+ bits)?)$")
 _NOTHING = object()
+_SHOWN = 200  # characters of a --set in an error
+_DEEPEST = 10  # dots in the path of a parameter
+
+
+def parse_settings(pairs: list[str]) -> dict[str, dict[str, Any]]:
+    """Read ['defense.steps=50', ...] to nested parameters; raises UsageError."""
+    import yaml
+
+    from bench.results.strict_yaml import parse, told
+
+    settings: dict[str, dict[str, Any]] = {}
+    for pair in pairs:
+        path, equals, text = pair.partition("=")
+        target, *names = path.strip().split(".")
+        shown = pair if len(pair) <= _SHOWN else f"{pair[:_SHOWN]}..."
+        if not equals or target not in _PARTS or not all(names):
+            raise UsageError(
+                f"--set {shown} is not understood. Write defense.NAME=VALUE, attack.NAME=VALUE "
+                "or classifier.NAME=VALUE, for instance --set defense.steps=50."
+            )
+        if not names:
+            raise UsageError(f"--set {shown} names no parameter. Write {target}.NAME=VALUE.")
+        if any("\ud800" <= letter <= "\udfff" for letter in path):
+            raise UsageError(f"--set {shown!a}: half of a surrogate pair is no text.")
+        if len(names) > _DEEPEST:
+            raise UsageError(f"--set {shown}: a parameter has at most {_DEEPEST} dots.")
+        try:
+            value = parse(text)
+        except yaml.YAMLError as error:
+            said = f"--set {shown}: the value cannot be read ({told(error)})."
+            raise UsageError(said) from error
+        place = settings.setdefault(target, {})
+        for name in names[:-1]:
+            place = place.setdefault(name, {})
+            if not isinstance(place, dict):
+                raise UsageError(f"--set {shown} contradicts an earlier --set of '{name}'.")
+        place[names[-1]] = value
+    return settings
 
 
 @dataclass(frozen=True)

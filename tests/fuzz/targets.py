@@ -24,8 +24,8 @@ from bench.core.threat import Norm, format_eps, parse_eps
 from bench.errors import BenchError
 from bench.experiments.plan import read_plan
 from bench.plugins.catalogue import build_dataclass, parameters
-from bench.results.cell import digest_of, parse_settings
-from bench.results.settings import Settings
+from bench.results.cell import digest_of
+from bench.results.settings import Settings, parse_settings
 from bench.results.vote_rules import parse_rule
 
 from . import inputs

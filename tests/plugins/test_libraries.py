@@ -23,7 +23,6 @@ from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.errors import AttackWarning, BenchError, PluginError, UsageError
 from bench.plugins.catalogue import build, parameters, plugin
-from bench.plugins.libraries.adapter import odd_steps
 from bench.results.cell import Request
 from bench_defenses.gaussian import Gaussian
 from bench_defenses.none import Identity
@@ -279,32 +278,6 @@ def test_steps_that_do_not_fit_the_ball_are_flagged(
 ) -> None:
     _, flags = attacked(build("attacks", name, {**params, "random_start": False}))
     assert [flag for flag in flags if said in flag] if said else flags == []
-
-
-@pytest.mark.parametrize(
-    ("name", "params", "said"),
-    [
-        ("PGD", {"alpha": 2 / 255, "steps": 10},
-         "10 steps of alpha 0.00784 do not cross eps 0.3: set attack.alpha or attack.steps"),
-        ("FFGSM", {"alpha": 10 / 255}, "1 step of alpha 0.0392 do not cross eps 0.3: set "
-         "attack.alpha higher"),
-        ("SPSA", {"lr": 0.01, "nb_iter": 1}, "1 step of lr 0.01 do"),
-        ("BasicIterativeMethod", {"eps_step": 0.1, "max_iter": 2}, "2 steps of eps_step"),
-        ("LinfPGD", {"rel_stepsize": 0.033, "abs_stepsize": None, "steps": 5}, "5 steps"),
-        ("LinfPGD", {"rel_stepsize": 0.033, "abs_stepsize": 0.1, "steps": 5}, ""),
-        ("pgd_linf", {"relative_step_size": 0.03, "absolute_step_size": None, "steps": 9}, "9"),
-        ("pgd_linf", {"relative_step_size": 0.03, "absolute_step_size": 0.01, "steps": 9},
-         "9 steps of absolute_step_size 0.01 do"),
-        ("CW", {"lr": 9.0, "steps": 50}, ""),
-        ("FastGradientMethod", {"eps_step": 0.1}, ""),
-    ],
-)  # fmt: skip
-def test_steps_of_all_libraries_that_cannot_cross_the_ball_are_said(
-    name: str, params: dict[str, Any], said: str
-) -> None:
-    found = list(odd_steps(name, params, 0.3))
-    assert len(found) == bool(said)
-    assert not said or found[0].startswith(said)
 
 
 @pytest.mark.usefixtures("stubs")

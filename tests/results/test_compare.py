@@ -16,10 +16,10 @@ from scipy.stats import binomtest
 
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.errors import UsageError
-from bench.results.cell import Cell, Part, parse_settings
+from bench.results.cell import Cell, Part
 from bench.results.compare import compare
 from bench.results.paired import lines
-from bench.results.settings import NOTHING_SET, Settings
+from bench.results.settings import NOTHING_SET, Settings, parse_settings
 from bench.results.stats import paired_bootstrap, paired_interval, wilson
 from bench.results.store import Store
 

@@ -8,10 +8,8 @@ import pytest
 
 from bench.core.threat import Access, Norm
 from bench.errors import UsageError
-from bench.results.cell import (
-    Request,
-    parse_settings,
-)
+from bench.results.cell import Request
+from bench.results.settings import parse_settings
 
 # --- requests and --set --------------------------------------------------------------------
 

@@ -13,8 +13,15 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from bench.results.cell import Request, Search, parse_settings
-from bench.results.settings import NOTHING_SET, Settings, common_to, lookup, measured
+from bench.results.cell import Request, Search
+from bench.results.settings import (
+    NOTHING_SET,
+    Settings,
+    common_to,
+    lookup,
+    measured,
+    parse_settings,
+)
 from bench.results.store import Store, read_json
 
 from ..command import TINY, Bench

@@ -15,10 +15,10 @@ from scipy.stats import binomtest
 
 import bench.results.table
 from bench.core.threat import Access, Norm, ThreatModel
-from bench.results.cell import Cell, Part, parse_settings
+from bench.results.cell import Cell, Part
 from bench.results.locks import is_held
 from bench.results.render import render, shown
-from bench.results.settings import NOTHING_SET, Settings
+from bench.results.settings import NOTHING_SET, Settings, parse_settings
 from bench.results.store import Store, read_json
 from bench.results.table import (
     COLUMNS,
