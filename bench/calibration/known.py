@@ -1,4 +1,4 @@
-"""Published networks of which a verifier proved what can be broken, and their files.
+"""Published networks with proofs of what can be broken, and their files.
 
 WK17a: Tjeng, Xiao and Tedrake 2019, "Evaluating Robustness of Neural Networks with Mixed
 Integer Programming", arXiv 1711.07356: 4.38 % of all test images have an adversarial example,

@@ -1,6 +1,6 @@
-"""An attacker from outside: simple, generously paid, and written without the harness.
+"""An attack from outside: simple, with a large budget, and written without the harness.
 
-It shares no code with the attacks or the judge, so that what both of them miss is seen: of the
+It shares no code with the attacks or the judge, so that what both of them miss is seen. Of the
 harness it takes a defense's ``purify`` and ``classify``, and the streams that ``purify`` wants.
 The ascent is MI-FGSM (Dong et al. 2018, "Boosting Adversarial Attacks with Momentum", arXiv
 1710.06081), once towards every other class, with a cosine step.
@@ -21,7 +21,7 @@ from bench.core.rng import Rng
 
 @dataclass(frozen=True)
 class Effort:
-    """What an image is worth: ``targets`` ascents of ``steps``, with ``draws`` each step.
+    """The budget of an image: ``targets`` ascents of ``steps``, with ``draws`` each step.
 
     ``momentum``: share of the last direction that stays; ``first``: the first step, in radii.
     Every ``look`` steps ``votes`` fresh draws look at images that a draw was wrong about; where
@@ -88,7 +88,7 @@ def ascend(
 def broken(
     defense: Defense, x: Tensor, y: Tensor, x_adv: Tensor, *, eps: float, draws: int, rng: Rng
 ) -> Tensor:
-    """Say which images (N,) lie in ball and box and no longer have most votes for y."""
+    """Whether images x_adv (N, C, H, W) lie in ball and box and y has no majority: (N,)."""
     far = (x_adv.double() - x.double()).abs().flatten(1).amax(1) > eps + 1e-6
     outside = ((x_adv < 0) | (x_adv > 1)).flatten(1).any(1)
     draws = draws if defense.stochastic else 1
@@ -112,9 +112,9 @@ def _logits(defense: Defense, x: Tensor, draws: int, rng: Rng) -> Tensor:
 def _gradient(
     defense: Defense, x: Tensor, y: Tensor, target: Tensor, draws: int, rng: Rng
 ) -> tuple[Tensor, Tensor]:
-    """Differentiate the mean of z_t - z_y; and say where a draw is wrong (N,).
+    """Return the gradient (N, C, H, W) of the mean z_t - z_y; and where a draw is wrong (N,).
 
-    A purifier without a gradient is passed over backwards, as if it were the identity.
+    A purifier without a gradient has that of the identity.
     """
     draws = draws if defense.stochastic else 1
     leaf = x.clone().requires_grad_()
@@ -134,7 +134,7 @@ def _gradient(
 
 
 def _wrong(defense: Defense, x: Tensor, y: Tensor, votes: int, rng: Rng) -> Tensor:
-    """Count the share (N,) of fresh draws that are wrong."""
+    """Return the share (N,) of fresh draws that are wrong."""
     votes = votes if defense.stochastic else 1
     with torch.no_grad():
         seen = _logits(defense, x, votes, rng).argmax(2)

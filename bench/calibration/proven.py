@@ -1,4 +1,4 @@
-"""Attacks against networks of which a verifier proved what can be broken."""
+"""Attacks against published networks with proofs of what can be broken."""
 
 from __future__ import annotations
 

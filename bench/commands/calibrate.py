@@ -39,11 +39,11 @@ Attacks = Annotated[
     ),
 ]
 Real = Annotated[
-    bool, typer.Option("--real", help="Published networks of which is proven what breaks.")
+    bool, typer.Option("--real", help="Published networks with proofs of what can be broken.")
 ]
 Outside = Annotated[
     bool,
-    typer.Option("--outside", help="A simple attack of another hand on what a ladder left."),
+    typer.Option("--outside", help="An independent attack on the images that a ladder left."),
 ]
 Defenses = Annotated[
     list[str],
@@ -78,8 +78,8 @@ def calibrate(
 ) -> None:
     """Measure the attacks against known answers, the audit on deliberately broken defenses.
 
-    With --real: against networks of others, of which a verifier proved what can be broken.
-    With --outside: what a simple attack of another hand breaks that a ladder left.
+    With --real: against published networks with proofs of what can be broken. With --outside:
+    what an independent attack breaks of the images that a ladder left.
     """
     import json
 

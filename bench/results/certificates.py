@@ -86,7 +86,7 @@ def certificates(store: Store) -> Iterator[Certificate]:
 
 
 def certified(store: Store, keys: Iterable[str]) -> dict[str, float]:
-    """Say for cells in a bounded L2 ball which percentage of their images is certified there.
+    """Return which percentage of their images is certified, for cells in a bounded L2 ball.
 
     Cells without a certificate on as many images are left out. Of several certificates of one
     defense the one with the most draws speaks: to take the best would be to choose by chance.

@@ -173,7 +173,7 @@ def adapted(library: Library, name: str) -> type[LibraryAttack]:
 
 
 def odd_steps(name: str, params: Mapping[str, Any], radius: float) -> Iterator[str]:
-    """Say where the steps, which libraries do not fit to the ball, are too short or long."""
+    """Name the steps that are too short or too long: libraries do not fit them to the ball."""
     if math.isinf(radius):
         return
     for pairs, whole in ((_STEPS, radius), (_STEPS_IN_RADII, 1.0)):
