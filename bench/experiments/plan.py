@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Hashable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import pydantic
 import pydantic_core
@@ -178,6 +178,8 @@ class Plan(pydantic.BaseModel, extra="forbid"):
     search: Annotated[str, _sound(parse_search)] = "float32"
     audit: Annotated[bool | int, pydantic.BeforeValidator(_audited)] = False
 
+    # What is below a key, if not the choice of a plugin: messages name its keys.
+    entries: ClassVar[dict[str, type[pydantic.BaseModel]]] = {"threats": Threat}
     _origin: Origin | None = None
 
     def at(self, *steps: int | str) -> str:
@@ -321,8 +323,7 @@ def parse_plan(content: dict[Any, Any], kind: type[AnyPlan], origin: Origin) -> 
         return beside(name, origin.path.parent)
 
     def keys(outer: str | None) -> list[str]:
-        model = Threat if outer == "threats" else Choice if outer else kind
-        return list(model.model_fields)
+        return list((kind.entries.get(outer, Choice) if outer else kind).model_fields)
 
     try:
         return kind.model_validate(content).renamed(found).read_from(origin)

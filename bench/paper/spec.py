@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pydantic
 
@@ -39,6 +39,7 @@ class Run(Plan, extra="forbid"):
     a museum, each of another paper.
     """
 
+    entries: ClassVar[dict[str, type[pydantic.BaseModel]]] = {**Plan.entries, "claims": Claim}
     paper: dict[str, float] = pydantic.Field(default_factory=dict)
     claims: dict[str, Claim] = pydantic.Field(default_factory=dict)
 
