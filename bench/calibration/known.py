@@ -26,7 +26,7 @@ from bench.plugins.state_dicts import load_weights
 
 
 @dataclass(frozen=True)
-class File:
+class PublishedFile:
     """A published file: the name it has in the folder of weights, its digest, its place."""
 
     name: str
@@ -36,7 +36,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Known:
+class ProvenNetwork:
     """A network on ``dataset`` and what is proven of it within ``eps`` (Linf).
 
     ``wrong``: test images that it mistakes without an attack. ``error``: how many images of the
@@ -47,15 +47,15 @@ class Known:
     name: str
     dataset: str
     make: Callable[[], nn.Sequential]
-    weights: File
+    weights: PublishedFile
     eps: Fraction
     wrong: int
     error: int | None = None
-    breakable: File | None = None
-    undecided: File | None = None
+    breakable: PublishedFile | None = None
+    undecided: PublishedFile | None = None
 
     @property
-    def files(self) -> tuple[File, ...]:
+    def files(self) -> tuple[PublishedFile, ...]:
         """All files that it needs."""
         lists = [file for file in (self.breakable, self.undecided) if file is not None]
         return (self.weights, *lists)
@@ -81,48 +81,48 @@ _MIPVERIFY = "vtjeng/MIPVerify_data at commit 35578a19"
 _CROWN = "Verified-Intelligence/alpha-beta-CROWN at commit 8250d5fb"
 _LISTS = "complete_verifier/exp_configs/bab_attack/attack_idx"
 KNOWN = (
-    Known(
+    ProvenNetwork(
         "WK17a", "mnist", _wong_kolter,
-        File(
+        PublishedFile(
             "wk17a_linf0.1.pth",
             "665cce40af979286eabde7ba405af0a3a2575bbe6abbcaddc2c5e6f58621efc3",
             _MIPVERIFY, "weights/mnist/WK17a/linf0.1/master_seed_1_epochs_100.pth",
         ),
         Fraction(1, 10), wrong=189, error=438,
     ),
-    Known(
+    ProvenNetwork(
         "Small-Adv", "mnist", _small,
-        File(
+        PublishedFile(
             "small_adv.pt",
             "171ffe80d82dcc80f28d22d5bafccf570e8d456836a6c02c2c8eaaee51547779",
             _CROWN, "complete_verifier/models/bab_attack/MadryCNN_no_maxpool_tiny.pt",
         ),
         Fraction(3, 10), wrong=206,
-        breakable=File(
+        breakable=PublishedFile(
             "small_adv_unsafe.txt",
             "fd798966bcb2bff9eaafbdfd94b1d513e285d086e3f8de331566fc2d78fd451d",
             _CROWN, f"{_LISTS}/mnist_MadryCNN_no_maxpool_tiny/mip_unsafe_idx.txt",
         ),
-        undecided=File(
+        undecided=PublishedFile(
             "small_adv_unknown.txt",
             "cd22a7ea34c16887dedd2a72731ca72aef63719738ae6774d9ece5428e7d80dd",
             _CROWN, f"{_LISTS}/mnist_MadryCNN_no_maxpool_tiny/mip_unknown_idx.txt",
         ),
     ),
-    Known(
+    ProvenNetwork(
         "CNN-A-Adv", "mnist", _wong_kolter,
-        File(
+        PublishedFile(
             "mnist_cnn_a_adv.pt",
             "3a1dbfc656e45be2cf6e8ae709c43da0fa0f3b71762c8a0842df72868f2b3459",
             _CROWN, "complete_verifier/models/sdp/mnist_cnn_a_adv.model",
         ),
         Fraction(3, 10), wrong=367,
-        breakable=File(
+        breakable=PublishedFile(
             "cnn_a_adv_unsafe.txt",
             "5fe7319d3536a649ed1994468d8016dc2a911eb039fb9327a0e7b02f74cc3d53",
             _CROWN, f"{_LISTS}/mnist_cnn_a_adv/mip_unsafe_idx.txt",
         ),
-        undecided=File(
+        undecided=PublishedFile(
             "cnn_a_adv_unknown.txt",
             "6a510d1bd9d08da6a1f0fd20fcabd3483608fa36d5f0f599397c88b32799216c",
             _CROWN, f"{_LISTS}/mnist_cnn_a_adv/mip_unknown_idx.txt",
@@ -138,7 +138,7 @@ class Opened:
     ``contradictions``: what the proof excludes and is so all the same, before any attack.
     """
 
-    known: Known
+    known: ProvenNetwork
     net: nn.Sequential
     pixels: Pixels
     wrong: frozenset[int]
@@ -147,7 +147,7 @@ class Opened:
     contradictions: tuple[str, ...]
 
 
-def opened(known: Known, *, weights: Path, data: Path, device: torch.device) -> Opened:
+def opened(known: ProvenNetwork, *, weights: Path, data: Path, device: torch.device) -> Opened:
     """Read a network and its lists; raises DataError or CheckpointError."""
     for file in known.files:
         _check(file, weights)
@@ -172,7 +172,7 @@ def opened(known: Known, *, weights: Path, data: Path, device: torch.device) -> 
     return Opened(known, net, pixels, wrong, breakable, undecided, tuple(contradictions))
 
 
-def _check(file: File, folder: Path) -> None:
+def _check(file: PublishedFile, folder: Path) -> None:
     path = folder / file.name
     try:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -187,12 +187,12 @@ def _check(file: File, folder: Path) -> None:
         )
 
 
-def advice(file: File) -> str:
+def advice(file: PublishedFile) -> str:
     """Say how to get a file."""
     return f"Take {file.path} of {file.repository} on GitHub and save it as {file.name}."
 
 
-def _listed(file: File | None, folder: Path, images: int) -> frozenset[int]:
+def _listed(file: PublishedFile | None, folder: Path, images: int) -> frozenset[int]:
     """Read a list of test images, one a line; raises DataError."""
     if file is None:
         return frozenset()

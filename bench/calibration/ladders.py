@@ -56,7 +56,7 @@ class Ladder:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class OutsideResult:
     """What the attack from outside did to a ladder's survivors."""
 
     dataset: str
@@ -156,7 +156,9 @@ def _survivors(cells: Sequence[Cell], store: Store) -> tuple[int, ...]:
     return tuple(sorted(seen - lost))
 
 
-def check(ladder: Ladder, *, workspace: Workspace, effort: Effort = EFFORT) -> Work[Verdict]:
+def check(
+    ladder: Ladder, *, workspace: Workspace, effort: Effort = EFFORT
+) -> Work[OutsideResult]:
     """Attack a ladder's survivors from outside; what is done is kept. Raises BenchError."""
     cell, store = ladder.first, workspace.store
     prepared = yield from rebuild(cell, workspace=workspace)
@@ -177,7 +179,7 @@ def check(ladder: Ladder, *, workspace: Workspace, effort: Effort = EFFORT) -> W
     yield _progress(what, ladder, done)
     found = {number: done[str(number)] for number in ladder.survivors}
     parts = (cell.classifier, cell.defense)
-    return Verdict(
+    return OutsideResult(
         dataset=cell.dataset,
         defense=cell.defense.name,
         settings=_set(cell, store),

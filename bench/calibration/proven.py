@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.calibration.known import KNOWN, Chosen, Known, Opened, advice, opened, some
+from bench.calibration.known import KNOWN, Chosen, Opened, ProvenNetwork, advice, opened, some
 from bench.calibration.linear_bounds import certified
 from bench.core.defense import Defense
 from bench.core.networks import digest_of_weights
@@ -96,7 +96,7 @@ def measure(
     weights: Path,
     workspace: Workspace,
     names: Sequence[str] | None = None,
-    known: Sequence[Known] | None = None,
+    known: Sequence[ProvenNetwork] | None = None,
 ) -> Work[tuple[list[Row], list[Facts]]]:
     """Hold attacks against every known network whose files are there.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.calibration.ladders import LARGEST_SHARE, Verdict
+from bench.calibration.ladders import LARGEST_SHARE, OutsideResult
 from bench.calibration.outside import Effort
 from bench.calibration.proven import SIGMA, Facts, Row
 from bench.calibration.report import Section
@@ -53,7 +53,7 @@ def proven(rows: Sequence[Row], facts: Sequence[Facts]) -> list[Section]:
     ]
 
 
-def outside(verdicts: Sequence[Verdict], effort: Effort) -> Section:
+def outside(verdicts: Sequence[OutsideResult], effort: Effort) -> Section:
     """Lay out what an attack from outside broke of ladders' survivors."""
     about = f"""\
 A simple attack that shares no code with the attacks and the judge, on the images that every
@@ -103,7 +103,7 @@ def _percent(count: int, images: int) -> str:
     return f"{100 * count / images:.2f}" if images else ""
 
 
-def _outside(one: Verdict) -> list[str]:
+def _outside(one: OutsideResult) -> list[str]:
     survivors, lost = one.survivors, len(one.broken)
     left = f"{100 * survivors / one.images:.1f} to {100 * (survivors - lost) / one.images:.1f}"
     return [

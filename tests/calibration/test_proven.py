@@ -17,7 +17,7 @@ from torch import nn
 
 from bench.api import Access, Calls, Norm
 from bench.calibration import known, linear_bounds, proven
-from bench.calibration.known import KNOWN, File, Known, opened
+from bench.calibration.known import KNOWN, ProvenNetwork, PublishedFile, opened
 from bench.calibration.linear import largest_gain
 from bench.data.load import load_test
 from bench.errors import CheckpointError, DataError, UsageError
@@ -76,14 +76,16 @@ def planted(folder, answers, *, error=None, breakable=None, undecided=(), **chan
 
     def file(name):
         digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        return File(name, digest, "me/nets at commit 1234", f"nets/{name}")
+        return PublishedFile(name, digest, "me/nets at commit 1234", f"nets/{name}")
 
     lists = {}
     if breakable is not None:
         for name, numbers in (("breakable", breakable), ("undecided", undecided)):
             (folder / f"{name}.txt").write_text("\n".join(map(str, numbers)))
             lists[name] = file(f"{name}.txt")
-    said = Known("planted", "digits", linear, file("net.pt"), EPS, len(wrong), error, **lists)
+    said = ProvenNetwork(
+        "planted", "digits", linear, file("net.pt"), EPS, len(wrong), error, **lists
+    )
     return dataclasses.replace(said, **changed)
 
 
