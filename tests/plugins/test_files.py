@@ -129,8 +129,8 @@ def outcomes(row: Any, results: str = "results") -> pd.DataFrame:
 
 
 OUTSIDE = (
-    "the purifier returned values outside [0, 1], where images are: clamp or rescale them unless "
-    "that is meant"
+    "the purifier returned values outside [0, 1], where images are: clamp or rescale them "
+    "unless that is meant"
 )
 
 
