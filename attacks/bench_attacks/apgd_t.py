@@ -79,7 +79,7 @@ class ApgdT:
     unbounded: ClassVar[bool] = True
 
     targets: Annotated[int, Field(ge=1)] = 9
-    steps: Annotated[int, Field(ge=1)] = 50
+    steps: Annotated[int, Field(ge=1)] = 100
     eot: Annotated[int, Field(ge=1)] = 20
     warm: bool = True
     surrogate: Annotated[int, Field(ge=2)] | None = None

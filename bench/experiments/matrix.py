@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -121,27 +122,21 @@ def _prepared(
     plugins: Plugins, workspace: Workspace, after: tuple[str, ...] = ()
 ) -> Work[Prepared]:
     """Prepare a cell, its purifier first: what cannot run costs no training."""
-    ready = tried(plugins, workspace=workspace)
-    if ready and (reason := refused(plugins, ready.purifier)):
-        raise _RefusedError(reason)
-    prepared = yield from prepare(plugins, workspace=workspace, after=after, ready=ready)
-    if reason := refused(plugins, prepared.defense.purifier):
-        raise _RefusedError(reason)
+    with _enough_memory():
+        ready = tried(plugins, workspace=workspace)
+        if ready and (reason := refused(plugins, ready.purifier)):
+            raise _RefusedError(reason)
+        prepared = yield from prepare(plugins, workspace=workspace, after=after, ready=ready)
+        if reason := refused(plugins, prepared.defense.purifier):
+            raise _RefusedError(reason)
     return prepared
 
 
-def _evaluate(plugins: Plugins, prepared: Prepared, workspace: Workspace) -> Work[str]:
-    key = prepared.cell.key()
-    settings = Settings.asked(plugins.request)
-    asked = {**plugins.asked(), **settings.stored()}
-    forget_failures(workspace.store, asked, run=workspace.run)
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Say what to do where a GPU's memory does not hold the least that is tried."""
     try:
-        work = run_cell(prepared, workspace=workspace, settings=settings)
-        for now in work:
-            if workspace.store.failed(key, workspace.run):  # in another process of this run
-                work.close()
-                break
-            yield now
+        yield
     except RuntimeError as error:
         if not lacks_memory(error):
             raise
@@ -151,6 +146,20 @@ def _evaluate(plugins: Plugins, prepared: Prepared, workspace: Workspace) -> Wor
             "(--draws, attack.eot), a smaller --shard (all of them are part of the cell), or "
             "--device cpu. Finished shards are kept."
         ) from error
+
+
+def _evaluate(plugins: Plugins, prepared: Prepared, workspace: Workspace) -> Work[str]:
+    key = prepared.cell.key()
+    settings = Settings.asked(plugins.request)
+    asked = {**plugins.asked(), **settings.stored()}
+    forget_failures(workspace.store, asked, run=workspace.run)
+    with _enough_memory():
+        work = run_cell(prepared, workspace=workspace, settings=settings)
+        for now in work:
+            if workspace.store.failed(key, workspace.run):  # in another process of this run
+                work.close()
+                break
+            yield now
     return key
 
 

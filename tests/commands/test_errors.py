@@ -87,7 +87,7 @@ WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "a data set that the zoo has not": (
         run_with("--classifier=robustbench:Standard"), ("digits", "cifar10", "cifar100")),
     "no results to tabulate": (("table",), ("no results in results", "bench run", "--results")),
-    "missing plan": (("matrix", "missing.yaml"), ("missing.yaml", "No such file")),
+    "missing plan": (("matrix", "missing.yaml"), ("there is no plan missing.yaml", "Check")),
     "a folder for a plan": (("matrix", "."), ("plan", "Is a directory")),
 }  # fmt: skip
 IMPOSSIBLE = {

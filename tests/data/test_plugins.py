@@ -93,7 +93,7 @@ def test_it_is_listed_and_measured(changed: Callable[..., None], bench: Bench) -
         ),
         ("images: ClassVar = 60", "images: ClassVar = -1", "train_images is -1, not a count"),
         ("    test_images: ClassVar = 20\n", "", "does not define test_images"),
-        ("@dataclass(frozen=True)", "", "is not a dataclass"),
+        ("@dataclass(frozen=True)", "", "is a class, but no dataclass"),
         ("import numpy", "import nimpy", "cannot be imported: ModuleNotFoundError"),
         ("return x, y", "return x[:9], y[:9]", r"\(9, 1, 8, 8\), but declares \(20, 1, 8, 8\)"),
         ("return x, y", "return x, y + 1", "has the label 2, but declares 2 classes"),

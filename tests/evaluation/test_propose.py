@@ -221,7 +221,7 @@ def test_an_attack_that_leaves_the_ball_voids_its_cell(
         else "6 images outside the ball"
     )
     assert row["note"] == said
-    assert row["robust"] == row["clean"]
+    assert row[["clean", "robust"]].isna().all(), "nothing was measured"
     assert table.loc[honest.cell.key()]["state"] == "done"
     joined = with_worst_case(collect(workspace.store), workspace.store)
     (worst,) = joined[joined["attack"] == "worst case"]["note"]

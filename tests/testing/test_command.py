@@ -67,7 +67,8 @@ def test_a_good_one_is_told_line_by_line(bench: Bench, mine: Path) -> None:
     said = bench("check", "mine.py:blur")
     assert said.code == 0, said
     lines = said.out.splitlines()
-    assert lines[0] == "ok      builds from its defaults"
+    taken = "mine.py:blur: taken for a plugin of the kind defense; --kind names another."
+    assert lines[:2] == [taken, "ok      builds from its defaults"]
     assert "-       it is one" not in said.out
     assert any(line.startswith("-       its passes are counted: it has") for line in lines)
     assert lines[-1] == "mine.py:blur: 14 checks hold, none fails."
