@@ -89,8 +89,8 @@ def _kinds_of(name: str) -> list[Kind]:
     typed = parsed(name)
     if typed and typed.source == "robustbench":
         raise UsageError(
-            f"{name} is RobustBench's own and has no parameters here. `bench list zoo` says for "
-            "which images and norm it was trained."
+            f"{name} is RobustBench's own and has no parameters here. `bench list zoo` says "
+            "for which images and norm it was trained."
         )
     among: tuple[Kind, ...] = _KINDS
     if typed and typed.source in ATTACK_LIBRARIES:

@@ -35,8 +35,8 @@ def as_classifier(thing: Thing) -> type[Any]:
                 return one
     if _only_purifies(one):
         raise PluginError(
-            f"{thing.label} has purify and no forward: it is a purifier, not a classifier. Name "
-            "it as the defense, or write forward(x), which returns logits (N, K)."
+            f"{thing.label} has purify and no forward: it is a purifier, not a classifier. "
+            "Name it as the defense, or write forward(x), which returns logits (N, K)."
         )
     if thing.makes:
         taken = maker_signature(thing, OF_THE_DATA, EXPECTED)

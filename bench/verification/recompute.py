@@ -328,7 +328,10 @@ def _draws(content: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _known_weights(content: Mapping[str, Any], weights: Weights) -> Iterator[Problem]:
-    kinds: tuple[tuple[str, Kind], ...] = (("classifier", "classifiers"), ("defense", "defenses"))
+    kinds: tuple[tuple[str, Kind], ...] = (
+        ("classifier", "classifiers"),
+        ("defense", "defenses"),
+    )
     for part, kind in kinds:
         wanted = content[part]["checkpoint"]
         if wanted in weights.damaged:
@@ -339,7 +342,8 @@ def _known_weights(content: Mapping[str, Any], weights: Weights) -> Iterator[Pro
             name = content[part]["name"]
             yield Problem(
                 False,
-                f"the {part}'s weights {wanted[:16]} come with {name}, which only --votes loads",
+                f"the {part}'s weights {wanted[:16]} come with {name}, which only "
+                "--votes loads",
                 until_loaded=True,
             )
         else:

@@ -99,7 +99,7 @@ class Net(nn.Sequential):
         ("defense=mine.py:descends", ["asks for a gradient of its own",
                                       "with torch.enable_grad()"], 1),
         ("classifier=mine.py:number", ["made an int, not a network", "nn.Module"], 1),
-        ("classifier=mine.py:Purifies", ["it is a purifier, not a classifier", "forward(x)"], 1),
+        ("classifier=mine.py:Purifies", ["a purifier, not a classifier", "forward(x)"], 1),
         ("defense=mine.py:purify=w.pth", ["is a function, which has no place for weights"], 1),
         ("classifier=mine.py:NUMBER", ["is an int, not a classifier"], 1),
         ("attack=mine.py:attack", ["other arguments", "attack(view, x, y, *, threat, rng)"], 1),
