@@ -121,7 +121,7 @@ def _place(sort: str) -> tuple[int, str]:
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="A defense, an attack or a classifier.")],
+    name: Annotated[str, typer.Argument(help="A defense, attack, classifier or data set.")],
     dataset: Annotated[str, typer.Option(help="Whose recipe to show.")] = "digits",
     results: Results = RESULTS,
 ) -> None:

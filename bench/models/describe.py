@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.threat import format_eps
-from bench.data.datasets import dataset_info
+from bench.data.datasets import DATASETS, check_known, dataset_info
 from bench.data.names import cell_name, trained_on
-from bench.errors import BenchError, unknown_name
+from bench.errors import BenchError, UsageError, unknown_name
 from bench.models.checkpoints import complete, load_checkpoint, read_card
 from bench.models.train import trained_as
 from bench.models.trainable import MakesPurifier, Trainable
@@ -26,6 +26,9 @@ _KINDS: tuple[Kind, ...] = ("defenses", "attacks", "classifiers")
 def describe(name: str, *, dataset: str, results: Path) -> Iterator[str]:
     """Write a plugin's purpose, parameters, compatibility and checkpoints line by line."""
     dataset_info(dataset)
+    if _is_dataset(name):
+        yield from _dataset(name)
+        return
     for number, kind in enumerate(_kinds_of(name)):
         if number:
             yield ""
@@ -50,15 +53,45 @@ def describe(name: str, *, dataset: str, results: Path) -> Iterator[str]:
             yield from _checkpoints(kept(trained_as(name, made)), results)
 
 
+def _is_dataset(name: str) -> bool:
+    """Whether a name stands for images, and not for one of the kinds that have parameters."""
+    if parsed(name):
+        return False
+    try:
+        check_known(name)
+    except BenchError:
+        return False
+    return not any(name in catalogue(kind) or name in blocked(kind) for kind in _KINDS)
+
+
+def _dataset(name: str) -> Iterator[str]:
+    info = dataset_info(name)
+    yield f"{info.name} (data set)"
+    yield ""
+    yield f"  {info.summary}"
+    yield ""
+    channels, height, width = info.shape
+    train = f"{info.train_images:,} to train on" if info.train_images else "none to train on"
+    yield (
+        f"  {info.test_images:,} images to test on, {train}; {channels} x {height} x {width}, "
+        f"{info.classes} classes"
+    )
+
+
 def _kinds_of(name: str) -> list[Kind]:
     """List what a name stands for; raises BenchError where it is nothing."""
     if not parsed(name):
         kinds = [kind for kind in _KINDS if name in catalogue(kind) or name in blocked(kind)]
         if not kinds:
             known = [known for kind in _KINDS for known in catalogue(kind)]
-            raise unknown_name("defense, attack or classifier", name, known)
+            raise unknown_name("plugin", name, [*DATASETS, *known])
         return kinds
     typed = parsed(name)
+    if typed and typed.source == "robustbench":
+        raise UsageError(
+            f"{name} is RobustBench's own and has no parameters here. `bench list zoo` says "
+            "for which images and norm it was trained."
+        )
     among: tuple[Kind, ...] = _KINDS
     if typed and typed.source in ATTACK_LIBRARIES:
         among = ("attacks",)

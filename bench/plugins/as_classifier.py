@@ -33,6 +33,11 @@ def as_classifier(thing: Thing) -> type[Any]:
         for contract in (_TRAINED, _UNTRAINED):
             if all(hasattr(one, name) for name in contract):
                 return one
+    if _only_purifies(one):
+        raise PluginError(
+            f"{thing.label} has purify and no forward: it is a purifier, not a classifier. "
+            "Name it as the defense, or write forward(x), which returns logits (N, K)."
+        )
     if thing.makes:
         taken = maker_signature(thing, OF_THE_DATA, EXPECTED)
         return plugin_class(thing, MadeClassifier, taken.fields, gives=taken.gives)
@@ -45,6 +50,13 @@ def as_classifier(thing: Thing) -> type[Any]:
             f"or a function {EXPECTED}, that returns one."
         )
     return plugin_class(thing, MadeClassifier, ())
+
+
+def _only_purifies(one: object) -> bool:
+    """Say whether a network, or its class, purifies images and cannot be called with them."""
+    cls = one if isinstance(one, type) else type(one)
+    without = issubclass(cls, nn.Module) and cls.forward is nn.Module.forward
+    return without and callable(getattr(cls, "purify", None))
 
 
 class MadeClassifier:

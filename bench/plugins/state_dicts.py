@@ -57,9 +57,11 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
             f"{place.name} {what}. Save only tensors: torch.save(network.state_dict(), FILE)."
         ) from error
     except (EOFError, OSError, RuntimeError, ValueError, LookupError) as error:
-        first = str(error).partition("\n")[0]
+        # Text that is no pickle ends in a KeyError of one byte: the type says more than that.
+        first = str(error).partition("\n")[0].rstrip(".")
         raise CheckpointError(
-            f"{place.name} cannot be read as weights: {first} Save them with "
+            f"{place.name} cannot be read as weights ({type(error).__name__}: {first}): it is "
+            "damaged, or torch.save did not write it. Save them with "
             "torch.save(network.state_dict(), FILE)."
         ) from error
     return _tensors(content, place)

@@ -61,7 +61,7 @@ class Thing:
             return made
         if not isinstance(made, nn.Module):
             raise PluginError(
-                f"{self.label} is {type(made).__name__}, which has no place for weights. Name "
+                f"{self.label} is {article(made)}, which has no place for weights. Name "
                 "weights (=FILE) for a network (nn.Module) only."
             )
         return self.read(made)

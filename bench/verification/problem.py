@@ -11,3 +11,4 @@ class Problem:
 
     wrong: bool
     text: str
+    until_loaded: bool = False  # settled where the defense was loaded and is the measured one

@@ -26,7 +26,8 @@ from bench.data.load import load_test
 from bench.data.names import found_again
 from bench.errors import BenchError, StoreError
 from bench.models.checkpoints import is_card_of
-from bench.plugins.catalogue import build
+from bench.models.trainable import Trainable
+from bench.plugins.catalogue import Kind, build
 from bench.plugins.names import parsed
 from bench.plugins.sources import source_of
 from bench.results.cell import SOURCES, digest_of
@@ -327,12 +328,36 @@ def _draws(content: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _known_weights(content: Mapping[str, Any], weights: Weights) -> Iterator[Problem]:
-    for part in ("classifier", "defense"):
+    kinds: tuple[tuple[str, Kind], ...] = (
+        ("classifier", "classifiers"),
+        ("defense", "defenses"),
+    )
+    for part, kind in kinds:
         wanted = content[part]["checkpoint"]
         if wanted in weights.damaged:
             yield Problem(True, f"checkpoint {weights.damaged[wanted]} was changed")
-        elif wanted is not None and wanted not in weights.present:
+        elif wanted is None or wanted in weights.present:
+            continue
+        elif _has_own_weights(kind, content[part]):
+            name = content[part]["name"]
+            yield Problem(
+                False,
+                f"the {part}'s weights {wanted[:16]} come with {name}, which only "
+                "--votes loads",
+                until_loaded=True,
+            )
+        else:
             yield Problem(False, f"the {part}'s checkpoint {wanted[:16]} is not there")
+
+
+def _has_own_weights(kind: Kind, part: Mapping[str, Any]) -> bool:
+    """Whether a plugin comes with its weights, so that no checkpoint can be expected."""
+    if parsed(part["name"]):
+        return True  # a user's file is not run here
+    try:
+        return not isinstance(build(kind, part["name"], part["params"]), Trainable)
+    except BenchError:  # not installed here
+        return False
 
 
 def _weights(store: Store) -> Weights:

@@ -41,19 +41,19 @@ def revote(report: Report, *, workspace: Workspace) -> Work[Report]:
 
 
 def _revoted(checked: CheckedCell, workspace: Workspace) -> Work[CheckedCell]:
+    findings = checked.findings
     try:
         cell = read_cell(workspace.store, checked.key)
         rows = read_rows(workspace.store.outcomes(checked.key))
         again = yield from repeat(cell, workspace=workspace)
+        findings = tuple(one for one in findings if not one.until_loaded)
         found = difference(rows, again)
         if found is None:
             prepared = yield from rebuild(cell, workspace=workspace)
             found = _in_other_company(prepared, rows, workspace)
     except BenchError as error:
         found = Problem(False, f"votes: {error}")
-    if found is None:
-        return checked
-    return replace(checked, findings=(*checked.findings, found))
+    return replace(checked, findings=findings if found is None else (*findings, found))
 
 
 def _in_other_company(

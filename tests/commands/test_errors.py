@@ -34,6 +34,8 @@ WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unknown format": (("table", "--format=markdown"), ("'markdown'", "csv", "latex", "md")),
     "unknown listing": (("list", "defences"), ("Did you mean 'defenses'?", "attacks")),
     "unknown plugin to show": (("show", "nones"), ("Did you mean 'none'?", "autoattack")),
+    "a misspelt data set to show": (("show", "mnits"), ("Did you mean 'mnist'?",)),
+    "a network of the zoo to show": (("show", "robustbench:Any"), ("RobustBench's own",)),
     "unknown data set to show": (("show", "none", "--dataset=digit"),
         ("Did you mean 'digits'?",)),
     "unknown defense to train": (("train", "ebn"), ("'ebn'", "Did you mean 'ebm'?")),

@@ -85,6 +85,8 @@ def test_judge_verify_and_report_load_the_files_again(bench: Bench, key: str) ->
         said = bench(*words)
         assert said.code == 0, (words, said)
         assert "WRONG" not in said.out
+    assert "come with mine.py:net, which only --votes loads" in bench("verify").out
+    assert "only --votes" not in said.out, "they were loaded, and are those of the key"
 
 
 def test_a_file_that_moved_is_found_in_the_current_folder(

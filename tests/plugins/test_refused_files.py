@@ -28,6 +28,10 @@ class Typed(nn.Module):
     def forward(self, x):
         return x
 
+class Purifies(nn.Module):
+    def purify(self, x):
+        return x
+
 class Fails(nn.Module):
     def __init__(self):
         raise OSError("no such folder")
@@ -95,6 +99,8 @@ class Net(nn.Sequential):
         ("defense=mine.py:descends", ["asks for a gradient of its own",
                                       "with torch.enable_grad()"], 1),
         ("classifier=mine.py:number", ["made an int, not a network", "nn.Module"], 1),
+        ("classifier=mine.py:Purifies", ["a purifier, not a classifier", "forward(x)"], 1),
+        ("defense=mine.py:purify=w.pth", ["is a function, which has no place for weights"], 1),
         ("classifier=mine.py:NUMBER", ["is an int, not a classifier"], 1),
         ("attack=mine.py:attack", ["other arguments", "attack(view, x, y, *, threat, rng)"], 1),
         ("attack=mine.py:asks", ["takes 'model', which has neither a default"], 1),

@@ -116,6 +116,11 @@ def test_what_is_no_file_of_weights(tmp_path: Path) -> None:
         (tmp_path / name).write_text("<html>")
         with pytest.raises(CheckpointError, match="is no "):
             load_weights(network(), tmp_path / name)
+    (tmp_path / "w.pth").write_text("hello")  # a KeyError of torch's, which says 101
+    with pytest.raises(
+        CheckpointError, match=r"w\.pth cannot .*\(KeyError: 101\): it is damaged"
+    ):
+        load_weights(network(), tmp_path / "w.pth")
 
 
 NAME = "squeezenet1_1"  # the smallest one
