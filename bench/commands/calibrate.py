@@ -64,11 +64,11 @@ def calibrate(
     real: Real = False,
     weights: Weights = WEIGHTS,
     outside: Outside = False,
-    defense: Defenses = [],  # noqa: B006
+    defense: Defenses = [],  # noqa: B006 - Typer copies it
     dataset: Dataset = "mnist",
     eps: Eps = "0.3",
     n: OnlyN = None,
-    cell: OfCell = [],  # noqa: B006
+    cell: OfCell = [],  # noqa: B006 - Typer copies it
     output: Output = None,
     results: Results = RESULTS,
     data: Data = DATA,

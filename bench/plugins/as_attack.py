@@ -36,6 +36,7 @@ def as_attack(thing: Thing) -> type[Any]:
     """Make an attack plugin of a thing; raises PluginError where it is none."""
     one = thing.object
     if dataclasses.is_dataclass(one) and all(hasattr(one, name) for name in _CONTRACT):
+        # By duck typing: no protocol says "is a dataclass".
         return one  # type: ignore[return-value]
     if isinstance(one, type):
         taken = maker_signature(thing, (), EXPECTED)
@@ -108,6 +109,7 @@ class MadeAttack:
         options = {name: value for name, value in given.items() if name in self.gives}
         if not self.thing.makes:
             options |= arguments(self)
+        # `made` is given to the class that is built from this one.
         return self.made(view, x, y, **options)  # type: ignore[attr-defined]
 
     def calls(self, *, stochastic: bool, classes: int) -> Calls | None:

@@ -73,6 +73,7 @@ class MadeClassifier:
         given = {name: value for name, value in given.items() if name in self.gives}
         made = thing.made({**own, **given} if thing.makes else {})
         if inspect.isroutine(made):
+            # `of` builds a class of its own, which mypy cannot know.
             return HeldClassifier.of(thing, made, options={} if thing.makes else own)  # type: ignore[no-any-return]
         if not isinstance(made, nn.Module):
             raise PluginError(
@@ -81,6 +82,7 @@ class MadeClassifier:
             )
         if not slots_of(type(made), thing.own):
             return made
+        # As above.
         return HeldClassifier.of(thing, made, options={})  # type: ignore[no-any-return]
 
 

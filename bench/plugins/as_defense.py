@@ -49,6 +49,7 @@ def as_defense(thing: Thing) -> type[Any]:
     """Make a defense plugin of a thing; raises PluginError where it is none."""
     one = thing.object
     if _is_contract(one):
+        # What a file defines has any type.
         return one  # type: ignore[no-any-return]
     if not thing.makes:
         ready = fits(one, Purifier)

@@ -141,6 +141,7 @@ def _sort_of(point: EntryPoint) -> str | None:
 def _in_source(point: EntryPoint) -> ast.ClassDef | ast.FunctionDef | None:
     """Parse a plugin's class or function; raises whatever a module may that cannot be read."""
     spec = find_spec(point.module)
+    # A spec or loader that is None raises here, as announced.
     source = spec.loader.get_source(point.module)  # type: ignore[union-attr]
     for node in ast.parse(source or "").body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == point.attr:
@@ -218,6 +219,7 @@ def _sound(kind: Kind, found: Any, what: str) -> type[Any]:
         )
     if fault := _not_written(found):
         raise PluginError(f"{what}: {fault}")
+    # What an entry point loads has any type; that it fits was checked above.
     return found  # type: ignore[no-any-return]
 
 

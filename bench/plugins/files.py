@@ -159,6 +159,7 @@ class _Beside(MetaPathFinder):
         for place in [self.source.path.parent] if path is None else path:
             spec = FileFinder(
                 str(place),
+                # Typeshed wants a class here; any callable does.
                 (functools.partial(_Reader, self.source), [".py"]),  # type: ignore[arg-type]
                 (ExtensionFileLoader, EXTENSION_SUFFIXES),
             ).find_spec(fullname)

@@ -93,6 +93,7 @@ def signature_of(
 def _hints(thing: Callable[..., Any]) -> Mapping[str, Any]:
     of: Any = thing
     if isinstance(thing, type) and not dataclasses.is_dataclass(thing):
+        # mypy warns of subclasses with another __init__: it is this class's that is read.
         of = vars(thing).get("__init__", thing.__init__)  # type: ignore[misc]
     elif not isinstance(thing, type) and not inspect.isroutine(thing):
         of = type(thing).__call__

@@ -45,7 +45,7 @@ class Fails(Exception):  # noqa: N818 - it is what a check does
         super().__init__(f"expected {expected}; found {found}. {remedy}")
 
 
-class NotApplicable(Exception):  # noqa: N818
+class NotApplicable(Exception):  # noqa: N818 - it is no error
     """A check says nothing of this plugin, for this reason."""
 
 

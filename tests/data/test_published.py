@@ -71,7 +71,7 @@ def test_a_damaged_or_missing_svhn(svhn: Path, monkeypatch: pytest.MonkeyPatch) 
         asked.append(options)
         raise RuntimeError("no network")
 
-    offline.split_list = torchvision.datasets.SVHN.split_list  # type: ignore[attr-defined]
+    offline.split_list = torchvision.datasets.SVHN.split_list
     monkeypatch.setattr(torchvision.datasets, "SVHN", offline)
     with pytest.raises(DataError) as caught:
         load_test("svhn", root=svhn)

@@ -90,7 +90,7 @@ def test_it_learns_and_its_weights_come_back_in_half_precision() -> None:
 def test_a_run_that_is_stored_and_restored_goes_on_exactly(
     precision: str, tmp_path: Path
 ) -> None:
-    plugin = tiny(dataclasses.replace(TINY, epochs=2, precision=precision))  # type: ignore[arg-type]
+    plugin = tiny(dataclasses.replace(TINY, epochs=2, precision=precision))
     whole, run = ended(plugin.start(task())), plugin.start(task())
     while run.step < run.total:
         run.advance()
@@ -162,7 +162,7 @@ def test_labels_are_softened() -> None:
 
 def test_bfloat16_is_for_the_passes_and_the_weights_stay_in_float32() -> None:
     runs = [
-        tiny(dataclasses.replace(TINY, precision=name)).start(task())  # type: ignore[arg-type]
+        tiny(dataclasses.replace(TINY, precision=name)).start(task())
         for name in ("float32", "bfloat16")
     ]
     for run in runs:

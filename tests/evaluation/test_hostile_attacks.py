@@ -60,7 +60,7 @@ class Breaker(Counting):
     def __call__(
         self, view: View, x: Tensor, y: Tensor, *, threat: ThreatModel, rng: Rng
     ) -> Tensor:
-        defense = view.defense  # type: ignore[attr-defined]
+        defense = view.defense
         for weights in defense.classifier.parameters():
             weights.data.zero_()
         if isinstance(defense.purifier, Gaussian):

@@ -79,11 +79,11 @@ class ArtClassifier:
 
 class ArtPgd:
     def __init__(
-        self, estimator: Unknown, norm: int | float | str = np.inf,  # noqa: F821
+        self, estimator: Unknown, norm: int | float | str = np.inf,  # noqa: F821 - a name that only the library has
         eps: int | float | np.ndarray = 0.3, eps_step: int | float | np.ndarray = 0.1,
         decay: float | None = None, max_iter: int = 100, targeted: bool = False,
         num_random_init: int = 1, batch_size: int = 32,
-        summary_writer: str | bool | SummaryWriter = False, verbose: bool = True,  # noqa: F821
+        summary_writer: str | bool | SummaryWriter = False, verbose: bool = True,  # noqa: F821 - a name that only the library has
     ):  # fmt: skip
         assert (norm, targeted, verbose) == (np.inf, False, False)
         self.classifier, self.eps, self.on = estimator, eps, num_random_init

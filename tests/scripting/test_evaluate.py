@@ -48,10 +48,10 @@ class Noisy(nn.Module):
         self.sigma = sigma
         self.same = nn.Conv2d(1, 1, 1)
         nn.init.ones_(self.same.weight)
-        nn.init.zeros_(self.same.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.same.bias)
 
     def forward(self, x: Tensor, *, rng: api.Rng) -> Tensor:
-        return self.same(x) + self.sigma * rng.normal_like(x)  # type: ignore[no-any-return]
+        return self.same(x) + self.sigma * rng.normal_like(x)
 
 
 def by_itself(x: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def test_a_file_an_entry_point_and_an_object_have_the_same_rows(
     bench: Bench, install: Callable[..., Path]
 ) -> None:
     site = install("mine", "mine", MINE, "[bench.defenses]\nshaken = mine:Shaken\n")
-    import mine  # type: ignore[import-not-found]
+    import mine
 
     options = {**PGD, "dataset": "digits", "n": N}
     settings = {**PGD["settings"], "defense": {"sigma": 0.3}}
@@ -169,7 +169,7 @@ class Logits:
         self.net = classifier()
 
     def of(self, x: Tensor) -> Tensor:
-        return self.net(x)  # type: ignore[no-any-return]
+        return self.net(x)
 
 
 def test_functions_and_methods_are_classifiers_and_attacks() -> None:

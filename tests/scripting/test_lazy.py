@@ -20,4 +20,4 @@ def test_the_api_knows_what_it_has_not_imported() -> None:
     for name in api.__all__:
         assert getattr(api, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'evalute'"):
-        _ = api.evalute  # type: ignore[attr-defined]
+        _ = api.evalute

@@ -65,7 +65,7 @@ def test_networks_in_globals_have_the_same_rows_however_they_are_named(
     install: Callable[..., Path],
 ) -> None:
     site = install("convolutions", "convolutions", CONVOLUTIONS, POINTS)
-    import convolutions as c  # type: ignore[import-not-found]
+    import convolutions as c
 
     before = [tensor.clone() for tensor in c.ae.state_dict().values()]
     file, options = f"{site}/convolutions.py", {**PGD, "dataset": "digits", "n": N}

@@ -51,6 +51,7 @@ def seeded_states() -> Iterator[None]:
         def __init__(self, seed: Any = None) -> None:
             super().__init__(np.random.randint(2**31) if seed is None else seed)
 
+    # A class is assigned on purpose: ART asks numpy for it by name.
     np.random.RandomState = Seeded  # type: ignore[misc]
     try:
         yield
