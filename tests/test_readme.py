@@ -209,6 +209,21 @@ def commands(page: Path) -> list[list[str]]:
     return found
 
 
+def test_the_workflow_of_the_page_runs_commands_that_exist() -> None:
+    (text,) = [block for block in blocks(USAGE, "yaml") if "runs-on" in block]
+    workflow = yaml.safe_load(text)
+    assert {"name", "jobs"} <= set(workflow)
+    (job,) = workflow["jobs"].values()
+    assert all(("uses" in step) != ("run" in step) for step in job["steps"])
+    ran = [shlex.split(step["run"]) for step in job["steps"] if "run" in step]
+    said = [words[1:] for words in ran if words[0] == "bench"]
+    assert said
+    for words in said:
+        parse(words)
+    written = said[0][said[0].index("--junit") + 1]
+    assert written in [step["with"].get("path") for step in job["steps"] if "with" in step]
+
+
 def parse(words: list[str]) -> None:
     """Parse a command as the command line does, and run nothing."""
     command: Any = typer.main.get_command(cli.app)

@@ -6,6 +6,13 @@ from typing import Annotated
 
 import typer
 
+from bench.commands.continuous_integration import (
+    FailBelow,
+    Junit,
+    check_measured_here,
+    end,
+    write_junit,
+)
 from bench.commands.executor_option import Executor, Jobs, Slurm, check, spread
 from bench.commands.options import (
     DATA,
@@ -33,7 +40,6 @@ from bench.commands.options import (
     Zoo,
 )
 from bench.commands.shared import (
-    exit_on_trouble,
     open_workspace,
     opening,
     print_outline,
@@ -71,6 +77,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print cell, key and cost, and stop.")
     ] = False,
+    fail_below: FailBelow = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate one defense under one attack, training what is missing."""
@@ -105,7 +112,7 @@ def run(
     print_rows(rows, as_json=as_json)
     if not as_json:
         say(f"cell {key}, {workspace.store.runs}")
-    exit_on_trouble(rows)
+    end(rows, fail_below)
 
 
 def matrix(
@@ -118,11 +125,14 @@ def matrix(
     jobs: Jobs = None,
     slurm: Slurm = [],  # noqa: B006 - Typer copies it
     dry_run: DryRun = False,
+    fail_below: FailBelow = None,
+    junit: Junit = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate every cell of a plan that is not done yet; run it again to resume."""
     from bench.experiments.plan import read_plan
 
+    check_measured_here(executor, fail_below, junit)
     check(executor, jobs, slurm)
     content = read_plan(plan)
     workspace = open_workspace(results, data, zoo, device)
@@ -147,7 +157,9 @@ def matrix(
         frame = write_runs(workspace.store)
     rows = frame[frame["key"].isin(keys)]
     print_rows(rows, as_json=as_json)
-    exit_on_trouble(rows)
+    if junit:
+        write_junit(junit, rows, plan=plan, bound=fail_below)
+    end(rows, fail_below)
 
 
 def train(
