@@ -32,7 +32,7 @@ from bench.commands import (
     verify,
 )
 from bench.commands.audit import audit
-from bench.commands.shared import complain, lost_output, runs_plugins
+from bench.commands.shared import NAMES, complain, lost_output, resumable, runs_plugins
 from bench.errors import BenchError, OldNameWarning, UsageError
 
 app = typer.Typer(
@@ -43,7 +43,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _STDERR = 2  # its number
-_NAMES = ("bench", "purifybench")
 _shown: list[str] = []  # not empty once --debug asked for tracebacks
 
 
@@ -91,6 +90,8 @@ _WITHOUT_PLUGINS = (table.table, compare.compare, report.report, paper.paper)
 for command in (*app.registered_commands, *figure.app.registered_commands):
     if command.callback and command.callback not in _WITHOUT_PLUGINS:
         command.callback = runs_plugins(command.callback)
+    if command.callback:
+        command.callback = resumable(command.callback)
 
 
 def _with_new_names(words: list[str]) -> list[str]:
@@ -147,7 +148,7 @@ def _run() -> None:
         warnings.showwarning = _show_warning
         # Else its name is that of the main module, such as `python -m pytest`.
         called = Path(sys.argv[0]).name
-        name = called if called in _NAMES else None
+        name = called if called in NAMES else None
         app(args=_with_new_names(_text(sys.argv[1:])), prog_name=name)
 
 

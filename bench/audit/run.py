@@ -91,9 +91,9 @@ def audit(request: Request, *, workspace: Workspace) -> Work[dict[str, Any]]:
                 findings: list[Finding] = []
                 for done, check in enumerate(CHECKS):
                     note = check.__name__.replace("_", " ")
-                    yield Progress(what, done, len(CHECKS), note=note)
+                    yield Progress(what, done, len(CHECKS), note=note, unit="checks")
                     findings.append(_run(check, subject))
-                yield Progress(what, len(CHECKS), len(CHECKS))
+                yield Progress(what, len(CHECKS), len(CHECKS), unit="checks")
                 findings.sort(key=lambda finding: int(finding.check[1:]))
                 found = report_of(subject, findings, verdict(findings))
                 _keep({"asked": asked, **found}, path)

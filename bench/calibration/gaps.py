@@ -144,12 +144,12 @@ def calibrate(
         except (Exception, SystemExit) as error:  # whatever a third-party attack raises
             rows.append(_unmade(name, error))
     for done, (name, case, access, norm) in enumerate(pairs):
-        yield Progress(WHAT, done, len(pairs))
+        yield Progress(WHAT, done, len(pairs), unit="cases")
         attack = build("attacks", name, BUDGETS.get(name, {}))
         rows.append(
             measure(name, attack, case, access, norm, images=images or IMAGES, device=device)
         )
-    yield Progress(WHAT, len(pairs), len(pairs))
+    yield Progress(WHAT, len(pairs), len(pairs), unit="cases")
     return rows
 
 

@@ -198,7 +198,7 @@ def check(
 def _progress(what: str, ladder: Ladder, done: dict[str, Any]) -> Progress:
     ready = [done[str(number)] for number in ladder.survivors if str(number) in done]
     figures = {"broken": float(sum(one["broken"] for one in ready))}
-    return Progress(what, len(ready), len(ladder.survivors), figures)
+    return Progress(what, len(ready), len(ladder.survivors), figures, unit="images")
 
 
 def _attacked(

@@ -22,6 +22,7 @@ from bench.plugins.names import kept
 from bench.plugins.sources import source_of
 from bench.results.cell import Cell, Part
 from bench.results.progress import Progress, Work
+from bench.results.so_far import with_accuracy
 from bench.results.store import Store, read_json, read_rows, write_json
 from bench.results.workspace import Workspace
 
@@ -174,8 +175,9 @@ class _Part:
 
 def _attacked(prepared: Prepared, name: str, workspace: Workspace) -> Work[_Part]:
     """Run a cell by the harness's own path, and read the verdicts; ``name`` is its attack's."""
-    yield from run_cell(prepared, workspace=workspace)
     store, key = workspace.store, prepared.cell.key()
+    work = run_cell(prepared, workspace=workspace)
+    yield from with_accuracy(work, prepared.cell, store=store)
     frame = read_rows(store.outcomes(key))
     index = frame["index"].to_numpy(np.int64)
     passes = read_json(store.cell(key) / "provenance.json")["attack passes"]
@@ -296,14 +298,14 @@ def _certified(network: Opened, workspace: Workspace) -> Work[frozenset[int]]:
     blocks: dict[str, list[int]] = kept["blocks"] if kept.get("asked") == asked else {}
     device, what = workspace.device, f"{known.name}: certificates"
     for start in range(0, images, _BLOCK):
-        yield Progress(what, start, images)
+        yield Progress(what, start, images, unit="images")
         if str(start) in blocks:
             continue
         block = network.pixels.images(start, min(start + _BLOCK, images)).to(device)
         proven = certified(network.net, block.x, block.y, float(known.eps))
         blocks[str(start)] = block.indices[proven].tolist()
         write_json(path, {"asked": asked, "blocks": blocks})
-    yield Progress(what, images, images)
+    yield Progress(what, images, images, unit="images")
     return frozenset(number for found in blocks.values() for number in found)
 
 

@@ -99,7 +99,7 @@ def spring(*, workspace: Workspace) -> Work[list[Named]]:
     subject = yield from open_subject(request, workspace=workspace)
     results = []
     for done, trap in enumerate(TRAPS):
-        yield Progress(WHAT, done, len(TRAPS), note=trap.name)
+        yield Progress(WHAT, done, len(TRAPS), note=trap.name, unit="defenses")
         channels, height, width = subject.images.x.shape[1:]
         shape = (channels, height, width)
         planted, honest = trap.trap(shape), trap.twin(shape)
@@ -112,7 +112,7 @@ def spring(*, workspace: Workspace) -> Work[list[Named]]:
                 trap.check(_behind(subject, f"honest: {trap.name}", honest, classifier)),
             )
         )
-    yield Progress(WHAT, len(TRAPS), len(TRAPS))
+    yield Progress(WHAT, len(TRAPS), len(TRAPS), unit="defenses")
     return results
 
 

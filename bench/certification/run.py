@@ -29,6 +29,7 @@ from bench.results.locks import Shard, share
 from bench.results.progress import Work
 from bench.results.provenance import joined, provenance
 from bench.results.settings import Settings
+from bench.results.so_far import certified, with_accuracy
 from bench.results.workspace import Workspace
 
 _AT_ONCE = 100  # draws of an image
@@ -94,13 +95,14 @@ def _run(made: Prepared, workspace: Workspace, settings: Settings) -> Work[None]
         rows, cost = drawn(made, shard, device=workspace.device)
         store.append(cell, shard[0], rows, {**cost, **provenance(workspace.device)})
 
-    yield from share(
+    work = share(
         f"certificate of {cell.defense.name}",
         cell.n,
         left=lambda: store.missing(cell),
         claim=lambda shard: store.claim_on_shard(cell.key(), *shard),
         work=draw,
     )
+    yield from with_accuracy(work, cell, store=store, count=certified)
     store.finish(cell, joined)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 _lost: list[OSError] = []  # what kept lines from stdout
 Words = ParamSpec("Words")
+NAMES = ("bench", "purifybench")  # of the command
 _NAMED = 5  # damaged cells in a message
 
 _kept: list[TextIO] = []  # stdout, while print() and descriptor 1 lead to stderr
@@ -49,6 +51,23 @@ def runs_plugins(command: Callable[Words, Result]) -> Callable[Words, Result]:
                 ) from error
             finally:
                 _kept.pop()
+
+    return run
+
+
+def resumable(command: Callable[Words, Result]) -> Callable[Words, Result]:
+    """Say after Ctrl-C, at whatever moment, with which command to go on, and exit with 130."""
+
+    @wraps(command)
+    def run(*args: Words.args, **options: Words.kwargs) -> Result:
+        try:
+            return command(*args, **options)
+        except KeyboardInterrupt:  # Typer would end in silence
+            called = Path(sys.argv[0]).name
+            name = [called] if called in NAMES else ["python", "-m", "bench"]
+            again = shlex.join([*name, *sys.argv[1:]])
+            complain(f"\ninterrupted: what is finished is kept. To go on:\n{again}")
+            raise typer.Exit(130) from None
 
     return run
 
@@ -100,15 +119,11 @@ def watch(work: Work[Result], *, quiet: bool) -> Result:
     """Run work to its end under a progress bar on stderr."""
     from bench.results.progress import finish
 
-    try:
-        if quiet:
-            return finish(work)
-        from bench.results.progress import watch
+    if quiet:
+        return finish(work)
+    from bench.results.watching import watch
 
-        return watch(work)
-    except KeyboardInterrupt:  # Typer would end in silence
-        complain("interrupted: what is finished is kept, and the same command goes on there.")
-        raise typer.Exit(130) from None
+    return watch(work)
 
 
 def print_outline(outline: Any, *, as_json: bool) -> None:

@@ -43,8 +43,9 @@ def work(task: WorkerTask, *, report: bool, complain: Callable[[str], None]) -> 
     from bench.executors.worker import measure
     from bench.experiments.matrix import ordered
     from bench.experiments.plan import Plan
-    from bench.results.progress import finish, watch
+    from bench.results.progress import finish
     from bench.results.store import Store
+    from bench.results.watching import watch
     from bench.results.workspace import Workspace, open_device
 
     sys.argv = list(task.command)  # recorded in the provenance of the cells

@@ -31,6 +31,7 @@ from bench.results.cell import Request, digest_of
 from bench.results.failures import forget_failures, no_row_without_a_shard
 from bench.results.progress import Work
 from bench.results.settings import Settings
+from bench.results.so_far import with_accuracy
 from bench.results.workspace import Workspace
 
 
@@ -154,7 +155,11 @@ def _evaluate(plugins: Plugins, prepared: Prepared, workspace: Workspace) -> Wor
     asked = {**plugins.asked(), **settings.stored()}
     forget_failures(workspace.store, asked, run=workspace.run)
     with _enough_memory():
-        work = run_cell(prepared, workspace=workspace, settings=settings)
+        work = with_accuracy(
+            run_cell(prepared, workspace=workspace, settings=settings),
+            prepared.cell,
+            store=workspace.store,
+        )
         for now in work:
             if workspace.store.failed(key, workspace.run):  # in another process of this run
                 work.close()

@@ -130,4 +130,6 @@ def progress(found: Iterable[CellStatus], store: Store) -> Progress:
     busy = counted(at_work(store))
     note = f"{settled} of {len(cells)} cells" + (f", {busy}" if busy else "")
     done = sum(one.total if one.state in _SETTLED else one.done for one in cells)
-    return Progress("images", done, sum(one.total for one in cells), note=note)
+    return Progress(
+        "all workers", done, sum(one.total for one in cells), note=note, unit="images"
+    )

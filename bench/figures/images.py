@@ -64,7 +64,8 @@ def attacked(prepared: Prepared, *, count: int, workspace: Workspace) -> Work[At
     found = []
     shards = [(start, stop) for start, stop in cell.shards() if start < count]
     for number, (start, stop) in enumerate(shards):
-        yield Progress(f"{cell.defense.name} under {cell.attack.name}", number, len(shards))
+        what = f"{cell.defense.name} under {cell.attack.name}"
+        yield Progress(what, number, len(shards), unit="shards")
         proposal = propose(
             prepared.attack,
             view,

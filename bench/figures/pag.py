@@ -99,7 +99,7 @@ def collect(
     streams = Rng.seeded(request.seed, images.indices).fork("pag")
     frames, pictures = [], [images.x]
     for number, (name, view) in enumerate(views.items()):
-        yield Progress(f"targeted attack on {name}", number, len(views))
+        yield Progress(f"targeted attack on {name}", number, len(views), unit="networks")
         frame, x_adv = measure(
             name, view, judge, images, means=means, effort=effort, rng=streams
         )

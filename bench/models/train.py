@@ -179,13 +179,13 @@ def train(
 def _advance(what: str, run: Training, state: Path, spent: float = 0.0) -> Work[float]:
     """Advance a training to its end, saving its state now and then; return the seconds."""
     begun = reported = saved = time.monotonic()
-    yield Progress(what, run.step, run.total)
+    yield Progress(what, run.step, run.total, unit="steps")
     while run.step < run.total:
         with blamed(f"the {what.replace('train', 'training of', 1)}"):
             run.advance()
         now = time.monotonic()
         if now - reported > _REPORT_EVERY_S or run.step == run.total:
-            yield Progress(what, run.step, run.total, run.metrics())
+            yield Progress(what, run.step, run.total, run.metrics(), unit="steps")
             reported = now
         if now - saved > _SAVE_EVERY_S:
             packed = io.BytesIO()

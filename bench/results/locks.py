@@ -146,9 +146,10 @@ def works_in(folder: Path) -> bool:
     return True
 
 
-def wait(what: str, done: int, total: int) -> Work[None]:
+def wait(what: str, done: int, total: int, unit: str = "") -> Work[None]:
     """Let another process work for a moment; a driver that has other work stops here."""
-    yield Progress(what, done, total, note="waiting for another process", waits=True)
+    note = "waiting for another process"
+    yield Progress(what, done, total, note=note, waits=True, unit=unit)
     time.sleep(_LOOK_AGAIN_S)
 
 
@@ -166,7 +167,8 @@ def share(
     """
 
     def progress(shards: list[Shard]) -> Progress:
-        return Progress(what, total - sum(stop - start for start, stop in shards), total)
+        done = total - sum(stop - start for start, stop in shards)
+        return Progress(what, done, total, unit="images")
 
     while shards := left():
         refused = 0
@@ -178,5 +180,5 @@ def share(
                     work(shard)
         if refused == len(shards):
             now = progress(shards)
-            yield from wait(what, now.done, total)
-    yield Progress(what, total, total)
+            yield from wait(what, now.done, total, now.unit)
+    yield progress([])

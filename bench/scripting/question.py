@@ -27,8 +27,9 @@ from bench.plugins.names import OBJECTS
 from bench.plugins.objects import Named, named
 from bench.plugins.offered import Offered, offering
 from bench.results.cell import Request
-from bench.results.progress import Work, finish, watch
+from bench.results.progress import Work, finish
 from bench.results.store import Store
+from bench.results.watching import watch
 from bench.results.workspace import Workspace, open_device
 
 Result = TypeVar("Result")

@@ -45,7 +45,7 @@ def blind(report: Report, *, workspace: Workspace) -> Work[Report]:
     """Compare the votes of every cell with those of a blind process; add what differs."""
     cells: list[CheckedCell] = []
     for checked in report.cells:
-        yield Progress("blind votes", len(cells), len(report.cells))
+        yield Progress("blind votes", len(cells), len(report.cells), unit="cells")
         try:
             found = yield from _difference(read_cell(workspace.store, checked.key), workspace)
         except BenchError as error:

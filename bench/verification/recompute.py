@@ -96,9 +96,9 @@ def verify(store: Store, *, data: Path) -> Work[Report]:
     pixels, missing = _load(store, keys, data)
     cells = []
     for done, key in enumerate(keys):
-        yield Progress("verify", done, len(keys))
+        yield Progress("verify", done, len(keys), unit="cells")
         cells.append(_checked(store, key, weights, pixels))
-    yield Progress("verify", len(keys), len(keys))
+    yield Progress("verify", len(keys), len(keys), unit="cells")
     damaged = (Problem(True, f"{name} is not what its card says") for name in
                weights.damaged.values())  # fmt: skip
     return Report(tuple(cells), (*missing, *damaged, *runs_of(store)))

@@ -31,7 +31,7 @@ def redrawn(*, workspace: Workspace) -> Work[list[Problem]]:
             made = yield from _loaded(Cell.read(one.content), workspace)
             classes, radii, same = [], [], True
             for start, stop in made.cell.shards():
-                yield Progress(f"{said} again", start, made.cell.n)
+                yield Progress(f"{said} again", start, made.cell.n, unit="images")
                 rows, _ = drawn(made, (start, stop), device=workspace.device)
                 classes.append(rows["class"])
                 radii.append(rows["radius"])

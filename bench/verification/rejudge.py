@@ -24,6 +24,7 @@ from bench.results.digests import MALFORMED, fault_of_keys
 from bench.results.failures import no_row_without_a_shard
 from bench.results.progress import Work
 from bench.results.settings import Settings
+from bench.results.so_far import with_accuracy
 from bench.results.stats import mcnemar, paired_interval
 from bench.results.store import Store, read_json, read_rows
 from bench.results.workspace import Workspace
@@ -226,7 +227,8 @@ def rejudge(
     notes = [note for note in settings.notes if note not in before]
     settings = Settings(pairs, (*notes, *_notes(store, new)), tuple(names.items()))
     with no_row_without_a_shard(store, new):
-        yield from run_cell(replace(prepared, cell=new), workspace=workspace, settings=settings)
+        work = run_cell(replace(prepared, cell=new), workspace=workspace, settings=settings)
+        yield from with_accuracy(work, new, store=store)
     return new.key()
 
 

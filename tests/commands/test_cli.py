@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import tomllib
 from pathlib import Path
@@ -171,17 +172,32 @@ def test_the_device_comes_from_the_environment(
     assert bench(*RUN, "--device=cpu", "--dry-run").code == 0
 
 
-def test_an_interrupted_run_says_that_the_same_command_goes_on(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "moment", ["bench.evaluation.run.judge", "bench.results.table.write_runs"]
+)
+def test_an_interrupted_run_says_how_to_go_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     def pressed(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bench.evaluation.run.judge", pressed)
-    said = bench(*RUN)
+    monkeypatch.setattr(moment, pressed)
+    words = (*RUN, "--results=my results")
+    said = bench(*words)
     assert said.code == 130
-    assert "same command goes on" in said.err
+    assert said.err.endswith(f"To go on:\n{shlex.join(['bench', *words])}\n")
+    assert "'--results=my results'" in said.err
     assert "Traceback" not in said.err
+
+
+def test_an_interrupted_look_says_so_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bench.results.table.collect", pressed)
+    said = bench("table", "--all")
+    assert said.code == 130
+    assert said.err.endswith("\nbench table --all\n")
 
 
 def test_windows_is_told_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:

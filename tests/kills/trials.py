@@ -88,7 +88,7 @@ PRELOAD = [
     "bench.experiments.matrix", "bench.executors.worker", "bench.results.table",
     "bench.verification.revote", "bench.audit.recheck", "bench.paper.write",
     "bench_attacks.noise", "bench_attacks.pgd", "bench_defenses.ebm", "bench_defenses.gaussian",
-    "bench_defenses.none", "bench_defenses.classifiers.small_cnn", "rich.progress",
+    "bench_defenses.none", "bench_defenses.classifiers.small_cnn", "rich.live",
 ]  # fmt: skip
 
 
