@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import pkgutil
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer
 
-from bench import cli
+from bench import api, cli, testing
 
 REPO = Path(__file__).resolve().parents[1]
 README = REPO / "README.md"
 DOCS = sorted((REPO / "docs").glob("*.md"))
-PAGES = [README, *DOCS, *(REPO / name for name in ("CHANGELOG.md", "CONTRIBUTING.md",
-         "benchmarks/README.md", "results/gpu/README.md"))]  # fmt: skip
+REFERENCE = sorted((REPO / "docs" / "reference").glob("*.md"))
+OTHERS = ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md", "results/gpu/README.md")
+PAGES = [README, *DOCS, *REFERENCE, *(REPO / name for name in OTHERS)]
 
 
 def headings(page: Path) -> set[str]:
@@ -30,8 +35,54 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             continue
         name, _, anchor = link.partition("#")
         there = page.parent / name if name else page
-        assert there.exists(), link
+        assert there.is_file(), f"{link}: the site has files only"
         assert not anchor or anchor in headings(there), link
+
+
+def test_the_site_has_every_page_in_its_navigation() -> None:
+    conf = ast.parse((REPO / "docs" / "site" / "conf.py").read_text())
+    found = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in conf.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and node.targets[0].id in ("_NAVIGATION", "_MORE")
+    }
+    named = [f"docs/{name}.md" for names in found["_NAVIGATION"].values() for name in names]
+    named += [f"{name}.md" for name in found["_MORE"]]
+    assert all((REPO / name).is_file() for name in named)
+    assert len(named) == len(set(named))
+    assert {str(page.relative_to(REPO)) for page in [*DOCS, *REFERENCE]} <= set(named)
+
+
+def documented() -> Iterator[tuple[str, str]]:
+    """Find the docstrings that the reference shows: of what is public, and of its methods."""
+    for module in (api, testing):
+        yield module.__name__, inspect.getdoc(module) or ""
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if isinstance(thing, type) or inspect.isroutine(thing):
+                yield name, inspect.getdoc(thing) or ""
+            for method, value in vars(thing).items() if isinstance(thing, type) else ():
+                if not method.startswith("_") and callable(value):
+                    yield f"{name}.{method}", inspect.getdoc(value) or ""
+
+
+def test_docstrings_have_no_markup_by_accident() -> None:
+    """reStructuredText takes *x for emphasis, |x| for a substitution and x_ for a link."""
+    found = dict(documented())
+    assert len(found) > 60
+    for name, text in found.items():
+        plain = re.sub(r"``.+?``", "", text, flags=re.DOTALL)
+        assert not re.search(r"(?<![\w*])\*+\w|\|\S[^|]*\||\w_\b(?!_)|`", plain), (name, plain)
+
+
+def test_the_reference_names_what_is_there() -> None:
+    text = "".join(page.read_text() for page in REFERENCE)
+    named = re.findall(r"^\.\. auto\w+:: (\S+)$", text, flags=re.MULTILINE)
+    assert {"bench.api", "bench.testing", "bench.api.evaluate"} <= set(named)
+    for name in named:
+        assert pkgutil.resolve_name(name), name
 
 
 def test_the_readme_leads_to_every_page() -> None:

@@ -77,7 +77,7 @@ def project(x_adv: Tensor, x: Tensor, norm: Norm, radius: float) -> Tensor:
 
 
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:
-    """Return the unit step that raises a linear loss most: sign (Linf), g / |g| (L2).
+    """Return the unit step that raises a linear loss most: sign (Linf), ``g / |g|`` (L2).
 
     Pixels whose gradient is NaN stay where they are; for L2 also infinite ones.
     """

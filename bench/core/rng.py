@@ -174,7 +174,7 @@ class Rng:
         )
 
     def bits(self, shape: Sequence[int]) -> Tensor:
-        """Draw uniform 32-bit words, int64 (M, *shape)."""
+        """Draw uniform 32-bit words, int64 ``(M, *shape)``."""
         found = self._in_one_kernel("bits", shape)
         if found is not None:
             return found
@@ -215,12 +215,12 @@ class Rng:
         )
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
-        """Draw uniform numbers in [0, 1), float32 (M, *shape)."""
+        """Draw uniform numbers in [0, 1), float32 ``(M, *shape)``."""
         found = self._in_one_kernel("uniform", shape)
         return found if found is not None else (self.bits(shape) >> 8).float() * 2.0**-24
 
     def normal(self, shape: Sequence[int]) -> Tensor:
-        """Draw standard normal numbers, float32 (M, *shape), within +-4.5."""
+        """Draw standard normal numbers, float32 ``(M, *shape)``, within +-4.5."""
         found = self._in_one_kernel("normal", shape)
         if found is not None:
             return found
