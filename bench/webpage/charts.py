@@ -126,7 +126,7 @@ def _by_radius(chosen: Chosen, rows: pd.DataFrame) -> pd.DataFrame:
     return frame if frame.empty else from_zero(frame)
 
 
-def _at_radius(row: Mapping[str, Any]) -> _Point:
+def _at_radius(row: Mapping[Any, Any]) -> _Point:
     robust, low, high = (row[f"robust{end}"] for end in ("", "_low", "_high"))
     interval = f"{low:.1f}-{high:.1f}"
     said = f"{row['curve']}, eps {row['eps']}: {text_of(robust)} % ({interval})"

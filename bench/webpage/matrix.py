@@ -162,7 +162,7 @@ def of_attack(content: Mapping[str, Any]) -> str:
 
 
 def _line(
-    row: Mapping[str, Any],
+    row: Mapping[Any, Any],
     text: Mapping[str, str],
     contents: Mapping[str, Mapping[str, Any]],
     common: Settings,
@@ -197,7 +197,7 @@ def _short(settings: Settings, start: str) -> str:
     return " ".join(filter(None, [*words, ", ".join(settings.notes)]))
 
 
-def _robust(row: Mapping[str, Any], text: Mapping[str, str]) -> Field:
+def _robust(row: Mapping[Any, Any], text: Mapping[str, str]) -> Field:
     """Write a robust accuracy with its bar; what has none says why in a word."""
     if pd.isna(row["robust"]):
         word = text["state"] if row["state"] != "done" else "no value"

@@ -30,7 +30,7 @@ from bench.webpage.defenses import Told
 
 MOST = 50  # strips on a page
 _EXACT = 64  # pixels of a side, up to which a picture is stored as it is
-_SIDE = 160  # pixels of a side of any other, which is compressed
+_SIDE = 128  # pixels of a side of any other, which is compressed
 
 
 @dataclass(frozen=True)

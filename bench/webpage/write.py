@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import pandas as pd
-from markupsafe import Markup
 
 from bench import __version__
 from bench.results.defense_report import LEVELS
@@ -47,10 +46,9 @@ def _document(template: str, **content: Any) -> str:
         _pages()
         .get_template(template)
         .render(
-            # Ours, and no part of any result: these two are not escaped.
-            style=Markup(_asset("page.css")),
-            script=Markup(script),
-            script_digest=Markup(f"sha256-{digest}"),
+            style=_asset("page.css"),
+            script=script,
+            script_digest=f"sha256-{digest}",
             version=__version__,
             command=origin()["command"],
             **content,
