@@ -28,6 +28,7 @@ from bench.webpage.defenses import defenses
 from bench.webpage.pictures import MOST, Strips, strips
 from bench.webpage.write import report
 from bench_attacks.noise import Noise
+from bench_attacks.pgd import Pgd
 
 from ..cells import CPU, prepared
 
@@ -36,13 +37,16 @@ N = 6
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Prepared, Workspace]:
-    """A ladder of two attacks on a purifier with steps: noise, then PGD on the survivors."""
+    """Three attacks on a purifier with steps: noise, PGD on all images, PGD on survivors."""
     root = tmp_path_factory.mktemp("pictures")
     workspace = Workspace(Store(root), root, root, CPU)
     steps = Part("langevin", {"steps": 2}, 1)
     first = prepared(attack=Noise(tries=1, eot=1), n=N, shard=4, draws=3)
     first = replace(first, cell=replace(first.cell, defense=steps))
     finish(run_cell(first, workspace=workspace, settings=NOTHING_SET))
+    other = prepared(attack=Pgd(steps=1, eot=1), n=N, shard=4, draws=3)
+    other = replace(other, cell=replace(other.cell, defense=steps))
+    finish(run_cell(other, workspace=workspace, settings=NOTHING_SET))
     second = prepared(n=N, shard=4, draws=3)
     second = replace(
         second, cell=replace(second.cell, defense=steps, after=(first.cell.key(),))
@@ -76,16 +80,24 @@ def test_each_image_is_that_of_the_attack_that_broke_it_first(
     made: Any, chosen: Chosen
 ) -> None:
     second, workspace = made
-    store, (noise,) = workspace.store, second.cell.after
+    store, (one,) = workspace.store, defenses(chosen)
     frames = {key: read_rows(store.outcomes(key)).set_index("index", drop=False)
-              for key in (noise, second.cell.key())}  # fmt: skip
+              for key in one.keys}  # fmt: skip
+    assert one.keys[2] == second.cell.key()
+    broken_twice = [
+        index
+        for index in range(N)
+        if not any(frames[key].loc[index, "robust"] for key in one.keys[:2])
+    ]
+    assert broken_twice
     found = shown(chosen, made, *range(N)).found
     assert len(found) == N
-    assert len({strip.key for strip in found}) == 2
+    assert len({strip.key for strip in found}) > 1
     clean = second.pixels.images(0, N).x
     for index, strip in enumerate(found):
-        broken = not frames[noise].loc[index, "robust"]
-        assert strip.key == (noise if broken else second.cell.key())
+        tried = [key for key in one.keys if index in frames[key].index]
+        broke = [key for key in tried if not frames[key].loc[index, "robust"]]
+        assert strip.key == (broke[0] if broke else tried[-1])
         row = frames[strip.key].loc[index]
         heads = [picture.head for picture in strip.pictures]
         assert heads == [
