@@ -86,7 +86,7 @@ app.command(rich_help_panel=_SET_UP)(new.new)
 app.command(rich_help_panel=_SET_UP)(check.check)
 app.command(rich_help_panel=_SET_UP)(doctor.doctor)
 
-_WITHOUT_PLUGINS = (table.table, compare.compare, report.report, paper.paper)
+_WITHOUT_PLUGINS = (table.table, compare.compare, paper.paper)
 for command in (*app.registered_commands, *figure.app.registered_commands):
     if command.callback and command.callback not in _WITHOUT_PLUGINS:
         command.callback = runs_plugins(command.callback)

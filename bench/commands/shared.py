@@ -232,7 +232,7 @@ def write_output(output: Path, text: str) -> None:
     from bench.results.output import delivered
 
     with delivered(output) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def list_cells(

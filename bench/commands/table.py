@@ -10,11 +10,12 @@ from bench.commands.options import RESULTS, Output, Results
 from bench.commands.shared import complain, exit_if_damaged, say, write_output
 from bench.errors import UsageError, unknown_name
 
+_FORMS = ("csv", "md", "latex", "html")
 _NEWEST = 20  # rows: about what a screen has
 
 
 def table(
-    form: Annotated[str, typer.Option("--format", help="csv, md or latex.")] = "md",
+    form: Annotated[str, typer.Option("--format", help="csv, md, latex or html.")] = "md",
     worst_case: Annotated[
         bool, typer.Option("--worst-case", help="Add the minimum per image over all attacks.")
     ] = False,
@@ -39,8 +40,8 @@ def table(
     from bench.results.table import collect, decided, newest, with_worst_case
     from bench.results.vote_rules import headline, parse_rule
 
-    if form not in ("csv", "md", "latex"):
-        raise unknown_name("format", form, ("csv", "md", "latex"))
+    if form not in _FORMS:
+        raise unknown_name("format", form, _FORMS)
     rule = parse_rule(rule_name) if rule_name is not None else None
     store = Store(results)
     frame = collect(store)
@@ -68,10 +69,17 @@ def table(
                 f"the newest {len(frame)} of {rows} rows. All of them: --all, --format csv or "
                 "--output FILE; those of one data set: --dataset NAME."
             )
-    # `form` was checked against the formats above.
-    text = render(frame, form)  # type: ignore[arg-type]
+    if form == "html":
+        from bench.webpage.chosen import contents_of
+        from bench.webpage.write import table_page
+
+        note = rule.describe() if rule is not None else ""
+        text = table_page(frame, contents_of(store, frame), note=note)
+    else:
+        # `form` was checked against the formats above.
+        text = render(frame, form)  # type: ignore[arg-type]
+        text = headline(rule, form) + text if rule is not None else text
     if rule is not None:
-        text = headline(rule, form) + text
         empty = int(((frame["state"] == "done") & frame["robust"].isna()).sum())
         if empty:
             complain(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from bench.errors import UsageError
 from bench.results.cell import digest_of
-from bench.results.settings import flat, measured
+from bench.results.settings import flat, has, measured
 from bench.results.store import Store, read_json, read_rows
 from bench.results.table import accuracies
 
@@ -48,20 +48,14 @@ class Wanted:
             cell["dataset"] == self.dataset
             and all(not names or name in names for names, name in named)
             and all(getattr(self, name) in (None, cell[name]) for name in fields)
-            and all(_has(cell[part]["params"], set_) for part, set_ in self.settings.items())
-            # Cells on survivors of others, or judged again, are not one attack's accuracy.
-            and not any(cell.get(name) for name in ("after", "images", "bits"))
+            and all(has(cell[part]["params"], set_) for part, set_ in self.settings.items())
+            and of_one_attack(cell)
         )
 
 
-def _has(params: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    def same(name: str, value: Any) -> bool:
-        found = params.get(name)
-        if isinstance(value, Mapping) and isinstance(found, Mapping):
-            return _has(found, value)
-        return bool(found == value)
-
-    return all(same(name, value) for name, value in wanted.items())
+def of_one_attack(cell: Mapping[str, Any]) -> bool:
+    """Whether a cell has one attack's accuracy: no survivors of others, not judged again."""
+    return not any(cell.get(name) for name in ("after", "images", "bits"))
 
 
 def finished(store: Store, wanted: Wanted) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -93,12 +87,27 @@ def points(
     ``number`` reads it of a cell, None where the cell has none, and ``fixed`` returns the cell
     without it. Raises UsageError where no cell is left, and StoreError.
     """
+    cells = (
+        (key, cell, accuracies(read_rows(store.outcomes(key))))
+        for key, cell in finished(store, wanted)
+        if number(cell) is not None
+    )
+    frame = points_of(cells, value=value, number=number, fixed=fixed)
+    if frame.empty:
+        raise UsageError(_nothing(store, wanted, figure))
+    return frame
+
+
+def points_of(
+    cells: Iterable[tuple[str, Mapping[str, Any], Mapping[str, float]]],
+    *,
+    value: str,
+    number: Callable[[Mapping[str, Any]], float | None],
+    fixed: Callable[[dict[str, Any]], dict[str, Any]],
+) -> pd.DataFrame:
+    """Make a row per cell of key, content and accuracies in percent, as ``points`` does."""
     rows, parts = [], []
-    for key, cell in finished(store, wanted):
-        found = number(cell)
-        if found is None:
-            continue
-        shares = accuracies(read_rows(store.outcomes(key)))
+    for key, cell, shares in cells:
         names = {name: _name(cell[name]) for name in _NAMES}
         digests = {
             "classifier_checkpoint": cell["classifier"]["checkpoint"],
@@ -106,14 +115,14 @@ def points(
         }
         rows.append(
             {**names, **{name: shares[name] for name in SHARES}, **digests, "key": key,
-             value: found}
+             value: number(cell)}
         )  # fmt: skip
-        parts.append(measured(fixed(cell)))
-    if not rows:
-        raise UsageError(_nothing(store, wanted, figure))
+        parts.append(measured(fixed(dict(cell))))
     frame = pd.DataFrame(rows)
-    frame.insert(0, "curve", _labels(parts))
-    return frame.sort_values(["curve", value], kind="stable", ignore_index=True)
+    if rows:
+        frame.insert(0, "curve", _labels(parts))
+        frame = frame.sort_values(["curve", value], kind="stable", ignore_index=True)
+    return frame
 
 
 def about(frame: pd.DataFrame) -> dict[str, Any]:

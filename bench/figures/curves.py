@@ -22,8 +22,13 @@ def collect(store: Store, wanted: Wanted) -> pd.DataFrame:
     Raises UsageError where there is no cell.
     """
     frame = points(
-        store, wanted, figure="curves", value="radius", number=_radius, fixed=_without_eps
+        store, wanted, figure="curves", value="radius", number=radius_of, fixed=without_eps
     )
+    return from_zero(frame)
+
+
+def from_zero(frame: pd.DataFrame) -> pd.DataFrame:
+    """Let every curve begin at radius 0 with its clean accuracy."""
     starts = frame.groupby("curve", sort=False).head(1).copy()
     starts["radius"], starts["eps"] = 0.0, "0"
     for end in ("", "_low", "_high"):
@@ -32,12 +37,14 @@ def collect(store: Store, wanted: Wanted) -> pd.DataFrame:
     return both.sort_values(["curve", "radius"], kind="stable", ignore_index=True)
 
 
-def _radius(cell: Mapping[str, Any]) -> float | None:
+def radius_of(cell: Mapping[str, Any]) -> float | None:
+    """Return the radius of a cell; None where it has none to draw at."""
     eps = Cell.read(cell).threat.eps
     return float(eps) if eps else None  # 0 is the clean accuracy, which every cell has
 
 
-def _without_eps(cell: dict[str, Any]) -> dict[str, Any]:
+def without_eps(cell: dict[str, Any]) -> dict[str, Any]:
+    """Return what the cells of one curve have in common."""
     return {name: content for name, content in cell.items() if name != "eps"}
 
 

@@ -5,8 +5,9 @@ Made only from stored outcomes. Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
@@ -15,6 +16,7 @@ from bench.errors import StoreError, UsageError
 from bench.results.audits import read_report
 from bench.results.cell import subject_of
 from bench.results.render import markdown_cell, row_label, told_apart
+from bench.results.settings import Settings, flat, has
 from bench.results.stats import wilson
 from bench.results.store import Store, read_json, read_rows
 from bench.results.table import judging, void_note
@@ -32,6 +34,7 @@ LEVELS = {
     "T8": "fixed randomness: the attacker knows the noise (check C14 of the audit)",
     "T9": "resubmission of the best image (check C19 of the audit)",
 }
+_VALUES = 4  # of a parameter, and parameters, in an error
 _OF_THE_AUDIT = {"T8": "C14", "T9": "C19"}
 
 
@@ -72,11 +75,18 @@ def level_of(cell: Mapping[str, Any]) -> str:
 
 
 def find(
-    store: Store, *, defense: str, dataset: str, norm: str, eps: str, n: int | None
+    store: Store,
+    *,
+    defense: str,
+    dataset: str,
+    norm: str,
+    eps: str,
+    n: int | None,
+    settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """List a defense's finished cells under a ball, in the order of attack; raises UsageError.
 
-    Damaged cells are left out.
+    ``settings`` has parameters that its cells must have. Damaged cells are left out.
     """
     wanted = {"dataset": dataset, "norm": norm, "eps": eps}
     found = []
@@ -85,33 +95,65 @@ def find(
         if folder.name in damaged:
             continue
         cell = read_json(folder / "cell.json")
-        same = cell["defense"]["name"] == defense
-        same &= not cell.get("images") and not cell.get("bits")  # judged again, not attacked
+        same = cell["defense"]["name"] == defense and attacked(cell)
         if not same or any(cell[name] != value for name, value in wanted.items()):
+            continue
+        if not all(has(cell[part]["params"], set_) for part, set_ in settings.items()):
             continue
         if store.outcomes(folder.name).is_file() and n in (None, cell["n"]):
             about = read_json(folder / "provenance.json")
             found.append({**cell, "key": folder.name, "about": about})
     if not found:
+        words = " ".join(Settings.of(settings).words())
         raise UsageError(
             f"{store.root} has no finished cell of {defense} on {dataset} under {norm} {eps}"
             + (f" with n {n}" if n else "")
+            + (f" with {words}" if words else "")
             + f". Run some: `bench run --defense {defense} ...`, or a plan like plans/ladder.yaml "
             "for it with `bench matrix`."
             + (f" Damaged cells are not used: {', '.join(damaged)}." if damaged else "")
         )
-    fields = ("n", "shard", "seed", "draws")
-    kinds = {(subject_of(cell), *(cell[name] for name in fields)) for cell in found}
+    kinds = {kind_of(cell): cell for cell in found}
     if len(kinds) > 1:
         sizes = sorted({cell["n"] for cell in found})
         raise UsageError(
             f"{store.root} has {len(kinds)} kinds of cells of {defense}, with different images, "
             f"seeds, parameters, checkpoints or files (n {', '.join(map(str, sizes))}). Choose by "
-            "-n, or keep them in separate folders."
+            f"-n{_choices(list(kinds.values()))}, or keep them in separate folders."
         )
+    return in_order(found)
+
+
+def attacked(cell: Mapping[str, Any]) -> bool:
+    """Whether a cell's images were attacked for it, and not only judged again."""
+    return not cell.get("images") and not cell.get("bits")
+
+
+def kind_of(cell: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what the cells of one report share: a defense, its images, seed and draws."""
+    return (subject_of(cell), *(cell[name] for name in ("n", "shard", "seed", "draws")))
+
+
+def in_order(cells: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sort the cells of one kind in the order of attack."""
     return sorted(
-        found, key=lambda cell: (len(cell.get("after", ())), level_of(cell), cell["key"])
+        cells, key=lambda cell: (len(cell.get("after", ())), level_of(cell), cell["key"])
     )
+
+
+def _choices(cells: list[dict[str, Any]]) -> str:
+    """Say by which parameters kinds of cells can be told apart; nothing where by none."""
+    spelt = [
+        dict(flat({part: cell[part]["params"] for part in ("defense", "classifier")}))
+        for cell in cells
+    ]
+    said = []
+    for name in sorted({name for one in spelt for name in one}):
+        values = sorted({str(one[name]) for one in spelt if name in one})
+        if len(values) > 1:
+            more = " ..." if len(values) > _VALUES else ""
+            said.append(f"--set {name}={' or '.join(values[:_VALUES])}{more}")
+    return f" or by {', '.join(said[:_VALUES])}" if said else ""
 
 
 def _budgets(cells: list[dict[str, Any]]) -> list[str]:
@@ -177,6 +219,19 @@ def follow(store: Store, cells: list[dict[str, Any]]) -> tuple[list[Tried], int]
 
 def page(store: Store, cells: list[dict[str, Any]]) -> str:
     """Write the report of a defense as Markdown."""
+    pages = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True
+    )
+    pages.filters["digest"] = lambda text: (text or "none")[:16]
+    pages.filters["cell"] = markdown_cell
+    return pages.from_string(_PAGE).render(told(store, cells))
+
+
+def told(store: Store, cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Collect what a report says of a defense, from the cells of one kind in their order.
+
+    Raises UsageError where no attack on all images was measured.
+    """
     first = cells[0]
     if first.get("after"):
         raise UsageError("the cell that attacked all images is missing: run the plan again.")
@@ -191,33 +246,28 @@ def page(store: Store, cells: list[dict[str, Any]]) -> str:
     tried = {one.level for one in attacks if one.attacked and one.broke is not None} | {"T0"}
     checks = {found["check"]: found for found in report["findings"]} if report else {}
     tried |= {level for level, check in _OF_THE_AUDIT.items() if check in checks}
-    pages = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True
-    )
-    pages.filters["digest"] = lambda text: (text or "none")[:16]
-    pages.filters["cell"] = markdown_cell
-    return pages.from_string(_PAGE).render(
-        cell=first,
-        attacks=attacks,
-        meaning=LEVELS,
-        n=n,
-        robust=100 * left / n,
-        interval=[round(100 * side, 2) for side in wilson(left, n)],
-        clean=100 * right / n,
-        clean_interval=[round(100 * side, 2) for side in wilson(right, n)],
-        report=report,
-        damaged=damaged,
-        known_seed=checks.get("C14"),
-        again=checks.get("C19"),
-        untried={level: text for level, text in LEVELS.items() if level not in tried},
-        commands=sorted({cell["about"]["command"] for cell in cells}),
-        commits=sorted({(cell["about"]["commit"] or "unknown")[:12] for cell in cells}),
-        dates=sorted(cell["about"]["date"] for cell in cells),
-        devices=sorted({device for cell in cells for device in cell["about"]["devices"]}),
-        versions=first["about"]["versions"],
-        seconds=sum(cell["about"]["attack seconds"] for cell in cells),
-        judging=sum(cell["about"]["judge seconds"] for cell in cells),
-    )
+    return {
+        "cell": first,
+        "attacks": attacks,
+        "meaning": LEVELS,
+        "n": n,
+        "robust": 100 * left / n,
+        "interval": [round(100 * side, 2) for side in wilson(left, n)],
+        "clean": 100 * right / n,
+        "clean_interval": [round(100 * side, 2) for side in wilson(right, n)],
+        "report": report,
+        "damaged": damaged,
+        "known_seed": checks.get("C14"),
+        "again": checks.get("C19"),
+        "untried": {level: text for level, text in LEVELS.items() if level not in tried},
+        "commands": sorted({cell["about"]["command"] for cell in cells}),
+        "commits": sorted({(cell["about"]["commit"] or "unknown")[:12] for cell in cells}),
+        "dates": sorted(cell["about"]["date"] for cell in cells),
+        "devices": sorted({device for cell in cells for device in cell["about"]["devices"]}),
+        "versions": first["about"]["versions"],
+        "seconds": sum(cell["about"]["attack seconds"] for cell in cells),
+        "judging": sum(cell["about"]["judge seconds"] for cell in cells),
+    }
 
 
 _PAGE = """\

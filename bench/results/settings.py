@@ -166,6 +166,18 @@ def flat(params: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]
             yield f"{path}{name}", value
 
 
+def has(params: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether parameters have these values, nested ones in the same place."""
+
+    def same(name: str, value: Any) -> bool:
+        found = params.get(name)
+        if isinstance(value, Mapping) and isinstance(found, Mapping):
+            return has(found, value)
+        return bool(found == value)
+
+    return all(same(name, value) for name, value in wanted.items())
+
+
 def lookup(params: Any, path: str, default: Any = None) -> Any:
     """Look up a parameter by its path, such as "training.seed"."""
     for name in path.split("."):

@@ -18,11 +18,11 @@ from bench.figures.output import render
 from bench.results.audits import reports
 from bench.results.certificates import certified
 from bench.results.output import delivered, has_place
-from bench.results.render import cells_as_text, shown
 from bench.results.store import read_json, read_rows
 from bench.results.table import rows_of
 from bench.scripting.question import Question, run
 from bench.verification.rejudge import read_cell
+from bench.webpage.write import fragment
 
 
 @dataclass(frozen=True, repr=False)
@@ -137,6 +137,5 @@ class Row:
         )
 
     def _repr_html_(self) -> str:
-        page = shown(self.to_pandas())
-        heads = [name.replace("_", " ") for name in page.columns]
-        return str(pd.DataFrame(cells_as_text(page), columns=heads).to_html(index=False))
+        content = read_json(self.question.store.cell(self.key) / "cell.json")
+        return fragment(self.to_pandas(), {self.key: content})

@@ -14,7 +14,7 @@ HEAVY = ("torch", "triton", "torchvision", "sklearn", "skimage", "robustbench", 
 LIGHT = ("cli", "experiments.plan", "results.cell", "results.store", "results.table",
          "core.threat", "data.datasets", "plugins.catalogue", "results.stats",
          "results.vote_rules", "results.paired", "results.compare", "errors",
-         "results.progress", "commands.doctor", "executors.local")  # fmt: skip
+         "results.progress", "webpage.write", "commands.doctor", "executors.local")  # fmt: skip
 REPORT = f"print('HEAVY', *(name for name in {HEAVY!r} if name in sys.modules))"
 
 
