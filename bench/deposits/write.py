@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
@@ -42,7 +43,7 @@ class Written:
 
 def attest(store: Store, keys: Sequence[str], path: Path, *, images: bool) -> Work[Written]:
     """Write a deposit of finished cells; raises UsageError where it is too large."""
-    about = {}
+    about: dict[str, dict[str, Any]] = {}
     sources = list(_members(store, keys, images=images))
     for name, content in _read(sources):
         about[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
