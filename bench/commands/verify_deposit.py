@@ -61,7 +61,8 @@ def _print(found: Checked, wanted: int, folder: Path) -> None:
     moved = f"; votes differ on {counted(found.moved, 'image')}" if found.moved else ""
     if found.judged and not found.moved:
         moved = "; every vote is the same"
-    say(f"judged again: {found.judged} of {found.sample} drawn{all_of_them}{only}{moved} ({again})")
+    drawn = f"{found.judged} of {found.sample} drawn{all_of_them}{only}{moved}"
+    say(f"judged again: {drawn} ({again})")
     say(_MEANING[found.verdict])
     if found.judged < found.sample:
         say(f"checkpoints are looked for in {folder} (--checkpoints)")

@@ -16,7 +16,7 @@ from bench.deposits.contents import MANIFEST, MOST_BYTES, MOST_UNPACKED, cell_of
 from bench.errors import StoreError
 
 _SHOWN = 5  # faults in a message
-_MOST_MANIFEST = 20_000_000
+_MOST_JSON = 20_000_000
 _ENCRYPTED = 1  # a bit of the flags
 
 
@@ -108,6 +108,6 @@ def _fault(member: zipfile.ZipInfo) -> str | None:
         return "is encrypted"
     if member.compress_type not in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED):
         return "is packed in another way than deflate"
-    if name == MANIFEST and member.file_size > _MOST_MANIFEST:
-        return f"has {member.file_size:,} bytes, which no manifest has"
+    if name.endswith(".json") and member.file_size > _MOST_JSON:
+        return f"has {member.file_size:,} bytes, which no cell needs"
     return None

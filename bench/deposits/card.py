@@ -76,7 +76,8 @@ def _passes(store: Store, made: Entry) -> int:
     passes = read_json(store.cell(made.whole) / "provenance.json")["judge passes"]
     forward = sum(count for name, count in passes.items() if name.endswith("forward"))
     drawn = int(rows["clean_votes"].map(sum).sum() + rows["votes"].map(sum).sum())
-    return int(round(forward / drawn * _draws(made)))
+    share: float = forward / drawn
+    return round(share * _draws(made))
 
 
 def _footnote(made: Entry, draws: int, audit: str, broken: list[str]) -> Iterator[str]:

@@ -77,8 +77,10 @@ def check(
         report = yield from verify(deposit.store, data=workspace.data)
         notes += [finding.text for finding in report.folder]
         drawn, rows = _drawn(deposit, sample, seed)
+        wrong = {cell.key for cell in report.cells if cell.wrong}
+        asked = {key: places for key, places in drawn.items() if key not in wrong}
         found: dict[str, Judged] = {}
-        cells = yield from _with_votes(deposit, report.cells, drawn, workspace, found)
+        cells = yield from _with_votes(deposit, report.cells, asked, workspace, found)
         return Checked(
             path=str(path),
             sha256=archive.sha256,

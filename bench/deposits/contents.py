@@ -46,10 +46,9 @@ def image_members(store: Store, keys: Sequence[str]) -> dict[str, tuple[str, int
     for key in keys:
         cell = Cell.read(read_json(store.cell(key) / "cell.json"))
         index = unchecked_rows(store.outcomes(key))["index"].to_numpy(np.int64)
-        for start, stop in cell.shards():
-            if ((index >= start) & (index < stop)).any():
-                where = cell.proposal_key(), start, stop
-                found[f"images/{where[0]}/{start:06d}-{stop:06d}.npy"] = where
+        for start in (np.unique(index // cell.shard) * cell.shard).tolist():
+            where = cell.proposal_key(), start, min(start + cell.shard, cell.n)
+            found["images/{}/{:06d}-{:06d}.npy".format(*where)] = where
     return found
 
 
@@ -112,7 +111,7 @@ def packed(x_adv: Array) -> bytes:
     levels = np.rint(x_adv.astype(np.float64) * _TOP)
     if ((levels >= 0) & (levels <= _TOP)).all():
         small = levels.astype(np.uint8)
-        if np.array_equal(_of_levels(small), x_adv):
+        if _of_levels(small).tobytes() == x_adv.tobytes():  # 0.0 and -0.0 are equal
             x_adv = small
     content = io.BytesIO()
     np.lib.format.write_array(

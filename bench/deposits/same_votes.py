@@ -36,7 +36,7 @@ def too_many(moved: int, n: int) -> bool:
 
 
 def compared(stored: dict[str, Array], again: dict[str, Array]) -> Compared:
-    """Compare votes (N, K) int, mean logits (N, K) and verdicts (N,), by column.
+    """Compare votes (N, K) int and verdicts (N,) by column, with the logits (N, K) found again.
 
     A verdict that does not follow from the same votes is wrong.
 

@@ -74,10 +74,12 @@ def test_images_are_kept_to_the_bit(x: np.ndarray, bits: int | None) -> None:
 
     if bits:
         x = rounded(torch.from_numpy(x), torch.from_numpy(x), bits).numpy()
+    elif x.flat[0] == 0:
+        x.flat[0] = -0.0
     content = packed(x)
     again = unpacked(content)
     assert again.dtype == np.float32
-    assert again.tobytes() == (x + 0.0).tobytes() or again.tobytes() == x.tobytes()
+    assert again.tobytes() == x.tobytes()
     if bits == 8:
         assert len(content) < 128 + x.size + 1
 

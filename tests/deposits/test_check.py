@@ -97,6 +97,13 @@ def test_images_that_somebody_exchanged_are_named(bench: Bench, folder: Path) ->
     assert "'distance' of 6 images" in wrong
 
 
+def test_cells_of_an_early_version_have_no_logits(bench: Bench, folder: Path) -> None:
+    with_rows(only(folder), lambda rows: rows.drop(columns=["logits"], inplace=True))
+    assert bench("attest").code == 0
+    code, found = checked(bench)
+    assert (code, found["verdict"], found["judged"]) == (0, "match", 6)
+
+
 def test_without_weights_it_says_which(bench: Bench, deposit: Path) -> None:
     shutil.rmtree("results/checkpoints")
     wanted = json.loads((only(Path("results")) / "cell.json").read_text())
