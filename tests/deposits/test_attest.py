@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,6 +58,8 @@ def test_the_same_cells_are_the_same_bytes(bench: Bench, folder: Path, deposit: 
     for path in folder.rglob("*"):
         os.utime(path, (1, 1))
     said = bench("attest", str(folder), "-o", "again.zip")
+    with zipfile.ZipFile(deposit) as archive:
+        assert {member.date_time[0] for member in archive.infolist()} == {1980}, "not today"
     assert deposit.read_bytes() == Path("again.zip").read_bytes()
     assert f"SHA-256 {digest(deposit)}" in said.out
     key = only(folder).name
