@@ -15,12 +15,14 @@ import typer
 
 from bench import __version__
 from bench.commands import (
+    attest,
     calibrate,
     certify,
     check,
     compare,
     doctor,
     evaluate,
+    export,
     figure,
     judge,
     new,
@@ -79,15 +81,19 @@ app.command(rich_help_panel=_TRUST)(judge.judge)
 app.command(rich_help_panel=_TRUST)(verify.verify)
 app.command(rich_help_panel=_TRUST)(calibrate.calibrate)
 app.command(rich_help_panel=_PUBLISH)(paper.paper)
+app.command(rich_help_panel=_PUBLISH)(attest.attest)
 app.add_typer(figure.app, name="figure", rich_help_panel=_PUBLISH)
+app.add_typer(export.app, name="export", rich_help_panel=_PUBLISH)
 app.command("list", rich_help_panel=_SET_UP)(show.list_)
 app.command(rich_help_panel=_SET_UP)(show.show)
 app.command(rich_help_panel=_SET_UP)(new.new)
 app.command(rich_help_panel=_SET_UP)(check.check)
 app.command(rich_help_panel=_SET_UP)(doctor.doctor)
 
-_WITHOUT_PLUGINS = (table.table, compare.compare, paper.paper)
-for command in (*app.registered_commands, *figure.app.registered_commands):
+_WITHOUT_PLUGINS = (attest.attest, table.table, compare.compare, paper.paper)
+for command in (
+    *app.registered_commands, *figure.app.registered_commands, *export.app.registered_commands,
+):  # fmt: skip
     if command.callback and command.callback not in _WITHOUT_PLUGINS:
         command.callback = runs_plugins(command.callback)
     if command.callback:

@@ -221,6 +221,11 @@ def lost_output() -> OSError | None:
     return found
 
 
+def counted(count: int, what: str) -> str:
+    """Write a number of things: '1 cell', '2 cells'."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def complain(text: str) -> None:
     """Print a line to stderr; where nobody can read it, nothing else depends on it."""
     with suppress(OSError):

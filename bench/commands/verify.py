@@ -1,4 +1,4 @@
-"""bench verify: recompute a results folder."""
+"""bench verify: recompute a results folder, or check a deposit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import typer
 
 from bench.commands.options import DATA, RESULTS, ZOO, AsJson, Data, Device, Zoo, at_home
 from bench.commands.shared import open_workspace, say, watch
-from bench.errors import UsageError
+from bench.commands.verify_deposit import verify_deposit
+from bench.errors import UsageError, near_files
 
 if TYPE_CHECKING:
     from bench.verification.recompute import CheckedCell, Report
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 def verify(
     results: Annotated[
-        Path, typer.Argument(help="Results folder.", envvar="BENCH_RESULTS", callback=at_home)
+        Path,
+        typer.Argument(
+            help="Results folder, or a deposit.", envvar="BENCH_RESULTS", callback=at_home
+        ),
     ] = RESULTS,
     votes: Annotated[
         bool, typer.Option("--votes", help="Judge every stored image again, too.")
@@ -27,6 +31,22 @@ def verify(
         bool,
         typer.Option("--blind", help="Vote again in a process that sees tensors only, too."),
     ] = False,
+    sample: Annotated[
+        int | None,
+        typer.Option(help="Images of a deposit that are judged again.", show_default="50"),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Draws the same images again.", show_default="others each time"),
+    ] = None,
+    checkpoints: Annotated[
+        Path,
+        typer.Option(
+            help="Results folder whose checkpoints a deposit is judged with.",
+            envvar="BENCH_RESULTS",
+            callback=at_home,
+        ),
+    ] = RESULTS,
     device: Device = "auto",
     data: Data = DATA,
     zoo: Zoo = ZOO,
@@ -34,6 +54,23 @@ def verify(
 ) -> None:
     """Recompute distances, verdicts and digests from stored images; exit code 1 if wrong."""
     import json
+
+    if results.is_file():
+        if votes or blind:
+            raise UsageError(
+                "--votes and --blind belong to a results folder: of a deposit, --sample says "
+                "how many images are judged again."
+            )
+        place = open_workspace(checkpoints, data, zoo, device)
+        verify_deposit(results, place, sample=sample, seed=seed, as_json=as_json)
+        return
+    if results.suffix == ".zip" and not results.exists():
+        raise UsageError(f"there is no file {results}. {near_files(results)}")
+    if sample is not None or seed is not None:
+        raise UsageError(
+            f"--sample and --seed belong to a deposit, and {results} is no file. Judge a "
+            "results folder again with --votes."
+        )
 
     from bench.results.certificates import folder_of
     from bench.results.store import Store
@@ -75,7 +112,7 @@ def verify(
 
 def _print(report: Report, results: Path) -> None:
     for cell in report.cells:
-        say(_line(cell))
+        say(line(cell))
     for finding in report.folder:
         say(f"{'WRONG' if finding.wrong else 'NOT CHECKED'} {finding.text}")
     counts = _counts(report)
@@ -92,7 +129,8 @@ def _print(report: Report, results: Path) -> None:
         )
 
 
-def _line(cell: CheckedCell) -> str:
+def line(cell: CheckedCell) -> str:
+    """Say in one line what was found of a cell."""
     said = [f"WRONG {text}" for text in cell.wrong]
     said += [f"NOT CHECKED {text}" for text in cell.unchecked]
     void = f" (void: {cell.void})" if cell.void else ""

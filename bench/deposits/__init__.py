@@ -1,0 +1,1 @@
+"""What one hands in with a paper, and what a reviewer checks."""
