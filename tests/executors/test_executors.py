@@ -58,7 +58,7 @@ def test_two_workers_share_a_plan(again: Trial) -> None:
     assert not again.done_again()
     assert calls(again.log)["train "] == 1
     assert len(pids(again.log)) == 2
-    assert "images: 64/64, 4 of 4 cells" in err
+    assert "all workers: 64/64 images, 4 of 4 cells" in err
     assert os.listdir(again.ours / "claims") == []
 
     out, err = again.run(*LOCAL)

@@ -241,7 +241,7 @@ def test_what_was_interrupted_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_row_says_what_it_has(capsys: pytest.CaptureFixture[str]) -> None:
     found = row(Noisy(), **{**PGD, "progress": True})
-    assert "python:Noisy under pgd: 6/6" in capsys.readouterr().err
+    assert "python:Noisy under pgd: 0/6 images" in capsys.readouterr().err
     outcomes = found.outcomes
     assert found.robust == pytest.approx(100 * outcomes["robust"].mean(), abs=0.01)
     assert found.clean == pytest.approx(100 * outcomes["clean"].mean(), abs=0.01)
