@@ -143,8 +143,7 @@ def cost(chosen: Chosen, told: Sequence[Told]) -> list[Chart]:
         points = list(_spent(one, passes))
         if len(points) > 1:
             cell = chosen.contents[one.keys[0]]
-            ball = f"{cell['dataset']}, {cell['norm']} {cell['eps']}"
-            curves = balls.setdefault(ball, {})
+            curves = balls.setdefault(one.ball, {})
             label = f"{one.title}, n {cell['n']}"
             same = sum(name == label or name.startswith(f"{label} (") for name in curves)
             curves[f"{label} ({same + 1})" if same else label] = points

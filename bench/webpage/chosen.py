@@ -131,6 +131,11 @@ def _origin(folder: Path) -> dict[str, Any] | None:
 
 
 def _nothing(store: Store, asked: Asked, sound: pd.DataFrame) -> UsageError:
+    if sound.empty:
+        return UsageError(
+            f"all cells in {store.root} are damaged: nothing is known of what was asked. "
+            f"`bench verify {store.root}` says what changed."
+        )
     for kind, name in (("defense", asked.defense), ("data set", asked.dataset)):
         there = set(sound["dataset" if kind == "data set" else kind])
         if name is not None and name not in there:

@@ -46,7 +46,8 @@ class Told:
     anchor: str
     defense: str
     settings: str
-    place: str
+    ball: str
+    images: str
     story: Mapping[str, Any] | None
     trouble: str
     keys: tuple[str, ...]
@@ -56,6 +57,11 @@ class Told:
     def title(self) -> str:
         """The defense with what was set."""
         return " ".join(filter(None, [self.defense, self.settings]))
+
+    @property
+    def place(self) -> str:
+        """The data set, the ball and the images."""
+        return f"{self.ball}, {self.images}"
 
 
 def defenses(chosen: Chosen) -> list[Told]:
@@ -84,12 +90,12 @@ def _told(chosen: Chosen, anchor: str, cells: list[dict[str, Any]], common: Sett
         story = told(chosen.store, ours)
     except UsageError as error:
         trouble = str(error)
-    place = f"{first['dataset']}, {first['norm']} {first['eps']}, first {first['n']} images"
     return Told(
         anchor,
         first["defense"]["name"],
         of_defense(first, common),
-        place + (f", seed {first['seed']}" if first["seed"] else ""),
+        f"{first['dataset']}, {first['norm']} {first['eps']}",
+        f"first {first['n']} images" + (f", seed {first['seed']}" if first["seed"] else ""),
         story,
         trouble,
         tuple(cell["key"] for cell in ours),

@@ -340,6 +340,9 @@ def test_what_a_page_cannot_be_made_of(store: Store, bench: Bench, tmp_path: Pat
         file.write(b"!")
     is_one_clear_message(bench(*ASK), "damaged and not used", keys[1], "bench verify", code=1)
     assert "damaged" in Path("report.html").read_text()
+    store.outcomes(keys[0]).write_bytes(b"!")
+    said = bench(*ASK, "made")
+    is_one_clear_message(said, "all cells in results are damaged", "bench verify", code=2)
 
 
 def test_the_markdown_report_chooses_by_set(store: Store, bench: Bench) -> None:
