@@ -10,7 +10,6 @@ import typer
 from bench.commands.options import (
     DATA,
     RESULTS,
-    Classifier,
     Data,
     Dataset,
     Defense,
@@ -35,7 +34,9 @@ def robustbench(
     defense: Defense,
     dataset: Dataset = "cifar10",
     norm: Norm = "Linf",
-    classifier: Classifier | None = None,
+    classifier: Annotated[
+        str | None, typer.Option(help="Only cells of this classifier.")
+    ] = None,
     n: OnlyN = None,
     seed: Seed = 0,
     output: Annotated[

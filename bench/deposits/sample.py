@@ -44,7 +44,9 @@ def judged_again(
     """Judge the rows of a cell at these places again; raises BenchError."""
     rows = unchecked_rows(deposit.store.outcomes(prepared.cell.key()))
     about = read_json(deposit.store.cell(prepared.cell.key()) / "provenance.json")
-    whole = BY_BLOCK in about.get("flags", ())  # its noise depends on who is in the block
+    flags = about.get("flags")
+    # Its noise depends on who is in the block.
+    whole = isinstance(flags, list) and BY_BLOCK in flags
     found: list[dict[str, Array]] = []
     index = rows["index"].to_numpy(np.int64)
     for start, stop in prepared.cell.shards():
