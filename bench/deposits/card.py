@@ -42,7 +42,8 @@ def card(store: Store, made: Entry) -> Card:
     robust = robust_images(made)
     audit = reports(store).get(subject_of(content), {}).get("state", "none")
     draws = _draws(made)
-    broken, remarks = list(_broken(store, made)), list(_remarks(made, standard))
+    broken = list(_broken(store, made))
+    remarks = _remarks(made, standard, differentiable=not any("(1)" in text for text in broken))
     fields = {
         **dict.fromkeys(BY_HAND),
         "number_forward_passes": _passes(store, made),
@@ -112,14 +113,16 @@ def _broken(store: Store, made: Entry) -> Iterator[str]:
         yield "(3) it optimizes at test time: an answer takes gradients of a network"
 
 
-def _remarks(made: Entry, standard: str | None) -> Iterator[str]:
+def _remarks(made: Entry, standard: str | None, *, differentiable: bool) -> Iterator[str]:
     n, content = made.content["n"], made.content
     if n < TEST_IMAGES:
         yield (
             f"{n} of {TEST_IMAGES} test images were measured: the leaderboard asks for all of "
             "them"
         )
-    if standard is None:
+    if standard is None and not differentiable:
+        yield "autoattack_acc is empty: the standard AutoAttack needs a gradient of the defense"
+    elif standard is None:
         yield (
             "autoattack_acc is empty: the standard AutoAttack on the whole defense was not "
             f"run (bench run --defense {content['defense']['name']} --dataset "

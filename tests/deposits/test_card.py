@@ -235,7 +235,9 @@ def test_rules_that_a_defense_breaks_are_named(bench: Bench, results: Path) -> N
     assert found["architecture"] == "small_cnn behind gaussian"
     assert "(1)" not in said.out
     measure(results, attack="push", defense="jpeg")
-    assert "(1) it has no gradient" in bench("export", "robustbench", "--defense=jpeg").out
+    said = bench("export", "robustbench", "--defense=jpeg")
+    assert "(1) it has no gradient" in said.out
+    assert "the standard AutoAttack needs a gradient of the defense" in said.out
     path = next(
         path for path in Store(results).cells()
         if json.loads((path / "cell.json").read_text())["defense"]["name"] == "jpeg"
@@ -254,7 +256,11 @@ def test_the_most_images_are_taken_or_as_many_as_are_asked(bench: Bench, results
     assert "first 6 of" in card_of(bench, "-n", "6", "--without-images")[0]["footnote"]
     measure(results, attack="push", draws=6)
     said = bench("export", "robustbench", "--defense=none")
-    is_one_clear_message(said, "2 defenses of that name", "-n or --seed", code=2)
+    is_one_clear_message(said, "2 defenses of that name", "--cell KEY", code=2)
+    (key,) = re.findall(r"(\w{16}) \(small_cnn, 6 draws", said.err)
+    assert card_of(bench, "--cell", key[:8], "--without-images")[0]["clean_acc"]
+    lost = bench("export", "robustbench", "--defense=none", "--cell=ffff")
+    is_one_clear_message(lost, "no cell's key starts with 'ffff'", code=2)
 
 
 @pytest.mark.parametrize(
