@@ -40,7 +40,7 @@ def card(store: Store, made: Entry) -> Card:
     defense, classifier = content["defense"]["name"], content["classifier"]["name"]
     standard = autoattack_of(made)
     robust = robust_images(made)
-    audit = reports(store).get(subject_of(content), {}).get("state", "none")
+    audit = _audit(store, made, 100 * float(robust.mean()))
     draws = _draws(made)
     broken = list(_broken(store, made))
     remarks = _remarks(made, standard, broken)
@@ -64,6 +64,15 @@ def card(store: Store, made: Entry) -> Card:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2f}"
+
+
+def _audit(store: Store, made: Entry, robust: float) -> str:
+    """Return what an audit makes of a robust accuracy in percent, as tables do."""
+    report = reports(store).get(subject_of(made.content), {"state": "none"})
+    reached = report.get("accuracy")
+    if report["state"] == "stands" and (reached is None or robust > reached["robust_high"]):
+        return "upper bound"
+    return str(report["state"])
 
 
 def _draws(made: Entry) -> int:

@@ -22,8 +22,8 @@ from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.deposits.leaderboard import BOARDS
 from bench.evaluation.run import Prepared
-from bench.results.cell import Cell, Part
-from bench.results.store import Store
+from bench.results.cell import Cell, Part, subject_of
+from bench.results.store import Store, write_json
 
 from ..cells import at, rows
 from ..command import Bench, is_one_clear_message
@@ -250,6 +250,24 @@ def test_rules_that_a_defense_breaks_are_named(bench: Bench, results: Path) -> N
     said = bench("export", "robustbench", "--defense=jpeg")
     assert "(3) it optimizes" in said.out
     assert "check by hand" not in said.out
+
+
+@pytest.mark.parametrize(("high", "state"), [(99.0, "stands"), (1.0, "upper bound")])
+def test_only_a_number_that_stands_is_reliable(
+    bench: Bench, results: Path, high: float, state: str
+) -> None:
+    """Above what the audit's own attacks left it is an upper bound, as in every table."""
+    measure(results, attack="push")
+    (cell,) = Store(results).cells()
+    subject = subject_of(json.loads((cell / "cell.json").read_text()))
+    report = {
+        "state": "stands", "verdict": "stands", "findings": [], "subject": {"n": N},
+        "accuracy": {"robust_high": high},
+    }  # fmt: skip
+    write_json(Store(results).audit(subject), report)
+    found, _ = card_of(bench, "--without-images")
+    assert found["unreliable"] is (state != "stands")
+    assert f"audit: {state}." in found["footnote"]
 
 
 def test_the_most_images_are_taken_or_as_many_as_are_asked(bench: Bench, results: Path) -> None:
