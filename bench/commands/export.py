@@ -10,7 +10,6 @@ import typer
 from bench.commands.options import (
     DATA,
     RESULTS,
-    Classifier,
     Data,
     Dataset,
     Defense,
@@ -35,9 +34,15 @@ def robustbench(
     defense: Defense,
     dataset: Dataset = "cifar10",
     norm: Norm = "Linf",
-    classifier: Classifier | None = None,
+    classifier: Annotated[
+        str | None, typer.Option(help="Only cells of this classifier.")
+    ] = None,
     n: OnlyN = None,
     seed: Seed = 0,
+    cell: Annotated[
+        str | None,
+        typer.Option(help="The key of one of the cells, where several defenses have the name."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -66,7 +71,7 @@ def robustbench(
     store, folder, name = Store(results), output or results / "robustbench", kept(defense)
     made = entry(
         store, defense=name, dataset=dataset, norm=parse_norm(norm).value,
-        classifier=classifier, n=n, seed=seed,
+        classifier=classifier, n=n, seed=seed, cell=cell,
     )  # fmt: skip
     found = card(store, made)
     if not without_images:

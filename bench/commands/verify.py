@@ -52,7 +52,7 @@ def verify(
     zoo: Zoo = ZOO,
     as_json: AsJson = False,
 ) -> None:
-    """Recompute distances, verdicts and digests from stored images; exit code 1 if wrong."""
+    """Recompute what a results folder or a deposit says; exit code 1 if wrong."""
     import json
 
     if results.is_file():

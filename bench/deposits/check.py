@@ -100,7 +100,7 @@ def _linked(deposit: Deposit, checkpoints: Store) -> Iterator[str]:
     wanted = set()
     for key in deposit.keys:
         content = read_json(deposit.store.cell(key) / "cell.json")
-        wanted |= {content[part]["checkpoint"] for part in ("classifier", "defense")}
+        wanted |= {str(content[part]["checkpoint"]) for part in ("classifier", "defense")}
     for path in checkpoints.checkpoints():
         card = path.with_suffix(".json")
         try:

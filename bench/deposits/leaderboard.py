@@ -15,6 +15,8 @@ import pandas as pd
 from bench.core.threat import format_eps
 from bench.errors import UsageError
 from bench.results.cell import defended_of
+from bench.results.compare import complete_key
+from bench.results.settings import Settings
 from bench.results.store import Store, read_json, read_rows
 
 # The radius of each leaderboard as its cards write it.
@@ -63,10 +65,12 @@ def entry(
     classifier: str | None,
     n: int | None,
     seed: int,
+    cell: str | None = None,
 ) -> Entry:
     """Find the finished cells of a defense on a leaderboard; raises UsageError.
 
-    Of several numbers of images the most are taken, where ``n`` does not say.
+    Of several numbers of images the most are taken, where ``n`` does not say. ``cell`` is a
+    key, or how it begins, of one of the cells.
     """
     radius = format_eps(Fraction(board_of(dataset, norm)))
     damaged = store.damaged()
@@ -84,6 +88,9 @@ def entry(
         )
         if found == asked:
             groups.setdefault(defended_of(content), {})[key] = content
+    if cell is not None:
+        key = complete_key(store.finished(), cell)
+        groups = {name: cells for name, cells in groups.items() if key in cells}
     entries = [made for cells in groups.values() if (made := _entry(store, cells))]
     if not entries:
         raise UsageError(
@@ -110,15 +117,19 @@ def _entry(store: Store, cells: Mapping[str, dict[str, Any]]) -> Entry | None:
 
 def _several(entries: Sequence[Entry]) -> str:
     cells = ", ".join(
-        f"{one.whole} ({one.content['classifier']['name']}, {one.content['draws']} draws, "
-        f"checkpoint {str(one.content['defense']['checkpoint'])[:8]})"
+        f"{one.whole} ({one.content['classifier']['name']}, {one.content['draws']} draws"
+        f"{_settings(one.content)})"
         for one in entries
     )
     return (
         f"{len(entries)} defenses of that name were measured on as many images: {cells}. Say "
-        "which with --classifier, -n or --seed, or put its cells into a results folder of "
-        "their own."
+        "which with --cell KEY."
     )
+
+
+def _settings(content: Mapping[str, Any]) -> str:
+    """Write what was set of a defense."""
+    return "".join(f", {word}" for word in Settings.read(content).only("defense").words())
 
 
 def clean_share(made: Entry) -> float:

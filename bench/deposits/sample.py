@@ -44,7 +44,9 @@ def judged_again(
     """Judge the rows of a cell at these places again; raises BenchError."""
     rows = unchecked_rows(deposit.store.outcomes(prepared.cell.key()))
     about = read_json(deposit.store.cell(prepared.cell.key()) / "provenance.json")
-    whole = BY_BLOCK in about.get("flags", ())  # its noise depends on who is in the block
+    flags = about.get("flags")
+    # Its noise depends on who is in the block.
+    whole = isinstance(flags, list) and BY_BLOCK in flags
     found: list[dict[str, Array]] = []
     index = rows["index"].to_numpy(np.int64)
     for start, stop in prepared.cell.shards():
@@ -130,7 +132,8 @@ def _problem(stored: pd.DataFrame, again: dict[str, Array], found: Compared) -> 
         return None
     index = stored["index"].to_numpy(np.int64)[found.wrong].tolist()
     text = f"judged again, rounding does not explain the votes of {named(index)}"
-    return Problem(True, f"{text}: {_votes(stored, again, found.wrong)}")
+    places = np.flatnonzero(found.wrong).tolist()[:_SHOWN]
+    return Problem(True, f"{text}: {'; '.join(_votes(stored, again, one) for one in places)}")
 
 
 def named(index: Sequence[int]) -> str:
@@ -139,20 +142,13 @@ def named(index: Sequence[int]) -> str:
     return f"image {names}" if len(index) == 1 else f"{len(index)} images ({names})"
 
 
-def _votes(stored: pd.DataFrame, again: dict[str, Array], where: Array) -> str:
-    """Write what was stored and what is found for the first of these images."""
-    first = int(np.flatnonzero(where)[0])
-    differ = [
-        one
-        for one in ("votes", "clean_votes")
-        if one in again and (np.asarray(stored[one].iloc[first]) != again[one][first]).any()
-    ]
-    if not differ:
-        return "its verdict does not follow from its votes"
-    name = differ[0]
-    said, found = (
-        " ".join(map(str, values))
-        for values in (stored[name].iloc[first].tolist(), again[name][first].tolist())
-    )
-    what = "clean votes" if name == "clean_votes" else "votes"
-    return f"{what} of image {stored['index'].iloc[first]} are {said}, and here {found}"
+def _votes(stored: pd.DataFrame, again: dict[str, Array], place: int) -> str:
+    """Write what was stored of the image at a place, and what is found."""
+    row = stored.iloc[place]
+    for name, what in (("votes", "votes"), ("clean_votes", "clean votes")):
+        if name in again and (np.asarray(row[name]) != again[name][place]).any():
+            said, found = (
+                " ".join(map(str, one.tolist())) for one in (row[name], again[name][place])
+            )
+            return f"{what} of image {row['index']} are {said}, and here {found}"
+    return f"the verdict on image {row['index']} does not follow from its votes"

@@ -22,8 +22,8 @@ from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.deposits.leaderboard import BOARDS
 from bench.evaluation.run import Prepared
-from bench.results.cell import Cell, Part
-from bench.results.store import Store
+from bench.results.cell import Cell, Part, subject_of
+from bench.results.store import Store, write_json
 
 from ..cells import at, rows
 from ..command import Bench, is_one_clear_message
@@ -235,7 +235,9 @@ def test_rules_that_a_defense_breaks_are_named(bench: Bench, results: Path) -> N
     assert found["architecture"] == "small_cnn behind gaussian"
     assert "(1)" not in said.out
     measure(results, attack="push", defense="jpeg")
-    assert "(1) it has no gradient" in bench("export", "robustbench", "--defense=jpeg").out
+    said = bench("export", "robustbench", "--defense=jpeg")
+    assert "(1) it has no gradient" in said.out
+    assert "the standard AutoAttack needs a gradient of the defense" in said.out
     path = next(
         path for path in Store(results).cells()
         if json.loads((path / "cell.json").read_text())["defense"]["name"] == "jpeg"
@@ -244,7 +246,28 @@ def test_rules_that_a_defense_breaks_are_named(bench: Bench, results: Path) -> N
     del about["sha256"]
     about["judge passes"]["energy backward"] = 7
     (path / "provenance.json").write_text(json.dumps(about))
-    assert "(3) it optimizes" in bench("export", "robustbench", "--defense=jpeg").out
+    assert "check by hand" in said.out
+    said = bench("export", "robustbench", "--defense=jpeg")
+    assert "(3) it optimizes" in said.out
+    assert "check by hand" not in said.out
+
+
+@pytest.mark.parametrize(("high", "state"), [(99.0, "stands"), (1.0, "upper bound")])
+def test_only_a_number_that_stands_is_reliable(
+    bench: Bench, results: Path, high: float, state: str
+) -> None:
+    """Above what the audit's own attacks left it is an upper bound, as in every table."""
+    measure(results, attack="push")
+    (cell,) = Store(results).cells()
+    subject = subject_of(json.loads((cell / "cell.json").read_text()))
+    report = {
+        "state": "stands", "verdict": "stands", "findings": [], "subject": {"n": N},
+        "accuracy": {"robust_high": high},
+    }  # fmt: skip
+    write_json(Store(results).audit(subject), report)
+    found, _ = card_of(bench, "--without-images")
+    assert found["unreliable"] is (state != "stands")
+    assert f"audit: {state}." in found["footnote"]
 
 
 def test_the_most_images_are_taken_or_as_many_as_are_asked(bench: Bench, results: Path) -> None:
@@ -254,7 +277,11 @@ def test_the_most_images_are_taken_or_as_many_as_are_asked(bench: Bench, results
     assert "first 6 of" in card_of(bench, "-n", "6", "--without-images")[0]["footnote"]
     measure(results, attack="push", draws=6)
     said = bench("export", "robustbench", "--defense=none")
-    is_one_clear_message(said, "2 defenses of that name", "-n or --seed", code=2)
+    is_one_clear_message(said, "2 defenses of that name", "--cell KEY", code=2)
+    (key,) = re.findall(r"(\w{16}) \(small_cnn, 6 draws", said.err)
+    assert card_of(bench, "--cell", key[:8], "--without-images")[0]["clean_acc"]
+    lost = bench("export", "robustbench", "--defense=none", "--cell=ffff")
+    is_one_clear_message(lost, "no cell's key starts with 'ffff'", code=2)
 
 
 @pytest.mark.parametrize(
