@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.data.names import Corruption
+from bench.data.names import VALIDATION, Corruption
 from bench.errors import DataError, StoreError
 from bench.results.locks import alone
 
@@ -37,6 +37,7 @@ _TORCHVISION = {
     "cifar100": "CIFAR100",
     "svhn": "SVHN",
 }
+_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 _DEFAULT_ROOT = Path("data")
 _DIGITS_TEST = 500  # scikit-learn's set is not split: its last 500 images are the test set
 _SEVERITY = 10_000  # images of CIFAR-10-C for each of its 5 severities
@@ -145,6 +146,24 @@ def _read_svhn(train: bool, root: Path) -> tuple[Array, Array]:
         found = scipy.io.loadmat(packed)
     labels = found["y"].astype(np.int64).ravel() % 10  # the digit 0 is called 10 there
     return np.ascontiguousarray(found["X"].transpose(3, 2, 0, 1)), labels
+
+
+def files_of(name: str, *, root: Path) -> list[Path] | None:
+    """List the files that a data set is read from, there or not; None for one of the user's.
+
+    None of scikit-learn's own.
+    """
+    base = name.removesuffix(VALIDATION)
+    if base == "digits":
+        return []
+    folder = _TORCHVISION.get(base)
+    if folder in _MNIST_FILES:
+        return [root / folder / "raw" / file for file in _MNIST_FILES[folder]]
+    if base == "svhn":
+        return [root / f"{part}_32x32.mat" for part in ("train", "test")]
+    if folder is None:
+        return None
+    return sorted(path for path in (root / _FOLDERS[base]).glob("*") if path.is_file()) or None
 
 
 def find_files(name: str, *, root: Path) -> dict[str, str]:

@@ -15,6 +15,7 @@ import pandas as pd
 from bench.core.threat import format_eps
 from bench.errors import UsageError
 from bench.results.cell import defended_of
+from bench.results.cell_row import damaged_cells
 from bench.results.store import Store, read_json, read_rows
 
 # The radius of each leaderboard as its cards write it.
@@ -69,7 +70,7 @@ def entry(
     Of several numbers of images the most are taken, where ``n`` does not say.
     """
     radius = format_eps(Fraction(board_of(dataset, norm)))
-    damaged = store.damaged()
+    damaged = damaged_cells(store)
     groups: dict[str, dict[str, dict[str, Any]]] = {}
     for key in store.finished():
         if key in damaged:
