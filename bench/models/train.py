@@ -164,7 +164,7 @@ def train(
                 with blamed(f"the training of {name}"):
                     metrics, weights = run.evaluate(), run.weights()
                     said = ", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
-                yield Progress(what, run.total, run.total, note=said)
+                yield Progress(what, run.total, run.total, run.metrics(), said)
                 card = {
                     **about,
                     "images": len(found),
