@@ -11,32 +11,41 @@ import numpy as np
 
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.results.cell import Cell, Part
+from bench.results.digests import DIGESTS, sealed
 from bench.results.provenance import origin
 from bench.results.settings import NOTHING_SET
-from bench.results.store import Store, write_json
+from bench.results.store import Store, read_json, write_json
 
+RIVAL = "gaussian"  # the defense of one cell
 _IMAGES = 10
 
 
-def fill(root: Path, cells: int) -> Store:
-    """Write finished cells that differ in their seed and share their outcomes."""
-    store, part = Store(root), Part("none", {}, 1)
+def fill(root: Path, cells: int) -> list[Cell]:
+    """Write finished cells that differ in their seed and share their outcomes.
+
+    The second one differs from the first in its purifier: they can be compared.
+    """
+    store, classifier, defense = Store(root), Part("small_cnn", {}, 1), Part("none", {}, 1)
     first = Cell(
-        "digits", "benchmark", _IMAGES, _IMAGES, part, part, Part("noise", {}, 1),
+        "digits", "benchmark", _IMAGES, _IMAGES, classifier, defense, Part("noise", {}, 1),
         ThreatModel(Norm.LINF, Fraction(1, 10), Access.QUERY), 0, 1,
     )  # fmt: skip
     store.open(first, NOTHING_SET)
     store.append(first, 0, _outcomes(), _about())
     store.finish(first, lambda shards: shards[0])
-    folder = store.cell(first.key())
-    for seed in range(1, cells):
-        cell = dataclasses.replace(first, seed=seed)
+    outcomes = store.outcomes(first.key())
+    about = read_json(outcomes.with_name("provenance.json"))
+    images = about.pop(DIGESTS)["images"]
+    others = [dataclasses.replace(first, defense=Part(RIVAL, {}, 1))]
+    others += [dataclasses.replace(first, seed=seed) for seed in range(1, cells - 1)]
+    for cell in others:
         other = store.cell(cell.key())
         other.mkdir(parents=True)
-        write_json(other / "cell.json", {**cell.canonical(), **NOTHING_SET.stored()})
-        for name in ("outcomes.parquet", "provenance.json"):
-            (other / name).write_bytes((folder / name).read_bytes())
-    return store
+        content = {**cell.canonical(), **NOTHING_SET.stored()}
+        write_json(other / "cell.json", content)
+        (other / outcomes.name).write_bytes(outcomes.read_bytes())
+        write_json(other / "provenance.json", sealed(content, about, outcomes, images))
+    return [first, *others]
 
 
 def _outcomes() -> dict[str, Any]:

@@ -16,7 +16,8 @@ from bench.core.threat import Access, Norm, ThreatModel
 from bench.evaluation.judge import judge
 from bench.evaluation.run import run_cell
 from bench.results.progress import finish
-from bench.results.table import collect
+from bench.results.store import Store
+from bench.results.table import rows_of
 from bench_attacks.pgd import Pgd
 from bench_defenses.none import Identity
 from benchmarks.cells import fill
@@ -118,8 +119,11 @@ def _cells(settings: Settings) -> dict[int, Callable[[], object]]:
     sizes = (4, 16) if settings.quick else (100, 1000, 10_000)
 
     def reading(cells: int) -> Callable[[], object]:
-        store = fill(settings.scratch / f"growth-{cells}", cells)
-        return lambda: collect(store)
+        root = settings.scratch / f"growth-{cells}"
+        fill(root, cells)
+        store = Store(root)
+        keys = [folder.name for folder in store.cells()]
+        return lambda: rows_of(store, keys, {})
 
     return {cells: reading(cells) for cells in sizes}
 

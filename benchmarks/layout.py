@@ -23,10 +23,12 @@ ITEM = "layout"
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """Compare both layouts, network by network, and whole evaluations of two sizes of pass."""
+    """Compare layouts and switches, network by network, and evaluations of two sizes of pass."""
     found = subject(settings)
     for device in settings.devices:
         yield from _layouts(settings, found, device)
+        if device == "cpu":
+            yield from _switches(settings, found)
         yield _sizes(settings, found, device)
 
 
@@ -49,6 +51,41 @@ def _layouts(settings: Settings, found: Subject, device: str) -> Iterator[Row]:
             f"{n} images",
             reason=found.note,
         )
+
+
+def _switches(settings: Settings, found: Subject) -> Iterator[Row]:
+    """Compare passes with torch's switches for CPUs: without oneDNN, and denormals as zero."""
+    x = found.images(settings.size(128, quick=8)).x
+    for name, network in found.defense().networks().items():
+        usual = input_gradient(network, x)
+        ways = {"usual": usual, "without oneDNN": _native(usual), "no denormals": _flushed(usual)}
+        times = interleaved(ways, repeats=4 * settings.repeats, device="cpu")
+        for way in list(ways)[1:]:
+            yield times.ratio(
+                way, "usual", item=ITEM,
+                what=f"{way} / usual on cpu: input gradients of the {name}, {len(x)} images",
+                checked="" if torch.equal(ways[way](), usual()) else "other last bits",
+                reason=found.note,
+            )  # fmt: skip
+
+
+def _native(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def native() -> Tensor:
+        with torch.backends.mkldnn.flags(enabled=False):
+            return run()
+
+    return native
+
+
+def _flushed(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def flushed() -> Tensor:
+        torch.set_flush_denormal(True)
+        try:
+            return run()
+        finally:
+            torch.set_flush_denormal(False)
+
+    return flushed
 
 
 def input_gradient(network: nn.Module, x: Tensor) -> Callable[[], Tensor]:

@@ -14,9 +14,9 @@ from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import Subject
 from bench.plugins.strangers import SAID
 from bench.results.cell import subject_of
+from bench.results.cell_row import void_note
 from bench.results.settings import flat, measured
 from bench.results.store import Store, read_json, read_rows
-from bench.results.table import void_note
 
 _FEW = 8  # images left right: a second restart improves none of fewer by chance
 

@@ -30,6 +30,7 @@ def compare(
 
     from bench.data.names import cell_name
     from bench.plugins.names import kept
+    from bench.results.cell_row import damaged_cells
     from bench.results.compare import compare
     from bench.results.paired import lines, needed_for
     from bench.results.store import Store
@@ -52,4 +53,4 @@ def compare(
             f"{needed['paired']} paired images with as many discordant pairs as here, or "
             f"{needed['unpaired']} images for each defense unpaired"
         )
-    exit_if_damaged(list(store.damaged()), results)
+    exit_if_damaged(list(damaged_cells(store)), results)

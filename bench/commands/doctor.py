@@ -1,8 +1,8 @@
 """bench doctor: what works and what does not, each with what to do.
 
 What it vouches for it has imported, in a process of its own with a time limit, since a broken
-library may raise, crash, end the process or hang. torch is imported at the call, so that
-``bench --help`` never waits for it.
+library may raise, crash, end the process or hang. What is slow to import, as torch is, is
+imported at the call, so that ``bench --help`` never waits for it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ import typer
 from bench.commands.import_apart import import_apart
 from bench.commands.options import DATA, RESULTS, Data, Results
 from bench.commands.shared import say
-from bench.data.datasets import DATASETS
 from bench.errors import BenchError, DataError, PluginError
-from bench.results.store import Store
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +62,9 @@ def diagnose(*, data_root: Path, results: Path) -> list[Finding]:
 
     Never raises for what it finds, and writes nothing.
     """
+    from bench.data.datasets import DATASETS
+    from bench.results.store import Store
+
     checks: dict[str, Callable[[], Finding | list[Finding]]] = {
         "Python": _python, "command": _command, "torch": _torch, "devices": _cuda,
         "torchvision": _torchvision, "pyautoattack": _pyautoattack,

@@ -83,8 +83,10 @@ def run(
     """Evaluate one defense under one attack, training what is missing."""
     from bench.data.datasets import dataset_info
     from bench.data.names import sized
+    from bench.experiments.finished import Known, keep, known
     from bench.results.cell import Request
     from bench.results.settings import parse_settings
+    from bench.results.store import Store
 
     dataset = sized(dataset, image_size)
     request = Request.parse(
@@ -95,23 +97,29 @@ def run(
     dataset_info(dataset)
     if not as_json:
         say(opening(request))
-    workspace = open_workspace(results, data, zoo, device)
-    from bench.experiments.matrix import evaluate, preview
+    store = Store(results)
+    found = None if dry_run else known([request], store=store, data=data, device=device)
+    if found is None:
+        workspace = open_workspace(results, data, zoo, device)
+        from bench.experiments.matrix import evaluate, preview
+
+        if dry_run:
+            outline = preview(request, workspace)
+            print_outline(outline, as_json=as_json)
+            if "impossible" in outline:
+                raise typer.Exit(1)
+            return
+        found = [Known(watch(evaluate(request, workspace=workspace), quiet=as_json))]
+        keep(found, [request], store=store, data=data)
+    else:
+        store.probe()
     from bench.results.table import write_runs
 
-    if dry_run:
-        outline = preview(request, workspace)
-        print_outline(outline, as_json=as_json)
-        if "impossible" in outline:
-            raise typer.Exit(1)
-        return
-    key = watch(evaluate(request, workspace=workspace), quiet=as_json)
-
-    frame = write_runs(workspace.store)
+    frame, key = write_runs(store), found[0].key
     rows = frame[frame["key"] == key]
     print_rows(rows, as_json=as_json)
     if not as_json:
-        say(f"cell {key}, {workspace.store.runs}")
+        say(f"cell {key}, {store.runs}")
     end(rows, fail_below)
 
 
@@ -130,31 +138,45 @@ def matrix(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate every cell of a plan that is not done yet; run it again to resume."""
+    from bench.experiments.finished import keep_plan, known_plan
     from bench.experiments.plan import read_plan
+    from bench.results.store import Store
 
     check_measured_here(executor, fail_below, junit)
     check(executor, jobs, slurm)
-    content = read_plan(plan)
-    workspace = open_workspace(results, data, zoo, device)
-    from bench.commands.shared import list_cells, measure
-    from bench.experiments.matrix import ordered
+    content, store = read_plan(plan), Store(results)
     from bench.results.table import write_runs
 
-    pairs = ordered(content)
-    if dry_run:
-        list_cells(content, pairs, workspace, as_json=as_json)
-        return
-    workspace.store.probe()
+    usual = dry_run or executor or content.audit
+    found = None if usual else known_plan(content, store=store, data=data, device=device)
     keys: list[str] = []
-    try:
-        if executor and not spread(
-            [(content, pairs)], workspace, executor=executor, jobs=jobs, slurm=slurm,
-            device=device, quiet=as_json,
-        ):  # fmt: skip
+    if found is None:
+        workspace = open_workspace(results, data, zoo, device)
+        from bench.commands.shared import list_cells, measure
+        from bench.experiments.matrix import ordered, title
+
+        pairs = ordered(content)
+        if dry_run:
+            list_cells(content, pairs, workspace, as_json=as_json)
             return
-        keys += measure(content, pairs, workspace, quiet=as_json or executor is not None)
-    finally:
-        frame = write_runs(workspace.store)
+        store.probe()
+        try:
+            if executor and not spread(
+                [(content, pairs)], workspace, executor=executor, jobs=jobs, slurm=slurm,
+                device=device, quiet=as_json,
+            ):  # fmt: skip
+                return
+            keys += measure(content, pairs, workspace, quiet=as_json or executor is not None)
+            keep_plan(keys, list(map(title, pairs)), content, store=store, data=data)
+        finally:
+            frame = write_runs(store)
+    else:
+        store.probe()
+        for number, one in enumerate(found, 1):
+            keys.append(str(one.key))
+            if not as_json:
+                say(f"[{number}/{len(found)}] {one.title}")
+        frame = write_runs(store)
     rows = frame[frame["key"].isin(keys)]
     print_rows(rows, as_json=as_json)
     if junit:

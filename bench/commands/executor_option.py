@@ -124,7 +124,7 @@ def _is_left(plans: Sequence[tuple[Plan, list[Plugins]]], status: Sequence[PlanS
 
     This downloads missing data: nodes of a cluster may be offline.
     """
-    from bench.experiments.status import CellState
+    from bench.experiments.states import CellState
 
     states = [one.state for plan in status for one in plan.read()]
     left = any(state not in (CellState.DONE, CellState.SKIPPED) for state in states)

@@ -337,10 +337,11 @@ def _from_cells(
 ) -> None:
     from bench.figures.cells import about
     from bench.figures.output import file_name
+    from bench.results.cell_row import damaged_cells
     from bench.results.store import Store
 
     store = Store(results)
     frame = collect(store, wanted)
     named = file_name(name, wanted.dataset, *wanted.defenses, *words)
     _write(store, output, named, frame, draw, about(frame))
-    exit_if_damaged(list(store.damaged()), results)
+    exit_if_damaged(list(damaged_cells(store)), results)

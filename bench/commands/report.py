@@ -67,6 +67,7 @@ def report(
     """Write what was tried on a defense, with which budget, what broke, and what it cost."""
     from bench.plugins.names import kept
     from bench.results.audits import damaged_audits
+    from bench.results.cell_row import damaged_cells
     from bench.results.settings import parse_settings
     from bench.results.store import Store
 
@@ -105,7 +106,7 @@ def report(
         from bench.results.defense_report import find, page
 
         text = page(store, find(store, **asked))
-        damaged = list(store.damaged())
+        damaged = list(damaged_cells(store))
     if output is None:
         say(text, nl=False)
     else:

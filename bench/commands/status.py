@@ -13,7 +13,7 @@ from bench.errors import BenchError, UsageError
 
 if TYPE_CHECKING:
     from bench.experiments.plan import Plan
-    from bench.experiments.status import CellStatus
+    from bench.experiments.states import CellStatus
     from bench.results.workspace import Workspace
 
 PlanFile = Annotated[
@@ -29,23 +29,27 @@ def status(
 ) -> None:
     """Show how far a plan is: cells done, running, failed and left, in all processes."""
     from bench.executors.slurm import queued
+    from bench.experiments.finished import keep_plan, known_plan
     from bench.experiments.plan import read_plan
+    from bench.experiments.states import at_work, counted
+    from bench.results.store import Store
 
-    content = read_plan(plan)
-    workspace = open_workspace(results, data, zoo, "cpu")
-    from bench.experiments.status import at_work, counted
-
-    found = _status(content, workspace)
+    content, store = read_plan(plan), Store(results)
+    found = known_plan(content, store=store, data=data)
+    if found is None:
+        found = _status(content, open_workspace(results, data, zoo, "cpu"))
+        keys, titles = [one.key or "" for one in found], [one.title for one in found]
+        keep_plan(keys, titles, content, store=store, data=data)
     for one in found:
         note = f": {one.note}" if one.note else ""
         say(f"{one.state:8} {one.done:6}/{one.total:<6} {one.title}{note}")
     counts = {state: sum(one.state == state for one in found) for state in _states()}
     say(", ".join(f"{count} {state}" for state, count in counts.items() if count))
-    say(f"claimed in this folder: {counted(at_work(workspace.store)) or 'nothing'}")
-    queue = queued(workspace.store)
+    say(f"claimed in this folder: {counted(at_work(store)) or 'nothing'}")
+    queue = queued(store)
     for job, states in (queue or {}).items():
         said = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-        say(f"job {job}: {said or 'ended'}; its logs are in {workspace.store.jobs}")
+        say(f"job {job}: {said or 'ended'}; its logs are in {store.jobs}")
 
 
 def collect(
@@ -62,7 +66,7 @@ def collect(
     if not results.is_dir():
         raise UsageError(f"there is no folder {results}. Name that of the results: --results.")
     workspace = open_workspace(results, data, zoo, "cpu")
-    from bench.experiments.status import CellState
+    from bench.experiments.states import CellState
     from bench.results.table import write_runs
 
     found = _status(content, workspace)
@@ -86,6 +90,6 @@ def _status(plan: Plan, workspace: Workspace) -> list[CellStatus]:
 
 
 def _states() -> list[str]:
-    from bench.experiments.status import CellState
+    from bench.experiments.states import CellState
 
     return list(CellState)

@@ -53,10 +53,19 @@ def load_test(name: str, *, root: Path, first: int = 0) -> Pixels:
 
 def load_train(name: str, *, root: Path) -> tuple[Images, Images, str]:
     """Load the training set, its held-out last tenth, and its digest; raises BenchError."""
-    info = require_training_images(name, what="a training")
-    pixels = _load(name, train=True, root=root, stamp=_stamp(name))
-    cut = len(pixels) - info.held_out
+    pixels = _train_pixels(name, root)
+    cut = len(pixels) - dataset_info(name).held_out
     return pixels.images(0, cut), pixels.images(cut, len(pixels)), pixels.digest
+
+
+def digest_of_train(name: str, *, root: Path) -> str:
+    """Return the digest of the training set, without its images as numbers, four bytes each."""
+    return _train_pixels(name, root).digest
+
+
+def _train_pixels(name: str, root: Path) -> Pixels:
+    require_training_images(name, what="a training")
+    return _load(name, train=True, root=root, stamp=_stamp(name))
 
 
 def require_training_images(name: str, *, what: str) -> DatasetInfo:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.data.names import Corruption
+from bench.data.names import VALIDATION, Corruption
 from bench.errors import DataError, StoreError
 from bench.results.locks import alone
 
@@ -37,8 +37,10 @@ _TORCHVISION = {
     "cifar100": "CIFAR100",
     "svhn": "SVHN",
 }
+_FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 _DEFAULT_ROOT = Path("data")
 _DIGITS_TEST = 500  # scikit-learn's set is not split: its last 500 images are the test set
+_AT_ONCE = 2**20  # bytes unpacked at a time
 _SEVERITY = 10_000  # images of CIFAR-10-C for each of its 5 severities
 
 Array = npt.NDArray[Any]
@@ -100,14 +102,22 @@ def _read_mnist(folder: str, train: bool, root: Path) -> tuple[Array, Array]:
     names = [name for name in _MNIST_FILES[folder] if name.startswith(prefix)]
     if not all((root / folder / "raw" / name).is_file() for name in names):
         _download(folder, root)
-    arrays = []
-    for name in names:
-        md5 = _MNIST_FILES[folder][name]
-        raw = gzip.decompress(_checked(root / folder / "raw" / name, md5))
-        header = 4 + 4 * raw[3]  # the IDX format: a magic number, then a size per dimension
-        arrays.append(np.frombuffer(raw, np.uint8, offset=header))
-    images, labels = arrays
-    return images.reshape(len(labels), -1).copy(), labels.astype(np.int64)
+    images, labels = (
+        _read_idx(_checked(root / folder / "raw" / name, _MNIST_FILES[folder][name]))
+        for name in names
+    )
+    return images.reshape(len(labels), -1), labels.astype(np.int64)
+
+
+def _read_idx(packed: bytes) -> Array:
+    """Unpack bytes of the IDX format to their place, without a second copy of them all."""
+    with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
+        dimensions = file.read(4)[3]  # after a magic number a size per dimension
+        sizes = np.frombuffer(file.read(4 * dimensions), ">u4")
+        found = np.empty(int(sizes.prod(dtype=np.int64)), np.uint8)
+        for start in range(0, len(found), _AT_ONCE):
+            file.readinto(found[start : start + _AT_ONCE].data)
+    return found
 
 
 def _checked(path: Path, md5: str) -> bytes:
@@ -145,6 +155,24 @@ def _read_svhn(train: bool, root: Path) -> tuple[Array, Array]:
         found = scipy.io.loadmat(packed)
     labels = found["y"].astype(np.int64).ravel() % 10  # the digit 0 is called 10 there
     return np.ascontiguousarray(found["X"].transpose(3, 2, 0, 1)), labels
+
+
+def files_of(name: str, *, root: Path) -> list[Path] | None:
+    """List the files that a data set is read from, there or not; None for one of the user's.
+
+    None of scikit-learn's own.
+    """
+    base = name.removesuffix(VALIDATION)
+    if base == "digits":
+        return []
+    folder = _TORCHVISION.get(base)
+    if folder in _MNIST_FILES:
+        return [root / folder / "raw" / file for file in _MNIST_FILES[folder]]
+    if base == "svhn":
+        return [root / f"{part}_32x32.mat" for part in ("train", "test")]
+    if folder is None:
+        return None
+    return sorted(path for path in (root / _FOLDERS[base]).glob("*") if path.is_file()) or None
 
 
 def find_files(name: str, *, root: Path) -> dict[str, str]:

@@ -15,6 +15,7 @@ import pandas as pd
 from bench.core.threat import format_eps
 from bench.errors import UsageError
 from bench.results.cell import defended_of
+from bench.results.cell_row import damaged_cells
 from bench.results.compare import complete_key
 from bench.results.settings import Settings
 from bench.results.store import Store, read_json, read_rows
@@ -73,7 +74,7 @@ def entry(
     key, or how it begins, of one of the cells.
     """
     radius = format_eps(Fraction(board_of(dataset, norm)))
-    damaged = store.damaged()
+    damaged = damaged_cells(store)
     groups: dict[str, dict[str, dict[str, Any]]] = {}
     for key in store.finished():
         if key in damaged:

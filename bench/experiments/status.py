@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from bench.errors import BenchError
 from bench.experiments.attack_order import cheaper_attacks
 from bench.experiments.matrix import title
 from bench.experiments.plan import Plan
 from bench.experiments.prepare import Plugins, outline
+from bench.experiments.states import CellState, CellStatus, at_work, counted
 from bench.results.cell import Cell, digest_of
 from bench.results.locks import is_held
 from bench.results.progress import Progress
 from bench.results.store import Store, read_json
 from bench.results.workspace import Workspace
 
-
-class CellState(StrEnum):
-    """What has become of a cell."""
-
-    DONE = "done"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-    RUNNING = "running"
-    OPEN = "open"
-
-
 _SETTLED = (CellState.DONE, CellState.FAILED, CellState.SKIPPED)
-
-
-@dataclass(frozen=True)
-class CellStatus:
-    """A cell of a plan: images finished of all, and the key where it is final."""
-
-    title: str
-    state: CellState
-    done: int
-    total: int
-    note: str = ""
-    key: str | None = None
 
 
 class PlanStatus:
@@ -107,20 +83,6 @@ def _of_cell(cell: Cell, whole: CellStatus, store: Store) -> CellStatus:
 def _reason(store: Store, key: str, state: str) -> str:
     path = store.cell(key) / f"{state}.json"
     return str(read_json(path)["reason"]) if path.is_file() else ""
-
-
-def at_work(store: Store) -> Counter[str]:
-    """Count what living processes have claimed: trainings, audits and shards, if any."""
-    found: Counter[str] = Counter()
-    for path in sorted((store.root / "claims").glob("*")):
-        kind = {"train": "training", "audit": "audit"}.get(path.name.split("-")[0], "shard")
-        found[kind] += is_held(path)
-    return found
-
-
-def counted(counts: Mapping[str, int]) -> str:
-    """Write counts in words, such as '1 training, 2 shards'."""
-    return ", ".join(f"{n} {name}{'s' * (n > 1)}" for name, n in counts.items() if n)
 
 
 def progress(found: Iterable[CellStatus], store: Store) -> Progress:

@@ -10,9 +10,9 @@ import pandas as pd
 
 from bench.errors import UsageError
 from bench.results.cell import digest_of
+from bench.results.cell_row import accuracies, damaged_cells
 from bench.results.settings import flat, has, measured
 from bench.results.store import Store, read_json, read_rows
-from bench.results.table import accuracies
 
 SHARES = [
     f"{name}{end}" for name in ("clean", "robust") for end in ("", "_low", "_high")
@@ -60,7 +60,7 @@ def of_one_attack(cell: Mapping[str, Any]) -> bool:
 
 def finished(store: Store, wanted: Wanted) -> Iterator[tuple[str, dict[str, Any]]]:
     """List key and content of the finished cells wanted, neither void nor damaged ones."""
-    damaged = store.damaged()
+    damaged = damaged_cells(store)
     for folder in store.cells():
         if folder.name in damaged:
             continue

@@ -20,7 +20,7 @@ from bench.core.networks import frozen
 from bench.core.protocols import Images
 from bench.core.threat import format_eps
 from bench.data.datasets import dataset_info
-from bench.data.load import load_train
+from bench.data.load import digest_of_train, load_train
 from bench.data.names import cell_name
 from bench.errors import UsageError
 from bench.evaluation.propose import propose
@@ -107,7 +107,7 @@ def checkpoint_path(
     classifier: Part | None = None,
 ) -> Path:
     """Name the file where a plugin's weights are, or will be once it is trained."""
-    _, _, data = load_train(dataset, root=workspace.data)
+    data = digest_of_train(dataset, root=workspace.data)
     known = cell_name(dataset)
     about = identity(name, plugin, dataset=known, data=data, classifier=classifier)
     return workspace.store.checkpoint(known, about["name"], digest_of(about)[:8])
@@ -126,12 +126,11 @@ def train(
     ``classifier`` is the network to be defended with its place in the cell. A killed training
     goes on from its last saved state and ends with the same weights.
     """
-    found, held_out, data = load_train(dataset, root=workspace.data)
     about = identity(
         name,
         plugin,
         dataset=cell_name(dataset),
-        data=data,
+        data=digest_of_train(dataset, root=workspace.data),
         classifier=classifier[1] if classifier else None,
     )
     path = workspace.store.checkpoint(cell_name(dataset), about["name"], digest_of(about)[:8])
@@ -141,6 +140,7 @@ def train(
         if is_held(claim):
             yield from wait(what, 0, 1)
             continue
+        found, held_out, data = load_train(dataset, root=workspace.data)
         # Before the claim, so that several processes share the shards of these images.
         attacked = (
             (yield from _attacked(plugin, found, data, classifier, dataset, workspace))
@@ -163,6 +163,8 @@ def train(
                 seconds = yield from _advance(what, run, state, spent)
                 with blamed(f"the training of {name}"):
                     metrics, weights = run.evaluate(), run.weights()
+                    said = ", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
+                yield Progress(what, run.total, run.total, run.metrics(), said)
                 card = {
                     **about,
                     "images": len(found),

@@ -62,6 +62,12 @@ def catalogue(kind: Kind) -> dict[str, EntryPoint]:
     return _told_apart(_points(kind, warn=True), kind)[0]
 
 
+def is_ours(kind: Kind, name: str) -> bool:
+    """Whether a name is that of a plugin that ships, and of no other."""
+    point = catalogue(kind).get(name)
+    return point is not None and point.dist is not None and point.dist.name == _OURS
+
+
 def blocked(kind: Kind) -> dict[str, str]:
     """Say why plugins cannot be used, by name: claimed twice, or the name itself."""
     return _told_apart(_points(kind, warn=False), kind)[1]

@@ -7,7 +7,9 @@ Imports no torch.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec
@@ -41,6 +43,23 @@ def spaces_of(plugin: object) -> Mapping[str, dict[str, Any]]:
 def ships(cls: type[Any]) -> bool:
     """Whether a class is one of bench's own."""
     return cls.__module__.partition(".")[0] in SHIPPED
+
+
+@functools.cache
+def digest_of_shipped() -> str:
+    """Hash all files of bench and of the plugins that ship with it by SHA-256."""
+    content = hashlib.sha256()
+    for top in SHIPPED:
+        spec = find_spec(top)
+        for folder in (spec and spec.submodule_search_locations) or ():
+            for where, folders, names in os.walk(folder):
+                folders[:] = sorted(set(folders) - {"__pycache__"})
+                for name in sorted(names):
+                    path = Path(where, name)
+                    found = path.read_bytes()
+                    place = path.relative_to(folder).as_posix()
+                    content.update(f"{top}/{place} {len(found)}\0".encode() + found)
+    return content.hexdigest()
 
 
 def digest_of_source(module: str, tops: Collection[str]) -> str | None:

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import betaincinv, ndtri
 
 from bench.core.threat import Norm
 from bench.errors import StoreError
@@ -58,6 +57,8 @@ def folder_of(store: Store) -> Store:
 
 def lower_bound(successes: Array, n: Array, *, confidence: float) -> Array:
     """Return the one-sided Clopper-Pearson bounds (N,) of shares, in [0, 1]."""
+    from scipy.special import betaincinv  # slow to import, and few tables need it
+
     alpha = 1 - confidence
     # A count of 0 has no beta distribution, and the bound 0.
     found = betaincinv(np.maximum(successes, 1), n - successes + 1, alpha)
@@ -68,6 +69,8 @@ def radii(
     selection: Array, votes: Array, *, sigma: float, confidence: float
 ) -> tuple[Array, Array]:
     """Return classes (N,) and L2 radii (N,) of images from two counts of votes (N, K)."""
+    from scipy.special import ndtri
+
     chosen = selection.argmax(1)
     count = votes[np.arange(len(votes)), chosen]
     share = lower_bound(count, votes.sum(1), confidence=confidence)

@@ -6,19 +6,21 @@ whoever met one attack more would lose only for that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
 from bench.core.threat import Norm, format_eps, parse_eps, parse_norm
 from bench.errors import StoreError, UsageError, unknown_name
+from bench.results.audits import DAMAGED
 from bench.results.cell import EFFORT, SETTING, digest_of
+from bench.results.cell_row import judging, said_by_cells, void_note
 from bench.results.paired import Comparison, paired
 from bench.results.render import row_label, row_labels, told_apart
 from bench.results.settings import Settings
 from bench.results.store import Store, read_json, read_rows
-from bench.results.table import join, judging, void_note
+from bench.results.table import join
 
 _PREFIX = 4  # characters of a key that may stand for it
 _MOST = 5  # defenses of one name that an error lists
@@ -34,26 +36,24 @@ def compare(
     The filters choose among the cells of defenses. Raises UsageError where the sides cannot
     be told or share no images, and StoreError.
     """
-    keys = [folder.name for folder in store.cells()]
-    damaged = store.damaged()
+    said = said_by_cells(store)
     for side in (first, second):
-        found = [key for key in keys if key.startswith(side)]
-        if len(side) >= _PREFIX and len(found) == 1 and found[0] in damaged:
-            raise StoreError(damaged[found[0]])
-    cells = {
-        key: read_json(store.cell(key) / "cell.json") for key in keys if key not in damaged
-    }
-    if not cells:
+        found = [key for key in said if key.startswith(side)]
+        if len(side) >= _PREFIX and len(found) == 1 and (damage := said[found[0]].damage):
+            raise StoreError(damage)
+    rows = {key: one.row for key, one in said.items() if not one.damage}
+    cells = _Contents(store, rows)
+    if not rows:
         raise UsageError(
             f"there are no results in {store.root}. Make some with `bench run`, or name their "
             "folder with --results."
         )
     if first == second:
         raise UsageError(f"'{first}' is compared with itself: name two cells or two defenses.")
-    names = sorted({content["defense"]["name"] for content in cells.values()})
+    names = sorted({row["defense"] for row in rows.values()})
     by_name = [side in names for side in (first, second)]
     if all(by_name):
-        chosen = _filtered(cells, dataset=dataset, norm=norm, eps=eps, attack=attack, n=n)
+        chosen = _filtered(rows, dataset=dataset, norm=norm, eps=eps, attack=attack, n=n)
         return _defenses(store, chosen, first, second)
     unknown = f"No defense with results has that name. Defenses: {', '.join(names)}."
     one, two = (
@@ -109,8 +109,26 @@ def compare_cells(store: Store, cells: Mapping[str, Any], one: str, two: str) ->
     return paired(labels, [_verdicts(store, [key], cells[key]["n"]) for key in (one, two)])
 
 
+class _Contents(Mapping[str, Any]):
+    """The contents of cells by key, each read when it is asked for."""
+
+    def __init__(self, store: Store, keys: Iterable[str]) -> None:
+        self._store, self._read = store, dict[str, Any].fromkeys(keys)
+
+    def __getitem__(self, key: str) -> Any:
+        if self._read[key] is None:
+            self._read[key] = read_json(self._store.cell(key) / "cell.json")
+        return self._read[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read)
+
+    def __len__(self) -> int:
+        return len(self._read)
+
+
 def _filtered(
-    cells: Mapping[str, Any],
+    rows: Mapping[str, Any],
     *,
     dataset: str | None,
     norm: str | None,
@@ -127,14 +145,14 @@ def _filtered(
         "attack": attack,
         "n": None if n is None else str(n),
     }
-    left = dict(cells)
+    left = dict(rows)
     for name, value in wanted.items():
         if value is None:
             continue
-        present = {_plain(content, name) for content in left.values()}
+        present = {str(row[name]) for row in left.values()}
         if value not in present:
             raise unknown_name(f"{name} with results", value, present)
-        left = {key: cell for key, cell in left.items() if _plain(cell, name) == value}
+        left = {key: row for key, row in left.items() if str(row[name]) == value}
     return left
 
 
@@ -143,12 +161,13 @@ def _plain(content: Mapping[str, Any], name: str) -> str:
     return str(value["name"] if isinstance(value, dict) else value)
 
 
-def _defenses(store: Store, cells: Mapping[str, Any], first: str, second: str) -> Comparison:
+def _defenses(store: Store, rows: Mapping[str, Any], first: str, second: str) -> Comparison:
+    cells = _Contents(store, rows)
     sound: list[dict[str, str]] = []  # of each side: pairing digest -> key
     left_out: list[str] = []
     for name in (first, second):
-        own = {key: cell for key, cell in cells.items() if cell["defense"]["name"] == name}
-        faults = {key: _fault(store, key) for key in own}
+        own = {key: cells[key] for key, row in rows.items() if row["defense"] == name}
+        faults = {key: _fault_of(rows[key]) for key in own}
         left_out += [
             f"{_label(own[key], key)}: {fault}" for key, fault in faults.items() if fault
         ]
@@ -242,6 +261,13 @@ def _fault(store: Store, key: str) -> str | None:
         return "is not finished"
     void = void_note(read_rows(store.outcomes(key)))
     return f"is void: {void}" if void else None
+
+
+def _fault_of(row: Mapping[str, Any]) -> str | None:
+    if row["state"] == "done":
+        return None
+    said = {"void": f"is void: {row['note']}", DAMAGED: f"is damaged: {row['note']}"}
+    return said.get(row["state"], "is not finished")
 
 
 def _attack(content: Mapping[str, Any]) -> str:

@@ -15,11 +15,11 @@ import jinja2
 from bench.errors import StoreError, UsageError
 from bench.results.audits import read_report
 from bench.results.cell import subject_of
+from bench.results.cell_row import judging, said_by_cells, void_note
 from bench.results.render import markdown_cell, row_label, told_apart
 from bench.results.settings import Settings, flat, has
 from bench.results.stats import wilson
 from bench.results.store import Store, read_json, read_rows
-from bench.results.table import judging, void_note
 
 # The levels of access (T0 to T9) and what each means.
 LEVELS = {
@@ -88,21 +88,21 @@ def find(
 
     ``settings`` has parameters that its cells must have. Damaged cells are left out.
     """
-    wanted = {"dataset": dataset, "norm": norm, "eps": eps}
+    wanted = {"defense": defense, "dataset": dataset, "norm": norm, "eps": eps}
     found = []
-    damaged = store.damaged()
-    for folder in store.cells():
-        if folder.name in damaged:
+    said = said_by_cells(store)
+    damaged = [key for key, one in said.items() if one.damage]
+    for key, row in ((key, one.row) for key, one in said.items() if not one.damage):
+        if any(row[name] != value for name, value in wanted.items()):
             continue
-        cell = read_json(folder / "cell.json")
-        same = cell["defense"]["name"] == defense and attacked(cell)
-        if not same or any(cell[name] != value for name, value in wanted.items()):
-            continue
-        if not all(has(cell[part]["params"], set_) for part, set_ in settings.items()):
-            continue
-        if store.outcomes(folder.name).is_file() and n in (None, cell["n"]):
-            about = read_json(folder / "provenance.json")
-            found.append({**cell, "key": folder.name, "about": about})
+        if store.outcomes(key).is_file() and n in (None, row["n"]):
+            cell = read_json(store.cell(key) / "cell.json")
+            if not attacked(cell) or not all(
+                has(cell[part]["params"], set_) for part, set_ in settings.items()
+            ):
+                continue
+            about = read_json(store.cell(key) / "provenance.json")
+            found.append({**cell, "key": key, "about": about})
     if not found:
         words = " ".join(Settings.of(settings).words())
         raise UsageError(

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
 
 from bench.errors import UsageError
 
@@ -150,4 +149,6 @@ def exceeds(count: int, n: int, share: float) -> float:
     """Return the exact one-sided p that ``count`` of n images is more than a share of all."""
     if n == 0:
         return 1.0
+    from scipy.stats import binomtest  # slow to import, and no table needs it
+
     return float(binomtest(count, n, share, alternative="greater").pvalue)

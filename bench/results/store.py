@@ -13,6 +13,7 @@
     training/                        where an interrupted training goes on
     claims/                          what running processes are at; see bench.results.locks
     jobs/                            what was sent to Slurm, and its logs
+    cache/                           what was read before; it may be deleted at any time
     figures/                         pictures, the numbers behind them and their origin
     runs.csv                         one row per cell, rebuilt from the cells
 
@@ -51,7 +52,9 @@ _END = r"\.([0-9a-f]{8})?[a-z0-9_]{8}"
 _TEMPORARY = re.compile(rf"\..+\.(?:json|parquet|safetensors|pt|md|csv|tex|png|pdf|svg){_END}")
 # In the results folder itself, which may hold a user's other things.
 _OURS = re.compile(rf"\.(?:runs\.csv|\.probe){_END}|\.claims-()\d+")
-_SWEPT = ("cells", "images", "checkpoints", "training", "audits", "figures", "paper", "jobs")
+_SWEPT = (
+    "cells", "images", "checkpoints", "training", "audits", "figures", "paper", "jobs", "cache",
+)  # fmt: skip
 _IMAGES = "images sha256"  # of a shard's pixels, until the cell is whole
 
 
@@ -224,20 +227,12 @@ class Store:
 
     def cells(self) -> list[Path]:
         """List the folders of all cells, by key."""
-        return sorted(path.parent for path in (self.root / "cells").glob("*/cell.json"))
-
-    def damaged(self) -> dict[str, str]:
-        """List the cells of which a file is not what was written: the error by key."""
-        found = {}
-        for folder in self.cells():
-            try:
-                if what := fault(folder):
-                    raise damage(folder, what)
-                if self.outcomes(folder.name).is_file():
-                    read_rows(self.outcomes(folder.name))
-            except StoreError as error:
-                found[folder.name] = str(error)
-        return found
+        cells = self.root / "cells"
+        try:
+            names = sorted(os.listdir(cells))
+        except OSError:
+            return []
+        return [cells / name for name in names if os.path.exists(f"{cells}/{name}/cell.json")]
 
     def finished(self) -> list[str]:
         """List the keys of all cells that have outcomes, whatever else they lack."""
@@ -298,6 +293,11 @@ class Store:
         ]
         # In this order: whoever finishes a cell drops its shards when the whole is there.
         return [] if found and self.done(cell) else found
+
+    @property
+    def cache(self) -> Path:
+        """Where derived data lies that only saves time."""
+        return self.root / "cache"
 
     @property
     def jobs(self) -> Path:

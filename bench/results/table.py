@@ -10,24 +10,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bench.errors import StoreError, UsageError
+from bench.errors import UsageError
 from bench.results.audits import DAMAGED, reports
-from bench.results.cell import defended_of, is_key, subject_of
+from bench.results.cell import defended_of, is_key
+from bench.results.cell_row import NOT_AUDITED, accuracies, percent, said_by, said_by_cells
 from bench.results.certificates import certified
-from bench.results.digests import MALFORMED, fault
+from bench.results.index import Said
 from bench.results.locks import alone
-from bench.results.provenance import BY_BLOCK
 from bench.results.render import csv_text
 from bench.results.settings import Settings
 from bench.results.stats import wilson
-from bench.results.store import Store, damage, read_json, read_rows, written
+from bench.results.store import Store, read_json, written
 from bench.results.vote_rules import Rule, read_outcomes
 
 COLUMNS = (
@@ -38,10 +37,6 @@ COLUMNS = (
     "passes", "forward", "backward", "memory", "seconds", "state", "note", "settings", "key",
     "classifier_checkpoint", "checkpoint", "commit", "date",
 )  # fmt: skip
-NOT_AUDITED = "none"
-_TEXTS = (
-    "defense", "attack", "access", "norm", "eps", "dataset", "classifier", "judging", "audit",
-)  # fmt: skip
 _SAME_DEFENSE = [
     "dataset", "classifier", "classifier_checkpoint", "defense", "checkpoint", "norm", "eps",
     "n", "seed", "draws",
@@ -50,8 +45,10 @@ _SAME_DEFENSE = [
 
 def collect(store: Store) -> pd.DataFrame:
     """Read every cell of a results folder to one row each; raises StoreError."""
-    keys = [folder.name for folder in store.cells()]
-    frame = rows_of(store, keys, reports(store), certified(store, keys))
+    said = said_by_cells(store)
+    audits, shares = reports(store), certified(store, said)
+    rows = [_audited_row(one, audits) for one in said.values()]
+    frame = _framed(rows, shares)
     order = ["dataset", "classifier", "norm", "eps", "defense", "access", "attack"]
     order += ["settings", "n", "key"]
     return frame.sort_values(order, kind="stable", ignore_index=True)
@@ -68,19 +65,20 @@ def rows_of(
     ``audits`` are reports by subject, as `bench audit` wrote them, and ``certified`` what
     certificates say of cells, by key.
     """
-    rows = [_row_again(store, key, audits) for key in keys]
-    found = [{"certified": certified.get(row["key"]), **row} for row in rows if row is not None]
+    said = [one for one in (said_by(store, key) for key in keys) if one]
+    return _framed([_audited_row(one, audits) for one in said], certified)
+
+
+def _framed(rows: list[dict[str, Any]], certified: Mapping[str, float]) -> pd.DataFrame:
+    found = [{"certified": certified.get(row["key"]), **row} for row in rows]
     return _counted(pd.DataFrame(found, columns=list(COLUMNS)))
 
 
-def _row_again(store: Store, key: str, audits: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Read a cell that another process may be changing; None where it dropped a failure."""
-    row = _row(store, key, audits)
-    if row["state"] != DAMAGED or not is_key(key):
-        return row
-    if not (store.cell(key) / "cell.json").exists():
-        return None
-    return _row(store, key, audits)  # finished meanwhile; or damaged indeed
+def _audited_row(said: Said, audits: Mapping[str, Any]) -> dict[str, Any]:
+    row = dict(said.row)
+    if row["state"] == "done":  # void means that nothing was measured: no number to judge
+        row["audit"] = _audited(audits.get(said.subject or ""), row["robust"])
+    return row
 
 
 def _counted(frame: pd.DataFrame) -> pd.DataFrame:
@@ -103,108 +101,6 @@ def write_runs(store: Store) -> pd.DataFrame:
     return frame
 
 
-def _row(store: Store, key: str, audits: Mapping[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        **dict.fromkeys(_TEXTS, "?"),
-        "noise": "",
-        "settings": "",
-        "key": key,
-    }
-    try:
-        folder = store.cell(key)
-        found = fault(folder)
-        if not (found and found.startswith("cell.json")):
-            cell = read_json(folder / "cell.json")
-            row |= _asked(cell)
-        if found:
-            raise damage(folder, found)
-        with np.errstate(divide="raise", invalid="raise"):  # such as images without a vote
-            row |= _measured(store, folder, cell, audits)
-    except StoreError as error:
-        row |= {"state": DAMAGED, "note": str(error)}
-    except MALFORMED as error:  # cells from before the digests may hold anything
-        why = f"{type(error).__name__}: {error}"
-        note = f"cell.json or provenance.json is of another version or was changed ({why})"
-        row |= {"state": DAMAGED, "note": note}
-    return row
-
-
-def _asked(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns that say what was asked."""
-    return {
-        "defense": cell["defense"]["name"],
-        "attack": cell["attack"]["name"],
-        "classifier": cell["classifier"]["name"],
-        "settings": str(Settings.read(cell)),
-        "classifier_checkpoint": (cell["classifier"]["checkpoint"] or "")[:16],
-        "checkpoint": (cell["defense"]["checkpoint"] or "")[:16],
-        "note": "",
-        "audit": NOT_AUDITED,
-        "judging": judging(cell),
-        **{
-            name: cell[name]
-            for name in ("access", "norm", "eps", "dataset", "n", "seed", "draws")
-        },
-    }
-
-
-def _measured(
-    store: Store, folder: Path, cell: Mapping[str, Any], audits: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the columns that say how far the cell is, with its numbers once it is done."""
-    if not store.outcomes(folder.name).is_file():
-        for state in ("skipped", "failed"):
-            if (folder / f"{state}.json").is_file():
-                return {"state": state, "note": read_json(folder / f"{state}.json")["reason"]}
-        return {"state": "unfinished"}
-    outcomes = read_rows(store.outcomes(folder.name))
-    provenance = read_json(folder / "provenance.json")
-    illegal = int((~outcomes["legal"]).sum())
-    passes = {
-        way: sum(
-            count
-            for part in ("attack passes", "judge passes")
-            for name, count in provenance[part].items()
-            if name.endswith(way)
-        )
-        for way in ("forward", "backward")
-    }
-    shares: dict[str, float] = {}
-    audit = NOT_AUDITED
-    if not illegal:  # void means that nothing was measured: no number, and none to judge
-        shares = survival(outcomes, cell["n"]) if "after" in cell else accuracies(outcomes)
-        audit = _audited(audits.get(subject_of(cell)), shares["robust"])
-    return {
-        **shares,
-        "attacked": len(outcomes),
-        "passes": round(sum(passes.values()) / cell["n"]),
-        **{way: round(count / cell["n"]) for way, count in passes.items()},
-        "memory": provenance.get("peak memory MiB"),
-        "seconds": round(provenance["attack seconds"] + provenance["judge seconds"], 1),
-        "commit": (provenance["commit"] or "")[:12],
-        "date": provenance["date"],
-        "noise": "by block" if BY_BLOCK in provenance["flags"] else "",
-        "state": "void" if illegal else "done",
-        "note": void_note(outcomes) or "; ".join(provenance["flags"]),
-        "audit": audit,
-    }
-
-
-def void_note(outcomes: pd.DataFrame) -> str | None:
-    """Say why rows with ``legal`` and ``distance`` are void; None where they are not."""
-    illegal = outcomes[~outcomes["legal"]]
-    unreal = int(illegal["distance"].isna().sum())
-    outside = len(illegal) - unreal
-    said = [f"{outside} images outside the ball"] if outside else []
-    said += [f"the attack returned NaN for {unreal} images"] if unreal else []
-    return "; ".join(said) or None
-
-
-def judging(content: Mapping[str, Any]) -> str:
-    """Name how a cell was judged."""
-    return "sequential" if content.get("sequential") else "all draws"
-
-
 def _audited(report: Mapping[str, Any] | None, robust: float) -> str:
     """Return what an audit makes of a row's robust accuracy in percent.
 
@@ -213,20 +109,11 @@ def _audited(report: Mapping[str, Any] | None, robust: float) -> str:
     if report is None:
         return NOT_AUDITED
     reached = report.get("accuracy")
-    if report["state"] == "stands" and (reached is None or robust > reached["robust_high"]):
+    if report["state"] == "stands" and (
+        reached is None or robust > float(reached["robust_high"])
+    ):
         return "upper bound"
     return str(report["state"])
-
-
-def survival(outcomes: pd.DataFrame, n: int) -> dict[str, float]:
-    """Return the share of all n images that survive an attack on others' survivors."""
-    left = int(outcomes["robust"].sum())
-    low, high = wilson(left, n)
-    return {
-        "robust": _percent(left / n),
-        "robust_low": _percent(low),
-        "robust_high": _percent(high),
-    }
 
 
 def decided(frame: pd.DataFrame, store: Store, rule: Rule) -> pd.DataFrame:
@@ -250,37 +137,6 @@ def decided(frame: pd.DataFrame, store: Store, rule: Rule) -> pd.DataFrame:
     if objections and len(objections) == len(finished):
         raise UsageError(objections[0])
     return frame
-
-
-def accuracies(outcomes: pd.DataFrame) -> dict[str, float]:
-    """Sum per-image outcomes up to accuracies in percent, with 95 % Wilson intervals."""
-    n = len(outcomes)
-    found: dict[str, float] = {}
-    for name in ("clean", "robust"):
-        # Of probabilities this is the expected number right, and Wilson is conservative:
-        # values within [0, 1] vary less than the coin flips that it assumes.
-        right = float(outcomes[name].to_numpy().sum())
-        low, high = wilson(right, n)
-        found |= {
-            name: _percent(right / n),
-            f"{name}_low": _percent(low),
-            f"{name}_high": _percent(high),
-        }
-    labels = outcomes["label"].to_numpy()
-    for name, column in (("clean", "clean_votes"), ("robust", "votes")):
-        votes = np.stack(outcomes[column].tolist())
-        true = votes[np.arange(n), labels].astype(float)
-        others = votes.copy()
-        others[np.arange(n), labels] = -1
-        # Draws that stopped at a clear verdict say too little of an image's share.
-        if len(set(votes.sum(1))) == 1:
-            found[f"{name}_single"] = _percent(float((true / votes.sum(1)).mean()))
-        found[f"{name}_vote"] = _percent(float((true > others.max(1)).mean()))
-    return found
-
-
-def _percent(share: float) -> float:
-    return round(100 * share, 2)
 
 
 def with_worst_case(
@@ -323,13 +179,13 @@ def with_worst_case(
                 "access": "/".join(sorted(set(group["access"]))),
                 "judging": "/".join(sorted(set(group["judging"]))),
                 "noise": max(group["noise"]),
-                "clean": _percent(joined["clean"].mean()),
-                "clean_low": _percent(clean_low),
-                "clean_high": _percent(clean_high),
-                "robust": _percent(joined["robust"].mean()),
-                "robust_low": _percent(low),
-                "robust_high": _percent(high),
-                "robust_single": _percent(joined["single"].mean()),
+                "clean": percent(joined["clean"].mean()),
+                "clean_low": percent(clean_low),
+                "clean_high": percent(clean_high),
+                "robust": percent(joined["robust"].mean()),
+                "robust_low": percent(low),
+                "robust_high": percent(high),
+                "robust_single": percent(joined["single"].mean()),
                 "certified": first["certified"],
                 "passes": int(group["passes"].sum()),
                 "seconds": round(float(group["seconds"].sum()), 1),
@@ -350,10 +206,11 @@ def newest(frame: pd.DataFrame, store: Store, most: int) -> pd.DataFrame:
     Damaged ones are always kept.
     """
     cells = frame[frame["key"].map(is_key)].drop_duplicates("key")
-    when = {key: store.cell(key).stat().st_mtime for key in cells["key"]}
-    written = cells["key"].map(when).map(_date)
-    # As objects: where no cell has a date, the column is one of numbers.
-    dates = cells["date"].astype(object).where(cells["date"].notna(), written)
+    found = [
+        _date(store.cell(key).stat().st_mtime) if pd.isna(date) else date
+        for key, date in zip(cells["key"], cells["date"], strict=True)
+    ]
+    dates = pd.Series(found, index=cells.index, dtype=object)
     last = set(cells.loc[dates.sort_values(kind="stable").index[-most:], "key"])
     kept = [not last.isdisjoint(key.split()) for key in frame["key"]]
     return frame[np.array(kept) | (frame["state"] == DAMAGED)]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from ..command import RUN
 
 # Slow to import, and none of them needed to list, to help or to print a table.
 HEAVY = ("torch", "triton", "torchvision", "sklearn", "skimage", "robustbench", "pyautoattack",
@@ -14,7 +17,8 @@ HEAVY = ("torch", "triton", "torchvision", "sklearn", "skimage", "robustbench", 
 LIGHT = ("cli", "experiments.plan", "results.cell", "results.store", "results.table",
          "core.threat", "data.datasets", "plugins.catalogue", "results.stats",
          "results.vote_rules", "results.paired", "results.compare", "errors",
-         "results.progress", "webpage.write", "commands.doctor", "executors.local")  # fmt: skip
+         "results.progress", "webpage.write", "commands.doctor", "executors.local",
+         "executors.slurm", "experiments.finished", "results.defense_report")  # fmt: skip
 REPORT = f"print('HEAVY', *(name for name in {HEAVY!r} if name in sys.modules))"
 
 
@@ -59,6 +63,15 @@ def test_a_light_command_imports_no_torch(
     found, out = command(*words, cwd=tmp_path)
     assert found == []
     assert said in out
+
+
+def test_a_finished_command_imports_no_torch(
+    tmp_path: Path, filled_by: Callable[..., Path]
+) -> None:
+    filled_by(RUN)
+    found, out = command(*RUN, cwd=tmp_path)
+    assert found == []
+    assert "results/runs.csv" in out
 
 
 def test_a_table_imports_no_torch(tmp_path: Path) -> None:

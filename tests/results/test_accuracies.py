@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 from scipy.stats import binomtest
 
-from bench.results.table import (
-    accuracies,
-    join,
-)
+from bench.results.cell_row import accuracies
+from bench.results.table import join
 
 from .test_table import RIGHT, WRONG, outcomes
 

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from bench.errors import StoreError
 from bench.results.cell import digest_of
+from bench.results.cell_row import damaged_cells
 from bench.results.digests import fault
 from bench.results.render import csv_text
 from bench.results.settings import measured
@@ -308,4 +309,4 @@ def test_parquet_has_checksums_of_its_pages(folder: Path) -> None:
 
 def test_a_sound_cell_has_no_fault(folder: Path) -> None:
     assert [fault(cell) for cell in Store(folder).cells()] == [None, None]
-    assert Store(folder).damaged() == {}
+    assert damaged_cells(Store(folder)) == {}

@@ -20,9 +20,10 @@ from scipy.stats import binom
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.errors import UsageError
 from bench.results.cell import Cell, Part
+from bench.results.cell_row import accuracies
 from bench.results.settings import NOTHING_SET
 from bench.results.store import Store
-from bench.results.table import accuracies, collect, decided, with_worst_case
+from bench.results.table import collect, decided, with_worst_case
 from bench.results.vote_rules import Rule, parse_rule, plurality, read_outcomes, right
 
 from ..command import Bench, is_one_clear_message
