@@ -17,7 +17,7 @@ from bench.core.rng import _LOW, _MULTIPLIERS, _ROUNDS, _WEYL, Counter
 
 @functools.lru_cache(maxsize=8)
 def _constants(device: torch.device) -> tuple[Tensor, ...]:
-    """Steps of the key in all rounds, the multipliers, and a unit of each word of the key."""
+    """Make the steps of the key, the multipliers, and a unit of each word of the key."""
     steps = [[number * word & _LOW for word in _WEYL] for number in range(_ROUNDS)]
     rows = torch.tensor([*steps, _MULTIPLIERS, (1, 0), (0, 1)])[:, :, None, None].to(device)
     return rows[:_ROUNDS], *rows[_ROUNDS:]
