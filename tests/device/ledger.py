@@ -114,7 +114,7 @@ class Ledger:
     def launch(self, operation: str, kernels: int = 1) -> None:
         """Note kernels of an operation."""
         self.threads.add(threading.get_ident())
-        self.kernels[operation] += kernels
+        self.kernels[operation] += kernels  # a name without kernels is noted too
 
 
 LEDGER = Ledger()

@@ -168,6 +168,8 @@ def _run(func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
     if draws(operation):
         LEDGER.drawn[operation] += 1
     LEDGER.launch(operation, launches(operation, args, named))
+    if operation == "div" and not isinstance(args[1], Simulated):
+        LEDGER.launch("division by a number", 0)  # CUDA multiplies by its reciprocal
     raw_named = {key: _held(value) for key, value in named.items()}
     if here:
         raw_named["device"] = CPU

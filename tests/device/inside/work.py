@@ -17,6 +17,7 @@ from torch import Tensor
 from bench.audit import energies, gradients, loss_surface, same_defense, votes
 from bench.audit.findings import Finding
 from bench.audit.subject import Subject
+from bench.audit.toys import Quantizer
 from bench.core.defense import Defense
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel
@@ -32,6 +33,8 @@ from bench.results.progress import finish
 from bench.results.store import Store
 from bench.results.workspace import Workspace
 from bench_attacks.pgd import Pgd
+from bench_defenses.bit_depth import BitDepth
+from bench_defenses.jpeg import Jpeg
 from bench_defenses.median import Median
 from tests.cells import classifier, langevin, prepared
 from tests.device.ledger import LEDGER
@@ -209,3 +212,15 @@ def test_a_median_s_gradient_adds_by_no_atomics() -> None:
     LEDGER.reset()
     torch.autograd.grad(Median(size=5).purify(x, rng=Rng.seeded(0, [0, 1])).sum(), x)
     assert not [name for name in LEDGER.kernels if "pad" in name or "scatter_add" in name]
+
+
+@pytest.mark.parametrize("purifier", [BitDepth(bits=3), Jpeg(), Quantizer(3)], ids=repr)
+def test_levels_are_not_divided_by_a_number(purifier: Any) -> None:
+    x = images(2).x
+    rng = Rng.seeded(0, [0, 1])
+    LEDGER.reset()
+    found = purifier.purify(x.to(DEVICE), rng=rng)
+    assert "division by a number" not in LEDGER.kernels
+    assert torch.equal(held(found), purifier.purify(x, rng=rng))
+    found / 7
+    assert "division by a number" in LEDGER.kernels
