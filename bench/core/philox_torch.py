@@ -24,9 +24,10 @@ def _constants(device: torch.device) -> tuple[Tensor, ...]:
 
 
 def encrypted(counter: Counter, key: tuple[int, int]) -> Tensor:
-    """Encrypt counters, int64 (M or 1, B or 1) each, to words, int64 (M, B, 4)."""
+    """Encrypt counters, block (1, B), the others (M, 1), to words, int64 (M, B, 4)."""
     c0, c1, c2, c3 = counter
-    even, odd = torch.stack(torch.broadcast_tensors(c0, c2)), torch.stack((c1, c3))
+    shape = len(c2), c0.shape[1]
+    even, odd = torch.stack((c0.expand(shape), c2.expand(shape))), torch.stack((c1, c3))
     steps, multipliers, one, other = _constants(c0.device)
     for round_key in torch.add(steps, one, alpha=key[0]).add_(other, alpha=key[1]):
         # What is above the 32 bits of a word is cut off here alone. A product of two words

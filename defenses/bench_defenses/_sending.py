@@ -22,5 +22,5 @@ def sent(parts: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     lengths = [part.numel() * part.element_size() for part in parts]
     return [
         piece.view(part.dtype).reshape(part.shape)
-        for piece, part in zip(block.split(lengths), parts, strict=True)
+        for piece, part in zip(torch.split_with_sizes(block, lengths), parts, strict=True)
     ]

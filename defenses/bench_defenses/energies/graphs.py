@@ -13,7 +13,7 @@ Work = Callable[..., Tensor]
 def recorded(work: Work, given: tuple[Tensor, ...]) -> Work:
     """Record work on tensors of these shapes as a CUDA graph; return what replays it."""
     held = [one.clone() for one in given]
-    aside = torch.cuda.Stream()
+    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's has no types
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):  # libraries set themselves up before anything is recorded
         for _ in range(3):
