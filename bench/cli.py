@@ -166,6 +166,15 @@ def _lose_output(error: OSError) -> NoReturn:
     sys.exit(1)
 
 
+def _of_the_device(error: Exception) -> str | None:
+    """Say what to do where a GPU failed; only torch raises such errors."""
+    if "torch" not in sys.modules:
+        return None
+    from bench.results.workspace import device_fault
+
+    return device_fault(error)
+
+
 def main() -> None:
     """Run the command line; errors a user can act on are one message and an exit code."""
     if sys.platform == "win32":  # claims on work need fcntl
@@ -193,6 +202,9 @@ def main() -> None:
     except Exception as error:
         if _shown:
             raise
+        if said := _of_the_device(error):
+            complain(f"error: {said}")
+            sys.exit(1)
         last = traceback.extract_tb(error.__traceback__)[-1]
         complain(
             f"error: {type(error).__name__}: {error} ({Path(last.filename).name}:"

@@ -22,6 +22,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a smoke run of seconds")
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks"))
     parser.add_argument("--peer-python", type=Path, help="an interpreter that has the peers")
+    parser.add_argument("--device", default="all", help="auto, cpu, cuda or cuda:1; all")
     asked = parser.parse_args(words)
     unknown = [name for name in asked.items if name not in ITEMS]
     if unknown:
@@ -30,14 +31,19 @@ def main(words: list[str] | None = None) -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
+    from bench.errors import UsageError
     from bench.results.workspace import open_device
     from benchmarks.report import as_csv, as_markdown
     from benchmarks.rows import Row, Settings
 
     torch.set_num_threads(1)
-    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-    for device in devices:
-        open_device(device)
+    devices: tuple[str, ...] = (asked.device,)
+    if asked.device == "all":
+        devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    try:
+        devices = tuple(str(open_device(device)) for device in devices)
+    except UsageError as error:
+        parser.error(str(error))
     items = [name for name in ITEMS if name in asked.items or not asked.items]
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:

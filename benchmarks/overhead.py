@@ -32,14 +32,18 @@ EPS = Fraction(8, 255)  # small on MNIST: few images are done early
 def rows(settings: Settings) -> Iterator[Row]:
     """Measure pgd, apgd, bpda_eot and adaptive on a bare classifier and behind noise."""
     found = subject(settings)
-    steps, n = settings.size(20, quick=4), settings.size(500, quick=32)
-    what = f"small CNN, {n} images, {steps} steps"
-    for case in _cases(steps, 1):
-        yield _row(settings, found, found.defense(Identity()), *case, n, what, 1.05)
-    steps, draws, n = settings.size(5, quick=2), 4, settings.size(64, quick=8)
-    what = f"behind 10 Langevin steps, {n} images, {steps} steps of {draws} draws"
-    for case in _cases(steps, draws):
-        yield _row(settings, found, found.defense(), *case, n, what, None)
+    for device in settings.devices:
+        on = "" if device == "cpu" else f" on {device}"
+        steps, n = settings.size(20, quick=4), settings.size(500, quick=32)
+        what = f"small CNN{on}, {n} images, {steps} steps"
+        bare_one = found.defense(Identity(), device=device)
+        for case in _cases(steps, 1):
+            yield _row(settings, found, bare_one, *case, n, device, what, 1.05)
+        steps, draws, n = settings.size(5, quick=2), 4, settings.size(64, quick=8)
+        what = f"behind 10 Langevin steps{on}, {n} images, {steps} steps of {draws} draws"
+        noisy = found.defense(device=device)
+        for case in _cases(steps, draws):
+            yield _row(settings, found, noisy, *case, n, device, what, None)
 
 
 def _cases(steps: int, draws: int) -> list[tuple[str, Any, Access]]:
@@ -59,10 +63,11 @@ def _row(
     attack: Any,
     access: Access,
     n: int,
+    device: str,
     what: str,
     at_most: float | None,
 ) -> Row:
-    images, networks = found.images(n), defense.networks()
+    images, networks = found.images(n, device=device), defense.networks()
     run = attacking(defense, attack, access, images, EPS)
     with recorded(networks) as seen:
         run()
@@ -74,6 +79,7 @@ def _row(
     times = interleaved(
         {"harness": run, "bare": replay, "noise": noise},
         repeats=settings.size(15, quick=1),
+        device=device,
     )
     reason = found.note
     if seen.noise:

@@ -69,6 +69,14 @@ def test_overheads_are_of_equal_passes(settings: Settings) -> None:
     assert all("normal numbers" in row.reason for row in rows[4:])
 
 
+def test_overheads_are_measured_on_the_devices_that_are_named(settings: Settings) -> None:
+    asked = replace(settings, devices=("cpu:0",))
+    assert all(
+        "on cpu:0" in row.what
+        for row in importlib.import_module("benchmarks.overhead").rows(asked)
+    )
+
+
 def test_folded_draws_pass_as_often_as_looped_ones_but_for_a_shared_first_step(
     settings: Settings,
 ) -> None:
@@ -305,6 +313,12 @@ def test_an_unknown_item_is_named(capsys: pytest.CaptureFixture[str]) -> None:
         main(["sequentail"])
     assert stop.value.code == 2
     assert "no item is called sequentail. Known: overhead, eot" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["overhead", "--device", "cuda:99"])
+    assert "device 'cuda:99'" in capsys.readouterr().err
 
 
 def test_every_item_is_a_file_of_its_own() -> None:

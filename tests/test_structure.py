@@ -13,7 +13,11 @@ REPO = Path(__file__).resolve().parents[1]
 PAGE = (REPO / "docs" / "structure.md").read_text()
 CORE_LINES = 2500
 BESIDE_THE_ROOMS = 6
-NOT_LOADED = ("bench/core/philox_triton.py", "bench/evaluation/batch_votes.py")
+NOT_LOADED = (
+    "bench/core/philox_torch.py",
+    "bench/core/philox_triton.py",
+    "bench/evaluation/batch_votes.py",
+)
 RESULT = "runs.csv"  # in no checkout
 
 

@@ -7,6 +7,7 @@ algorithm 2 (Linf) ``square``, algorithm 3 (L2) ``shifted_mass``.
 
 from __future__ import annotations
 
+import functools
 import math
 from bisect import bisect_left
 from dataclasses import dataclass
@@ -174,7 +175,11 @@ def unit(window: Tensor) -> Tensor:
 
 def bump(side: int, like: Tensor) -> Tensor:
     """Build eta* (S, S) of length 1: a pyramid up in one half and down in the other."""
+    return _bump(side, like.dtype, like.device)
 
+
+@functools.cache  # or the host would wait in each query
+def _bump(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     def pyramid(height: int) -> Tensor:
         row = (torch.arange(height) - height // 2).abs()[:, None]
         column = (torch.arange(side) - side // 2).abs()[None]
@@ -184,7 +189,7 @@ def bump(side: int, like: Tensor) -> Tensor:
 
     whole = torch.cat((pyramid(side // 2), -pyramid(side - side // 2)))
     pattern: Tensor = whole / whole.norm()
-    return pattern.to(like)
+    return pattern.to(device, dtype)
 
 
 def signs(chance: Tensor, like: Tensor) -> Tensor:

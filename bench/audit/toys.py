@@ -42,7 +42,7 @@ class Quantizer:
     def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Return images (N, C, H, W) whose pixels are multiples of 1 / (2^bits - 1)."""
         top = (1 << self.bits) - 1
-        return (x * top).round() / top
+        return (x * top).round() / x.new_full((), top)  # see bench_defenses.bit_depth
 
 
 class Saturated(nn.Module):

@@ -1,6 +1,6 @@
 """The numbers of ``bench.core.rng`` in one kernel for CUDA devices: the same bits as on a CPU.
 
-Written in torch's operations a draw of normals is 133 kernels, and a purification step waits
+Written in torch's operations a draw of normals is 75 kernels, and a purification step waits
 for their launches. Imported only where a CUDA device draws: Triton comes with torch for CUDA,
 and wants a C compiler at its first use.
 """

@@ -8,7 +8,7 @@ Bits come from Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as e
 3"). Normals are read off the quantile function at 2**16 knots with linear interpolation: a
 product and a sum, each rounded once, so that CPUs, GPUs and every batch size agree to the bit,
 which the logarithms of Box-Muller do not promise. A CUDA device draws them in one kernel where
-Triton works (``bench.core.philox_triton``), elsewhere by torch's operations.
+Triton works (``bench.core.philox_triton``), another by torch's operations (``philox_torch``).
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Words = TypeVar("Words", Tensor, npt.NDArray[np.int64])
+Words = npt.NDArray[np.int64]
+Counter = tuple[Tensor, Tensor, Tensor, Tensor]
 
 _ROUNDS = 10
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -58,20 +59,27 @@ def philox(
     return c0, c1, c2, c3
 
 
-def _philox_on_cpu(
-    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
-) -> Tensor:
-    """Encrypt counters (M, B) to (M, B, 4) by numpy, twice as fast as torch with int64."""
-    rows, blocks = counter[0].shape
+def _philox_on_cpu(counter: Counter, key: tuple[int, int]) -> Tensor:
+    """Encrypt counters (M or 1, B or 1) each to (M, B, 4) by numpy, in pieces."""
+    rows, blocks = counter[2].shape[0], counter[0].shape[1]
+    c0, c1, c2, c3 = ((one & _LOW).expand(rows, blocks).numpy() for one in counter)
     words = np.empty((rows, blocks, 4), dtype=np.int64)
     at_once = max(1, _BLOCKS // max(1, blocks))
-    c0, c1, c2, c3 = (one.numpy() for one in counter)
     for start in range(0, rows, at_once):
         part = slice(start, start + at_once)
         found = philox((c0[part], c1[part], c2[part], c3[part]), key)
         for place, word in enumerate(found):
             words[part, :, place] = word
     return torch.from_numpy(words)
+
+
+def _encrypted(counter: Counter, key: tuple[int, int]) -> Tensor:
+    """Encrypt counters (M or 1, B or 1) each to (M, B, 4) on their device."""
+    if counter[0].device.type == "cpu":
+        return _philox_on_cpu(counter, key)
+    from bench.core.philox_torch import encrypted  # which no evaluation on a CPU loads
+
+    return encrypted(counter, key)
 
 
 @functools.lru_cache(maxsize=8)
@@ -112,8 +120,8 @@ def _one_kernel(device: torch.device) -> _Draw | None:
         rng = Rng.seeded(3, [0, 5, -1, 2**40 + 7], device=device)
         table = _normal_table(device)
         found = draw("normal", rng._images, rng._draws, key=rng._key, shape=(5,), table=table)
-        words = torch.stack(philox(rng._counter(2), rng._words_of_key()), dim=-1)
-        expected = _interpolated(words.reshape(4, 8)[:, :5].flatten(), table)
+        words = _encrypted(rng._counter(2), rng._words_of_key()).reshape(4, 8)[:, :5]
+        expected = _interpolated(words.flatten(), table)
         return draw if torch.equal(found.flatten(), expected) else None
     except Exception:  # whatever a compiler or a driver raises: nothing depends on it
         return None
@@ -180,22 +188,14 @@ class Rng:
             return found
         numbers, rows = math.prod(shape), len(self)
         blocks = -(-numbers // 4)
-        counter, key = self._counter(blocks), self._words_of_key()
-        if self.device.type == "cpu":
-            words = _philox_on_cpu(counter, key)
-        else:
-            words = torch.stack(philox(counter, key), dim=-1)
+        words = _encrypted(self._counter(blocks), self._words_of_key())
         return words.reshape(rows, 4 * blocks)[:, :numbers].reshape(rows, *shape)
 
-    def _counter(self, blocks: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Write the counters of all rows and blocks of four words: four words (M, blocks)."""
-        rows = len(self)
-        block = torch.arange(blocks, device=self.device).expand(rows, blocks)
-        low, high = self._images & _LOW, (self._images >> 32) & _LOW
-        image, draw, far = (
-            one[:, None].expand(rows, blocks) for one in (low, self._draws & _LOW, high)
-        )
-        return block, image, draw, far
+    def _counter(self, blocks: int) -> Counter:
+        """Write the counters of all rows and blocks of four words, (M, 1) or (1, blocks)."""
+        block = torch.arange(blocks, device=self.device)
+        image = self._images[:, None]
+        return block[None], image, self._draws[:, None], image >> 32
 
     def _words_of_key(self) -> tuple[int, int]:
         return self._key & _LOW, self._key >> 32

@@ -126,9 +126,9 @@ def _draw(
 
     def of(block: slice) -> tuple[Tensor, Tensor]:
         streams = rng[block].repeat(which.stop)
-        if which.start:
-            kept = torch.arange(len(streams), device=x.device) % which.stop >= which.start
-            streams = streams[kept]
+        if which.start:  # by index: for a mask the host would wait
+            each = torch.arange(len(streams), device=x.device).reshape(-1, which.stop)
+            streams = streams[each[:, which.start :].flatten()]
         purified = defense.purify(x[block], rng=streams)
         logits = defense.classify(purified)
         _check_values(defense, purified, logits, y[block])
@@ -148,7 +148,8 @@ def _check_values(defense: Defense, purified: Tensor, logits: Tensor, y: Tensor)
     """Refuse NaN, images of another scale and labels without a logit; raises PluginError."""
     purifier = f"the purifier {type(defense.purifier).__name__}"
     classifier = f"the classifier {type(defense.classifier).__name__}"
-    low, high = (float(end) for end in torch.aminmax(purified))
+    seen = (*torch.aminmax(purified), logits.isnan().any(), y.max())
+    low, high, lost, label = torch.stack([one.double() for one in seen]).tolist()  # one wait
     if math.isnan(low):
         raise PluginError(
             f"{purifier} returned NaN for images of the box [0, 1]. Check its step size and "
@@ -159,14 +160,14 @@ def _check_values(defense: Defense, purified: Tensor, logits: Tensor, y: Tensor)
             f"{purifier} returned values from {low:.3g} to {high:.3g}. Images are in [0, 1]: "
             "divide by 255 where it works on bytes."
         )
-    if bool(logits.isnan().any()):
+    if lost:
         raise PluginError(
             f"{classifier} returned NaN for images of the box [0, 1]. Check its checkpoint."
         )
-    if int(y.max()) >= logits.shape[1]:
+    if label >= logits.shape[1]:
         raise PluginError(
             f"{classifier} returned {logits.shape[1]} logits, but labels go up to "
-            f"{int(y.max())}. It has to know every class of the data set."
+            f"{int(label)}. It has to know every class of the data set."
         )
 
 

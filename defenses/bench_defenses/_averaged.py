@@ -61,9 +61,10 @@ class AveragedTraining:
         loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), self._common.clip)
         self.optimizer.step()
-        with torch.no_grad():
-            for name, value in self.net.state_dict().items():
-                self.averaged[name].lerp_(value, 1 - self._common.ema)
+        with torch.no_grad():  # in one launch
+            values = self.net.state_dict()
+            averages = [self.averaged[name] for name in values]
+            torch._foreach_lerp_(averages, list(values.values()), 1 - self._common.ema)
 
     def metrics(self) -> dict[str, float]:
         """Report the latest figures; raises PluginError where they diverged."""

@@ -26,4 +26,5 @@ class BitDepth:
     def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Return images (N, C, H, W) whose pixels are multiples of 1 / (2^bits - 1)."""
         top = (1 << self.bits) - 1
-        return (x * top).round() / top
+        # By a tensor: CUDA divides by a number through its reciprocal, which rounds otherwise.
+        return (x * top).round() / x.new_full((), top)

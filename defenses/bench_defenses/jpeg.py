@@ -40,7 +40,8 @@ class Jpeg:
             )
         pixels = (x.detach() * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1)
         decoded = np.stack([self._decoded(image) for image in pixels.numpy()])
-        return torch.from_numpy(decoded).permute(0, 3, 1, 2).to(x) / 255
+        # Divided here: CUDA divides by a number through its reciprocal, which rounds otherwise.
+        return (torch.from_numpy(decoded).permute(0, 3, 1, 2).to(x.dtype) / 255).to(x.device)
 
     def _decoded(self, image: np.ndarray) -> np.ndarray:
         """Compress and read one image, uint8 (H, W, C)."""

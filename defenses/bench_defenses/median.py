@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from bench.api import Rng
+from bench.api import PluginError, Rng
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,23 @@ class Median:
 
     def purify(self, x: Tensor, *, rng: Rng) -> Tensor:
         """Return filtered images (N, C, H, W), each channel by itself, mirrored at the rim."""
-        padded = F.pad(x, (self.size // 2,) * 4, mode="reflect")
+        reach = self.size // 2
+        padded = _mirrored(_mirrored(x, reach, dim=2), reach, dim=3)
         windows = padded.unfold(2, self.size, 1).unfold(3, self.size, 1).flatten(-2)
         # Not Tensor.median: CUDA refuses it where deterministic algorithms are asked for.
         return windows.sort(dim=-1).values[..., self.size**2 // 2]
+
+
+def _mirrored(x: Tensor, reach: int, *, dim: int) -> Tensor:
+    """Reflect ``reach`` rows or columns at both rims, as torch's padding does.
+
+    On CUDA the gradient of torch's adds by atomics, and is not repeatable to the bit.
+    """
+    far = x.shape[dim] - 1
+    if reach > far:
+        raise PluginError(
+            f"a median of {2 * reach + 1} pixels needs images of {reach + 1} pixels and more; "
+            f"these have {far + 1}. Set defense.size to a smaller one."
+        )
+    low, high = x.narrow(dim, 1, reach), x.narrow(dim, far - reach, reach)
+    return torch.cat((low.flip(dim), x, high.flip(dim)), dim)

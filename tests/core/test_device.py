@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +18,10 @@ from bench.core.device import lacks_memory, lost, synchronize
 from bench.core.precision import lowered
 from bench.errors import UsageError
 from bench.results import provenance
-from bench.results.workspace import open_device
+from bench.results.workspace import device_fault, open_device
 from bench_defenses.none import Identity
+
+from ..command import Bench
 
 # What torch 2.11 raises where a GPU is full: by its allocator, the driver, cuDNN and cuBLAS.
 FULL = [
@@ -95,11 +98,93 @@ def test_a_clock_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert waited == [torch.device("cuda", 1)]
 
 
+def a_gpu(monkeypatch: pytest.MonkeyPatch, *, built: str = "sm_80 sm_90") -> None:
+    """Two GPUs of sm_90, and a torch with kernels for some."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built.split())
+
+
+def test_a_torch_without_cuda_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", None)
+    with pytest.raises(
+        UsageError, match=r"is built without it\. Install one .* or use --device"
+    ):
+        open_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("built", "runs"),
+    [
+        ("sm_80 sm_90", True),
+        ("sm_80 compute_80", True),
+        ("sm_90a", True),
+        ("sm_100 compute_120", False),  # a GPU that is too old
+        ("sm_75 sm_86", False),  # one that is too new
+    ],
+)
+def test_a_gpu_without_kernels_is_named_before_anything_runs(
+    built: str, runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_gpu(monkeypatch, built=built)
+    monkeypatch.setattr(torch.backends, "cudnn", SimpleNamespace())
+    monkeypatch.setattr(torch.backends, "cuda", SimpleNamespace(matmul=SimpleNamespace()))
+    if runs:
+        assert open_device("cuda") == torch.device("cuda")
+        return
+    with pytest.raises(
+        UsageError, match=r"no kernels for device 'cuda' \(NVIDIA H200, sm_90\)\. Install"
+    ):
+        open_device("cuda")
+
+
+@pytest.mark.parametrize("name", ["cuda:9", "foo", "mps", "cuda:x"])
+def test_a_device_that_is_not_there_is_named(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_gpu(monkeypatch)
+    with pytest.raises(UsageError, match=f"'{name}'.*(Write auto|Use --device cpu)"):
+        open_device(name)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        *[(error, r"memory is full\. Another process may use it") for error in FULL],
+        (
+            torch.AcceleratorError("CUDA error: no kernel image is available for execution"),
+            r"no kernels for this GPU\. Install a torch",
+        ),
+        (OTHER[0], "illegal memory access was encountered. Start the same command again"),
+    ],
+    ids=str,
+)
+def test_what_a_gpu_raises_is_one_message(
+    error: Exception, said: str, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing() -> None:
+        raise error
+
+    monkeypatch.setattr("bench.cli._run", failing)
+    found = bench("run")
+    assert found.code == 1
+    assert re.search(said, " ".join(found.err.split()))
+    assert "fault of a plugin" not in found.err
+
+
+@pytest.mark.parametrize("error", OTHER[1:], ids=str)
+def test_other_errors_are_no_gpu_s(error: Exception) -> None:
+    assert device_fault(error) is None
+
+
 def test_a_numbered_gpu_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
     current: list[Any] = []
     monkeypatch.setattr(torch.backends, "cudnn", SimpleNamespace())
     monkeypatch.setattr(torch.backends, "cuda", SimpleNamespace(matmul=SimpleNamespace()))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    a_gpu(monkeypatch)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert open_device("cuda:1") == torch.device("cuda", 1)
     assert open_device("cuda") == torch.device("cuda")

@@ -17,7 +17,8 @@ from hypothesis import example, given, settings
 from scipy import stats
 from torch import Tensor
 
-from bench.core.rng import Rng, _one_kernel, _philox_on_cpu, philox
+from bench.core.philox_torch import encrypted
+from bench.core.rng import Rng, _one_kernel, _philox_on_cpu
 
 # The vectors that ship with Random123, "kat_vectors": counter, key, result.
 KNOWN = [
@@ -42,29 +43,33 @@ def words(text: str) -> list[int]:
     return [int(word, 16) for word in text.split()]
 
 
-@pytest.mark.parametrize("on_gpu", [True, False])
+@pytest.mark.parametrize("encrypt", [_philox_on_cpu, encrypted])
 @pytest.mark.parametrize(("counter", "key", "result"), KNOWN)
 def test_philox_gives_the_published_answers(
-    counter: str, key: str, result: str, on_gpu: bool
+    counter: str, key: str, result: str, encrypt: Any
 ) -> None:
     c0, c1, c2, c3 = (torch.tensor([[word]]) for word in words(counter))
     k0, k1 = words(key)
-    if on_gpu:
-        found = torch.stack(philox((c0, c1, c2, c3), (k0, k1)), dim=-1)
-    else:
-        found = _philox_on_cpu((c0, c1, c2, c3), (k0, k1))
-    assert found.tolist() == [[words(result)]]
+    assert encrypt((c0, c1, c2, c3), (k0, k1)).tolist() == [[words(result)]]
 
 
 @pytest.mark.parametrize("shape", [(3,), (1, 2, 2), (16_000,), (70_000,)])
-def test_a_cpu_encrypts_piece_by_piece_what_a_gpu_does_at_once(shape: tuple[int, ...]) -> None:
-    rng = Rng.seeded(7, [0, -1, 2**40, 5, 6]).repeat(2).fork("both")
-    with patch(
-        "bench.core.rng._philox_on_cpu", lambda *given: torch.stack(philox(*given), dim=-1)
-    ):
+def test_torch_encrypts_at_once_what_numpy_does_piece_by_piece(shape: tuple[int, ...]) -> None:
+    rng = Rng.seeded(7, [0, -1, 2**40, 5, 2**63 - 1]).repeat(2).fork("both")
+    with patch("bench.core.rng._philox_on_cpu", encrypted):
         expected = rng.bits(shape)
     assert torch.equal(rng.bits(shape), expected)
     assert distinct(expected) == 10
+
+
+@settings(deadline=None)
+@given(images=indices, seed=st.integers(), purpose=purposes)
+def test_torch_encrypts_as_numpy_does_whatever_key_and_counter(
+    images: list[int], seed: int, purpose: list[str | int]
+) -> None:
+    rng = Rng.seeded(seed, images).fork(*purpose)
+    given = rng._counter(2), rng._words_of_key()
+    assert torch.equal(encrypted(*given), _philox_on_cpu(*given))
 
 
 @settings(deadline=None, max_examples=50)

@@ -12,6 +12,8 @@ from torch import Tensor
 from bench.api import Task
 from bench_defenses._averaged import AveragedRecipe, AveragedTraining, Positive, Scale
 from bench_defenses._seeding import numbered, seeded
+from bench_defenses._sending import sent
+from bench_defenses.energies.graphs import Replayed
 from bench_defenses.energies.langevin import energy_gradient
 from bench_defenses.energies.network import EnergyNet
 
@@ -58,6 +60,7 @@ class ContrastiveDivergence(AveragedTraining):
             net = EnergyNet(shape, width=recipe.width)
             self.bank = torch.rand(recipe.bank, *shape).to(task.device)
         super().__init__(recipe, task, net, betas=(0.0, 0.999))
+        self._chain_step = Replayed(self._moved)
 
     def advance(self) -> None:
         """Do one iteration."""
@@ -65,38 +68,47 @@ class ContrastiveDivergence(AveragedTraining):
         # The seed changes only the first weights and the first bank: torch reads only the lower
         # 32 bits here. A fix would give other energies than those that ship.
         generator = numbered(recipe.seed, self.step)
+        chains = recipe.batch - self.adversarial
 
-        def normal(n: int) -> Tensor:
-            return torch.randn(n, *data.shape[1:], generator=generator).to(data.device)
+        def normal(n: int, scale: float) -> Tensor:
+            return scale * torch.randn(n, *data.shape[1:], generator=generator)
 
         rows = torch.randint(len(data), (recipe.batch,), generator=generator)
-        real = data[rows.to(data.device)] + recipe.data_noise * normal(recipe.batch)
-        slots = torch.randperm(recipe.bank, generator=generator)
-        slots = slots[: recipe.batch - self.adversarial].to(data.device)
-        renewed = torch.rand(len(slots), generator=generator).to(data.device) < recipe.fresh
-        noise = torch.rand(len(slots), *data.shape[1:], generator=generator).to(data.device)
-        start = torch.where(renewed.reshape(-1, 1, 1, 1), noise, self.bank[slots])
-        fake = self._chains(start, normal)
-        self.bank[slots] = fake
+        offset = normal(recipe.batch, recipe.data_noise)
+        slots = torch.randperm(recipe.bank, generator=generator)[:chains]
+        renewed = torch.rand(chains, generator=generator) < recipe.fresh
+        noise = torch.rand(chains, *data.shape[1:], generator=generator)
+        moves = [normal(chains, recipe.chain_noise) for _ in range(recipe.chain_steps)]
+        picked, shift = rows[:0], offset[:0]
         if self.negatives is not None and self.adversarial:
             picked = torch.randint(
                 len(self.negatives), (self.adversarial,), generator=generator
             )
-            adversarial = self.negatives[picked.to(data.device)]
-            adversarial = adversarial + recipe.data_noise * normal(self.adversarial)
-            fake = torch.cat((fake, adversarial))
+            shift = normal(self.adversarial, recipe.data_noise)
+        rows, slots, picked, offset, noise, shift, *moves, renewed = sent(
+            [rows, slots, picked, offset, noise, shift, *moves, renewed], data.device
+        )
+        real = data[rows] + offset
+        start = torch.where(renewed.reshape(-1, 1, 1, 1), noise, self.bank[slots])
+        fake = self._chains(start, moves)
+        self.bank[slots] = fake
+        if self.negatives is not None and self.adversarial:
+            fake = torch.cat((fake, self.negatives[picked] + shift))
         self._descend(real, fake)
         self.step += 1
 
-    def _chains(self, x: Tensor, normal: Any) -> Tensor:
-        recipe = self.recipe
+    def _chains(self, x: Tensor, moves: list[Tensor]) -> Tensor:
+        """Take a step of each chain x (N, C, H, W) for each of the random moves."""
         self.net.requires_grad_(False)
-        for _ in range(recipe.chain_steps):
-            slope = energy_gradient(self.net, x).clamp(-recipe.chain_clamp, recipe.chain_clamp)
-            x = x - recipe.chain_step_size * slope + recipe.chain_noise * normal(len(x))
-            x = x.clamp(0.0, 1.0)
+        for move in moves:
+            x = self._chain_step(x, move)
         self.net.requires_grad_(True)
         return x
+
+    def _moved(self, x: Tensor, move: Tensor) -> Tensor:
+        recipe = self.recipe
+        slope = energy_gradient(self.net, x).clamp(-recipe.chain_clamp, recipe.chain_clamp)
+        return (x - recipe.chain_step_size * slope + move).clamp(0.0, 1.0)
 
     def _descend(self, real: Tensor, fake: Tensor) -> None:
         energies = self.net(torch.cat((real, fake)))

@@ -17,7 +17,10 @@ def energy_gradient(energy: nn.Module, x: Tensor, *, create_graph: bool = False)
         if x.is_inference():
             x = x.clone()  # a tensor of inference_mode has no gradient ever
         leaf = x if x.requires_grad else x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(energy(leaf).sum(), leaf, create_graph=create_graph)
+        found = energy(leaf)
+        (gradient,) = torch.autograd.grad(
+            found, leaf, torch.ones_like(found), create_graph=create_graph
+        )
     return gradient
 
 
