@@ -140,7 +140,7 @@ def worst(subject: Subject) -> Outcome:
     stays = right(square(subject)) & right(noise(subject))
     if attackable(subject):
         runs = [*doubled(subject).values(), one_step(subject), bpda(subject), transfer(subject)]
-        smaller = [kept for radius, kept in sweep(subject) if radius <= subject.threat.eps]
+        smaller = [kept for radius, kept in sweep(subject) if radius <= subject.threat.radius]
         for kept in [*map(right, runs), *smaller]:
             stays[: len(kept)] &= kept
     return stays
