@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from bench.audit.attacks import NO_GRADIENT, attackable, indices_of, right, settings_of
+from bench.audit.attacks import (
+    NO_GRADIENT,
+    Outcome,
+    attackable,
+    indices_of,
+    right,
+    settings_of,
+)
 from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import LEVEL, Subject
 from bench.core.losses import LOSSES, Loss
-from bench.core.protocols import Attack, View
+from bench.core.protocols import Attack, Images, View
 from bench.core.rng import Rng
 from bench.core.threat import Access, ThreatModel
 from bench.evaluation.judge import judge
@@ -100,6 +108,31 @@ def no_silent_success(subject: Subject) -> Finding:
     if not attackable(subject):
         return blank
     images = subject.images[:_MOST]
+    silent = right(subject.strong())[:_MOST].copy()
+    # What it broke and returned is no silent success: only the others are looked at again.
+    rows = torch.from_numpy(silent.nonzero()[0]).to(images.x.device)
+    silent[silent] = _passed(subject, images[rows])
+    count = int(silent.sum())
+    p = exceeds(count, len(images), 0.01)
+    state = State.PASS
+    if count:
+        state = State.FAIL if count > 0.01 * len(images) and p <= LEVEL else State.WARN
+    return replace(
+        blank,
+        state=state,
+        figure=f"{count} of {len(images)} images",
+        reason=f"the main attack passed an adversarial image of {count} images and returned "
+        "another: they count as broken"
+        if count
+        else "",
+        values={"indices": indices_of(subject, silent), "p": p},
+    )
+
+
+def _passed(subject: Subject, images: Images) -> Outcome:
+    """Attack again, watched, and return which images (N,) break at another point than ended."""
+    if len(images) == 0:
+        return np.zeros(0, dtype=bool)
     threat = ThreatModel(subject.threat.norm, subject.threat.eps, subject.access)
     attack: Attack = build("attacks", "apgd", subject.settings)
     watched = Watched(
@@ -126,20 +159,5 @@ def no_silent_success(subject: Subject) -> Finding:
     )
     # The point that was returned is no silent one, whatever fresh noise makes of it.
     other = (x_best != x_adv).flatten(1).any(1)
-    broken = (other & ~outcomes.robust).cpu().numpy()
-    silent = broken & right(subject.strong())[: len(images)]
-    count = int(silent.sum())
-    p = exceeds(count, len(images), 0.01)
-    state = State.PASS
-    if count:
-        state = State.FAIL if count > 0.01 * len(images) and p <= LEVEL else State.WARN
-    return replace(
-        blank,
-        state=state,
-        figure=f"{count} of {len(images)} images",
-        reason=f"the main attack passed an adversarial image of {count} images and returned "
-        "another: they count as broken"
-        if count
-        else "",
-        values={"indices": indices_of(subject, silent), "p": p},
-    )
+    broken: Outcome = (other & ~outcomes.robust).cpu().numpy()
+    return broken

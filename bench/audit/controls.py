@@ -54,8 +54,14 @@ def not_only_randomness(subject: Subject) -> Finding:
         )
     wrapped = KnownSeed(subject.defense.purifier, seed=subject.base.cell.seed)
     main, bare = subject.strong(), subject.strong(variant=subject.bare)
-    known = subject.strong(variant=subject.variant("known seed", wrapped))
+    variant = subject.variant("known seed", wrapped)
+    # What knowing the noise takes away is among what the main attack left. Where nothing is, or
+    # where what stays is already above the bare classifier, the other images change nothing.
+    known, least = subject.strong(variant=variant, after=main), "at least "
     gains = significantly_below(bare, known)
+    if known.accuracy < main.accuracy and not gains:
+        known, least = subject.strong(variant=variant), ""
+        gains = significantly_below(bare, known)
     drop = main.accuracy - known.accuracy
     state = State.PASS
     if not gains and significantly_below(known, main):
@@ -65,8 +71,8 @@ def not_only_randomness(subject: Subject) -> Finding:
     return Finding(
         *about,
         state,
-        figure=f"robust accuracy {main.accuracy:.1%}, {known.accuracy:.1%} once the noise is "
-        f"known, {bare.accuracy:.1%} without the purifier",
+        figure=f"robust accuracy {main.accuracy:.1%}, {least}{known.accuracy:.1%} once the "
+        f"noise is known, {bare.accuracy:.1%} without the purifier",
         threshold=threshold,
         reason=""
         if state is State.PASS

@@ -153,16 +153,26 @@ def _only_difference(one: Mapping[str, Any], two: Mapping[str, Any]) -> str | No
 
 
 def _flat(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Spell out what a cell measures; a checkpoint follows from its training."""
+    """Spell out what a cell measures; a checkpoint follows from its training.
+
+    A cold start after other attacks is the same attack on fewer images, and an attack after
+    none starts cold.
+    """
+    warm = content.get("after") and content["attack"]["params"].get("warm", False)
+    idle = ("key", "defense.checkpoint", *(() if warm else ("after", "attack.params.warm")))
     for name, value in flat(measured(content)):
-        if name not in ("key", "defense.checkpoint"):
+        if name not in idle:
             yield name, value
 
 
 def _identical(first: pd.DataFrame, second: pd.DataFrame) -> bool:
-    """Whether all images have the same distance and mean logits, to the bit."""
-    if not {"logits"} <= {*first} & {*second} or not first["index"].equals(second["index"]):
+    """Whether all images of both have the same distance and mean logits, to the bit."""
+    if not {"logits"} <= {*first} & {*second}:
         return False
+    first, second = (
+        one[one["index"].isin(other["index"])].reset_index(drop=True)
+        for one, other in ((first, second), (second, first))
+    )
     if first["robust"].sum() < _FEW or not first["distance"].any():
         return False
     one, two = (np.stack(list(frame["logits"])) for frame in (first, second))

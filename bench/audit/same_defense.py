@@ -93,7 +93,8 @@ def _sights(subject: Subject) -> Iterator[_Sight]:
     """
     runs = [subject.strong() if attackable(subject) else square(subject)]
     if attackable(subject):
-        runs.append(subject.run("pgd", Access.TRANSFER, {"steps": 20}))
+        few = subject.first(_IMAGES)
+        runs.append(few.run("pgd", Access.TRANSFER, {"steps": 20}))
     images = subject.images[:_IMAGES]
     judging = Rng.seeded(subject.base.cell.seed, images.indices).fork("judge")
 
@@ -118,15 +119,16 @@ def _by_caller(subject: Subject, sight: _Sight) -> int:
     """Count the images of which the attacker's view, with autograd, elects another class."""
     view, taken = subject.view(subject.access), sight.votes.sum(1)
     most, classes = int(taken.max()), sight.votes.shape[1]
+    draw = torch.arange(most, device=sight.x.device)
 
     def of(block: slice) -> Tensor:
-        shown = sight.x[block].clone().requires_grad_()
+        counted = (draw < taken[block, None]).flatten()  # the draws that the judge took
+        rows = torch.arange(len(counted), device=draw.device)[counted] // most
+        shown = sight.x[block][rows].requires_grad_()
         with torch.enable_grad():
-            logits = view(shown, rng=sight.rng[block].repeat(most)).detach()
+            logits = view(shown, rng=sight.rng[block].repeat(most)[counted]).detach()
         seen = torch.nn.functional.one_hot(logits.argmax(1), classes)
-        counted = torch.arange(most, device=shown.device) < taken[block, None]
-        votes: Tensor = (seen.reshape(-1, most, classes) * counted[..., None]).sum(1)
-        return votes
+        return torch.zeros_like(sight.votes[block]).index_add_(0, rows, seen)
 
     votes = torch.cat(in_blocks(of, len(sight), draws=most, device=sight.x.device))
     return int((votes.argmax(1) != sight.votes.argmax(1)).sum())

@@ -46,11 +46,15 @@ class Variant:
 
 @dataclass(frozen=True)
 class Run:
-    """One attack on all images: ``rows`` per image as in the store, ``x_adv``, its cost."""
+    """One attack on all images: ``rows`` per image as in the store, ``x_adv``, its cost.
+
+    ``keys`` of the cells behind it: of several, each saw what those before it left.
+    """
 
     rows: pd.DataFrame
     x_adv: Tensor
     cost: Mapping[str, Any]
+    keys: tuple[str, ...]
 
     @property
     def robust(self) -> pd.Series[bool]:
@@ -108,6 +112,14 @@ class Subject:
         base = replace(self.base, cell=cell, defense=variant.defense)
         return Subject(base, self.workspace, self.results, self.settings)
 
+    def first(self, n: int) -> Subject:
+        """Audit the same defense with the same settings and store on the first n images."""
+        if n >= self.base.cell.n:
+            return self
+        cell = replace(self.base.cell, n=n, shard=min(n, self.base.cell.shard))
+        base = replace(self.base, cell=cell)
+        return Subject(base, self.workspace, self.results, self.settings)
+
     def _part(self, variant: Variant | None) -> Part:
         part = self.base.cell.defense
         return replace(part, name=f"{part.name}, {variant.label}") if variant else part
@@ -138,32 +150,20 @@ class Subject:
         return gradient is not None
 
     def strong(self, **changes: Any) -> Run:
-        """Run the main attack with the widest access; ``changes`` go to ``run``."""
-        settings = {**self.settings, **changes.pop("settings", {})}
+        """Run the main attack with the widest access; ``changes`` go to ``run``.
+
+        It starts at random also where other attacks went before, so that its budget alone
+        makes a difference.
+        """
+        settings = {**self.settings, "warm": False, **changes.pop("settings", {})}
         return self.run("apgd", changes.pop("access", self.access), settings, **changes)
 
     def run(
-        self,
-        attack: str,
-        access: Access,
-        settings: Mapping[str, Any] | None = None,
-        *,
-        norm: Norm | None = None,
-        eps: Fraction | str | None = "same",
-        variant: Variant | None = None,
-        sequential: bool = True,
+        self, attack: str, access: Access, settings: Mapping[str, Any] | None = None, **how: Any
     ) -> Run:
-        """Attack the images, or read what was run before; ``eps`` None is no bound."""
+        """Build an attack by its name and do as ``run_with``."""
         made: Attack = build("attacks", attack, settings or {})
-        return self.run_with(
-            made,
-            attack,
-            access,
-            norm=norm,
-            eps=eps,
-            variant=variant,
-            sequential=sequential,
-        )
+        return self.run_with(made, attack, access, **how)
 
     def run_with(
         self,
@@ -174,9 +174,15 @@ class Subject:
         norm: Norm | None = None,
         eps: Fraction | str | None = "same",
         variant: Variant | None = None,
-        sequential: bool = True,
+        draws: int | None = None,
+        after: Run | None = None,
     ) -> Run:
-        """Do as ``run`` does with an attack that is built already."""
+        """Attack the images, or read what was run before; ``eps`` None is no bound.
+
+        ``draws``: so many draws of the judge for every image; without it those of the audit,
+        until the verdict is clear. ``after``: only what another run left right is attacked,
+        and what is returned is what both left.
+        """
         radius = self.threat.eps if isinstance(eps, str) else eps
         threat = ThreatModel(norm or self.threat.norm, radius, access)
         cell = replace(
@@ -184,23 +190,40 @@ class Subject:
             defense=self._part(variant),
             attack=Part(name, parameters(attack), attack.revision),
             threat=threat,
-            sequential=sequential,
+            draws=draws or self.base.cell.draws,
+            sequential=draws is None,
+            after=after.keys if after else (),
         )
         defense = variant.defense if variant else self.defense
         prepared = replace(self.base, cell=cell, defense=defense, attack=attack)
         audit = Settings(notes=("audit",))
         finish(run_cell(prepared, workspace=self.workspace, settings=audit))
-        return self.read(cell)
+        return self._read(cell, after)
 
-    def read(self, cell: Cell) -> Run:
-        """Read a finished cell of the audit's own store."""
+    def _read(self, cell: Cell, after: Run | None) -> Run:
+        """Read a finished cell of the audit's own store, and fill in what it did not see."""
         from safetensors.torch import load_file
 
         store = self.workspace.store
         key, proposals = cell.key(), cell.proposal_key()
-        blocks = [load_file(store.proposal(proposals, a, b))["x_adv"] for a, b in cell.shards()]
+        rows = read_rows(store.outcomes(key))
+        seen = set(rows["index"])
+        blocks = [
+            load_file(store.proposal(proposals, start, stop))["x_adv"]
+            for start, stop in cell.shards()
+            if seen & set(range(start, stop))
+        ]
+        x_adv = torch.cat(blocks) if blocks else self.images.x[:0]
+        x_adv = x_adv.to(self.workspace.device)
+        if after is not None:
+            unseen = after.rows[~after.rows["index"].isin(seen)]
+            fresh = torch.tensor(after.rows["index"].isin(seen).to_numpy(), device=x_adv.device)
+            x_adv = after.x_adv.masked_scatter(fresh.reshape(-1, 1, 1, 1), x_adv)
+            rows = pd.concat([unseen, rows]) if seen else after.rows
+            rows = rows.sort_values("index", ignore_index=True)
         return Run(
-            rows=read_rows(store.outcomes(key)),
-            x_adv=torch.cat(blocks).to(self.workspace.device),
+            rows=rows,
+            x_adv=x_adv,
             cost=read_json(store.cell(key) / "provenance.json"),
+            keys=(*(after.keys if after else ()), key),
         )

@@ -6,20 +6,28 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 
-from bench.audit.attacks import NO_GRADIENT, attackable, clean, doubled, radii, right
+from scipy.stats import binom
+
+from bench.audit.attacks import NO_GRADIENT, attackable, clean, doubled, right, sweep
 from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import LEVEL, Subject
 from bench.core.threat import format_eps
 from bench.results.stats import worsens
 
-_WORDS = {"steps": "steps", "eot": "draws", "restarts": "restarts"}
+_FEW = 32  # images of the unbounded attack, where nearly none stays right
+_MORE = {  # what breaks more, and what then to do
+    "steps": ("twice the steps", "raise attack.steps"),
+    "eot": ("twice the draws", "raise attack.eot"),
+    "restarts": ("twice the restarts", "raise attack.restarts"),
+    "targets": ("ascents to each class", "attack with apgd_t"),
+}
 
 
 def converged(subject: Subject) -> Finding:
-    """C6: twice the steps, draws or restarts break no more images than the main attack."""
+    """C6: more steps, draws, restarts or targets break nothing of what the main attack left."""
     blank = Finding(
         "C6", "converged", Weight.BOUND, State.NOT_APPLICABLE,
-        threshold="no more broken by a doubled budget (paired tests at 1 %)",
+        threshold="no more broken by a larger budget (paired tests at 1 %)",
         reason=NO_GRADIENT,
     )  # fmt: skip
     if not attackable(subject):
@@ -28,20 +36,17 @@ def converged(subject: Subject) -> Finding:
     state, reasons, shown = State.PASS, [], [f"{main.accuracy:.1%}"]
     values: dict[str, object] = {"accuracy": main.accuracy}
     for name, run in doubled(subject).items():
+        what, advice = _MORE[name]
         more = int(right(main).sum() - right(run).sum())
         p = worsens(right(main), right(run))
-        shown.append(f"{run.accuracy:.1%} with twice the {_WORDS[name]}")
+        shown.append(f"{run.accuracy:.1%} with {what}")
         values[name] = {"accuracy": run.accuracy, "p": p}
         if p <= LEVEL:
             state = State.FAIL
-            reasons.append(
-                f"twice the {_WORDS[name]} break {more} images more: raise attack.{name}"
-            )
+            reasons.append(f"{what} break {more} images more: {advice}")
         elif more > 0:
             state = state if state is State.FAIL else State.WARN
-            reasons.append(
-                f"twice the {_WORDS[name]} break {more} images more, which may be chance"
-            )
+            reasons.append(f"{what} break {more} images more, which may be chance")
     return replace(
         blank, state=state, figure=", ".join(shown), reason="; ".join(reasons), values=values
     )
@@ -56,11 +61,10 @@ def monotone_in_eps(subject: Subject) -> Finding:
     )  # fmt: skip
     if not attackable(subject):
         return blank
-    main = subject.strong()
-    curve = [(0.0, "0", clean(main))]
-    for eps in radii(subject):
-        run = main if eps == subject.threat.eps else subject.strong(eps=eps)
-        curve.append((float(eps), format_eps(eps), right(run)))
+    found = sweep(subject)
+    n = len(found[0][1])
+    curve = [(0.0, "0", clean(subject.strong())[:n])]
+    curve += [(float(eps), format_eps(eps), kept) for eps, kept in found]
     state, reasons = State.PASS, []
     for (_, small, near), (_, large, far) in pairwise(curve):
         rise = int(far.sum() - near.sum())
@@ -77,7 +81,8 @@ def monotone_in_eps(subject: Subject) -> Finding:
     return replace(
         blank,
         state=state,
-        figure=", ".join(f"{kept.mean():.1%} at {eps}" for _, eps, kept in curve),
+        figure=", ".join(f"{kept.mean():.1%} at {eps}" for _, eps, kept in curve)
+        + f" (of {n} images)",
         reason="; ".join(reasons),
         values={"curve": [(eps, float(kept.mean())) for eps, _, kept in curve]},
     )
@@ -91,14 +96,18 @@ def unbounded_breaks(subject: Subject) -> Finding:
     )  # fmt: skip
     if not attackable(subject):
         return blank
-    run = subject.strong(eps=None)
-    chance = 1 / len(run.rows["votes"].iloc[0])
-    limit = chance + 3 * math.sqrt(chance * (1 - chance) / len(run.rows))
+    n = len(subject.images)
+    chance = 1 / len(subject.strong().rows["votes"].iloc[0])
+    limit = chance + 3 * math.sqrt(chance * (1 - chance) / n)
+    # Few images do where so few of them stay right that the share of all is surely within.
+    run = subject.first(_FEW).strong(eps=None)
+    if binom.cdf(int(right(run).sum()), len(run.rows), limit) > LEVEL:
+        run = subject.strong(eps=None)
     over = run.accuracy > limit
     return replace(
         blank,
         state=State.FAIL if over else State.PASS,
-        figure=f"{run.accuracy:.1%} stay right",
+        figure=f"{run.accuracy:.1%} of {len(run.rows)} stay right",
         threshold=f"at most {limit:.1%}, chance + 3 standard errors",
         reason="the attack is broken: without a bound any image can be reached, see C2 to C5"
         if over

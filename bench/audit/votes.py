@@ -18,6 +18,8 @@ from bench.results.stats import paired_interval, worsens
 from bench.results.vote_rules import parse_rule, right
 
 _AGAIN = 10  # submissions of the same image
+_DRAWS = 20  # of which ten are submitted: what any ten would do is counted, not sampled
+_VOTES = 5  # draws of an image whose votes are compared with themselves
 _ROUNDING = 0.005  # share of verdicts that another batch size may change
 _ALONE = 16  # images that are judged each by itself, and beside foreign ones
 # Calls on one image, at most: 50 for each image of the audit, and as many as these passes
@@ -39,7 +41,7 @@ def resubmission(subject: Subject) -> Finding:
             f"--draws={_AGAIN} or more"
         )
         return Finding(*about, State.NOT_APPLICABLE, threshold=threshold, reason=reason)
-    rows = subject.strong(sequential=False).rows
+    rows = subject.strong(draws=min(_DRAWS, subject.base.cell.draws)).rows
     rule, single = parse_rule(f"worst-of-{_AGAIN}"), parse_rule("vote")
     found = {
         f"{kind} {name}": 100 * float(np.mean(right(rows, chosen, attacked=kind == "attacked")))
@@ -76,7 +78,8 @@ def verdicts_repeat(subject: Subject) -> Finding:
     """
     run = subject.strong()
     x, y, rng = run.x_adv, subject.images.y, subject.rng.fork("repeat")
-    draws = min(10, subject.base.cell.draws)
+    draws = min(_VOTES, subject.base.cell.draws)
+    by_block = draws_by_block(subject.defense.purifier)
 
     def votes(defense: Defense, rows: Tensor) -> Tensor:
         return vote(defense, x[rows], y[rows], draws=draws, rng=rng[rows]).votes
@@ -90,14 +93,9 @@ def verdicts_repeat(subject: Subject) -> Finding:
         back = everything.flip(0)
         flipped = votes(subject.defense, back)[back]
         halves = [votes(subject.defense, part) for part in everything.chunk(3)]
-        alone, by_chance = _in_other_company(subject, x)
+        alone, by_chance = _in_other_company(subject, x, by_block=by_block)
         changed, calls = _changed_by_calls(subject, x[:1])
         again = votes(subject.defense, everything)
-        # As many as are compared with it: in halves and in another order.
-        fresh = [
-            vote(subject.defense, x, y, draws=draws, rng=rng.fork("other", k)).votes
-            for k in range(2)
-        ]
     drifting = int(((first != second) | (second != again)).any(1).sum())
     verdicts = elected(second, y)
     moved = (elected(torch.cat(halves), y) != verdicts) | (elected(flipped, y) != verdicts)
@@ -105,8 +103,13 @@ def verdicts_repeat(subject: Subject) -> Finding:
     by_batch = share > _ROUNDING and int(moved.sum()) > 1
     company = float(alone.float().mean())
     by_company = company > _ROUNDING and int(alone.sum()) > 1
-    if draws_by_block(subject.defense.purifier):
-        one, other = (elected(found, y) != verdicts for found in fresh)
+    if by_block:
+        # As many as are compared with it: in halves and in another order.
+        one, other = (
+            elected(vote(subject.defense, x, y, draws=draws, rng=rng.fork("other", k)).votes, y)
+            != verdicts
+            for k in range(2)
+        )
         by_batch &= _exceeds(moved, one | other)
         by_company &= _exceeds(alone, by_chance)
     reason = ""
@@ -147,10 +150,13 @@ def _exceeds(moved: Tensor, by_chance: Tensor) -> bool:
     return worsens(~by_chance.cpu().numpy(), ~moved.cpu().numpy()) <= LEVEL
 
 
-def _in_other_company(subject: Subject, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+def _in_other_company(
+    subject: Subject, x_adv: Tensor, *, by_block: bool
+) -> tuple[Tensor, Tensor]:
     """Find which images, clean and attacked, elect another class alone or beside others.
 
-    The second are those that do under other streams in the same batch, for comparison.
+    The second are those that do under other streams in the same batch, for comparison; none
+    are asked for where noise does not go by the block.
     """
     images, x_adv = subject.images[:_ALONE], x_adv[:_ALONE]
     draws = min(_AGAIN, subject.base.cell.draws)
@@ -161,10 +167,12 @@ def _in_other_company(subject: Subject, x_adv: Tensor) -> tuple[Tensor, Tensor]:
         for other in (votes_alone, votes_beside):
             found = other(subject.defense, x, images.y, draws=draws, rng=rng)
             moved.append(found.argmax(1) != known)
+            if not by_block:
+                continue
             fresh = rng.fork("other", other.__name__)
             found = vote(subject.defense, x, images.y, draws=draws, rng=fresh).votes
             by_chance.append(found.argmax(1) != known)
-    return torch.cat(moved), torch.cat(by_chance)
+    return torch.cat(moved), torch.cat(by_chance) if by_chance else x_adv.new_zeros(0)
 
 
 def _changed_by_calls(subject: Subject, x: Tensor) -> tuple[bool, int]:

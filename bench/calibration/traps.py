@@ -33,7 +33,7 @@ from bench.results.workspace import Workspace
 Shape = tuple[int, int, int]
 IMAGES = 64
 WHAT = "planted traps"
-_SETTINGS = {"steps": 8, "eot": 5}
+_SETTINGS = {"steps": 8, "eot": 5, "loss": "ce"}
 
 
 class Smooth(LeakyEnergy):

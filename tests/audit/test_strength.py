@@ -129,7 +129,8 @@ def state(finding: Finding) -> State:
 def test_converged(make_subject: Make, langevin: Callable[..., Any]) -> None:
     enough = converged(make_subject(settings={"steps": 10}))
     assert state(enough) is State.PASS
-    assert set(enough.values) == {"accuracy", "steps", "restarts"}, "no draws to double"
+    budgets = {"accuracy", "steps", "restarts", "targets"}
+    assert set(enough.values) == budgets, "no draws to double"
 
     short = converged(make_subject(Narrow(), name="narrow", settings={"steps": 3}))
     assert state(short) is State.FAIL
