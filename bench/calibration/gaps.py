@@ -158,11 +158,8 @@ def calibrate(
 def budget(name: str, case: Case | None = None) -> dict[str, Any]:
     """Return the parameters that an attack is measured with on a case, or on most of them."""
     params = dict(BUDGETS.get(name, {}))
-    if (
-        case is not None
-        and not case.clear
-        and hasattr(build("attacks", name, params), "targets")
-    ):
+    alike = case is not None and not case.clear
+    if alike and hasattr(build("attacks", name, params), "targets"):
         params["targets"] = TARGETS
     return params
 
