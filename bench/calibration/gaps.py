@@ -257,9 +257,11 @@ def measure(
 
 def _changed(attack: Attack) -> str:
     """Write the parameters of an attack that are not its defaults."""
-    fields = dataclasses.fields(attack) if dataclasses.is_dataclass(attack) else ()
-    known = [(field.name, field.default, getattr(attack, field.name)) for field in fields]
-    return " ".join(f"{name}={value}" for name, default, value in known if value != default)
+    known: tuple[dataclasses.Field[Any], ...] = ()
+    if dataclasses.is_dataclass(attack):
+        known = dataclasses.fields(attack)
+    values = [(field.name, field.default, getattr(attack, field.name)) for field in known]
+    return " ".join(f"{name}={value}" for name, default, value in values if value != default)
 
 
 @dataclass(frozen=True)
