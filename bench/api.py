@@ -37,6 +37,7 @@ from bench.models.trainable import (
     TrainablePurifier,
     Training,
 )
+from bench.plugins.added import added
 from bench.plugins.certified import CertifiedPurifier
 from bench.plugins.state_dicts import load_weights
 
@@ -55,9 +56,9 @@ __all__ = [
     "PluginError", "Purifier", "Rng", "SharingPurifier", "SteppedPurifier", "Task",
     "ThreatModel", "Towards", "Trainable",
     "TrainableClassifier", "TrainablePurifier", "Training", "View", "WarmAttack",
-    "audit", "averaged_gradient", "averaged_loss", "cross_entropy", "dlr", "evaluate", "judge",
-    "load_weights", "margin", "parse_eps", "per_image", "project", "read_weights", "size",
-    "steepest",
+    "added", "audit", "averaged_gradient", "averaged_loss", "cross_entropy", "dlr", "evaluate",
+    "judge", "load_weights", "margin", "parse_eps", "per_image", "project", "read_weights",
+    "size", "steepest",
 ]  # fmt: skip
 
 

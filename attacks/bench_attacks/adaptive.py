@@ -34,11 +34,13 @@ from bench.api import (
     Rng,
     ThreatModel,
     View,
+    added,
     averaged_gradient,
     averaged_loss,
     steepest,
 )
 from bench_attacks._best import Best
+from bench_attacks._targets import losses_of_runs, of_rows
 from bench_attacks.pgd import default_step
 
 _STRIDE = 10  # steps between two votes: a vote costs a whole purification per draw
@@ -65,7 +67,8 @@ class Adaptive:
     The iterates of every tenth step and the last are put to the vote of the whole defense, with
     ``eot`` draws. It does not differentiate through the purification steps, so it bounds
     nothing: read it beside bpda_eot and pgd. ``step_size`` in pixels of [0, 1], None for
-    2.5 eps / steps (Linf) or 5 eps / steps (L2).
+    2.5 eps / steps (Linf) or 5 eps / steps (L2). ``targets`` more runs towards the likeliest
+    other classes, each on z_t - z_y and on the images that are left.
     """
 
     revision: ClassVar[int] = 1
@@ -80,15 +83,47 @@ class Adaptive:
     through: Through = "classifier"
     step_size: Annotated[float, Field(gt=0)] | None = None
     loss: LossName = "ce"
+    targets: Annotated[int, Field(ge=0)] = added(0)
 
     def __call__(
         self, view: View, x: Tensor, y: Tensor, *, threat: ThreatModel, rng: Rng
     ) -> Tensor:
         """Return the voted iterate (N, C, H, W) that most draws mistake for another than y."""
-        loss, draws = LOSSES[self.loss], self.eot if view.stochastic else 1
+        rng, draws = rng.fork("adaptive"), self.eot if view.stochastic else 1
+        best = Best.nothing(x)
+        losses = losses_of_runs(
+            view,
+            x,
+            y,
+            best,
+            loss=LOSSES[self.loss],
+            restarts=1,
+            targets=self.targets,
+            draws=draws,
+            rng=rng.fork("targets"),
+        )
+        for run, loss in enumerate(losses):
+            streams = rng.fork("run", run) if run else rng
+            self._run(view, x, y, best, loss=loss, draws=draws, threat=threat, rng=streams)
+        return best.x
+
+    def _run(
+        self,
+        view: View,
+        x: Tensor,
+        y: Tensor,
+        best: Best,
+        *,
+        loss: Loss,
+        draws: int,
+        threat: ThreatModel,
+        rng: Rng,
+    ) -> None:
+        """Run from the images x (N, C, H, W) that are left, offering iterates to ``best``."""
+        rows = best.undecided()
+        x, y, rng, loss, found = x[rows], y[rows], rng[rows], of_rows(loss, rows), best[rows]
         a = self.step_size or default_step(x, threat, self.steps)
-        rng = rng.fork("adaptive")
-        best, ball = Best.nothing(x), Ball.around(x, threat.norm, threat.radius)
+        ball = Ball.around(x, threat.norm, threat.radius)
         x_adv, dp = x, torch.zeros_like(x)
         for t in range(1, self.steps + 1):
             # g = gradient of the loss at x
@@ -107,8 +142,8 @@ class Adaptive:
                 seen = averaged_loss(
                     view, x_adv, y, loss=loss, draws=draws, rng=rng.fork("vote", t)
                 )
-                best.offer(x_adv, seen)
-        return best.x
+                found.offer(x_adv, seen)
+        best.put(rows, found)
 
     def _move(self, g: Tensor, dp: Tensor, a: float, norm: Norm) -> Tensor:
         """Combine the gradient and the last purification shift (N, C, H, W) to one step."""
@@ -119,12 +154,13 @@ class Adaptive:
         return a * steepest(g + self.lam * dp, norm)
 
     def calls(self, *, stochastic: bool, classes: int) -> Calls:
-        """Count the cost of one image: every image takes every step."""
-        draws = self.eot if stochastic else 1
-        votes, shifts = -(-self.steps // _STRIDE), self.steps * draws
+        """Count the cost of one image that never falls."""
+        draws, runs = self.eot if stochastic else 1, 1 + min(self.targets, classes - 1)
+        forward = runs * -(-self.steps // _STRIDE) * draws + (draws if self.targets else 0)
+        gradients, shifts = runs * self.steps, runs * self.steps * draws
         if self.through == "classifier":
-            return Calls(forward=votes * draws, classify=self.steps, steps=shifts)
-        return Calls(forward=votes * draws, backward=self.steps * draws, steps=shifts)
+            return Calls(forward=forward, classify=gradients, steps=shifts)
+        return Calls(forward=forward, backward=gradients * draws, steps=shifts)
 
 
 def classifier_gradient(view: View, x: Tensor, y: Tensor, loss: Loss) -> Tensor:

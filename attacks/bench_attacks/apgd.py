@@ -28,11 +28,13 @@ from bench.api import (
     AveragedGradient,
     Ball,
     Calls,
+    Loss,
     LossName,
     Norm,
     Rng,
     ThreatModel,
     View,
+    added,
     averaged_gradient,
     averaged_loss,
     per_image,
@@ -40,6 +42,7 @@ from bench.api import (
     steepest,
 )
 from bench_attacks._best import Best, chosen
+from bench_attacks._targets import losses_of_runs, of_rows
 from bench_attacks.pgd import random_point, reach
 
 _ALPHA = 0.75  # share of the new step; the rest repeats the last move
@@ -62,7 +65,8 @@ class Apgd:
     the first run may start at the best images of cheaper attacks. ``surrogate`` f: loss,
     gradient and step sizes come from a purifier of f times fewer, coarser steps. The real view,
     with ``eot`` draws, then votes on the start, the iterates at the checkpoints and x_max of
-    each run.
+    each run. After the ``restarts``, ``targets`` more runs towards the likeliest other classes,
+    each on z_t - z_y and on the images that are left.
     """
 
     revision: ClassVar[int] = 1
@@ -76,6 +80,7 @@ class Apgd:
     loss: LossName = "ce"
     warm: bool = True
     surrogate: Annotated[int, Field(ge=2)] | None = None
+    targets: Annotated[int, Field(ge=0)] = added(0)
 
     def __call__(
         self,
@@ -91,21 +96,36 @@ class Apgd:
 
         The first run begins at ``start`` (N, C, H, W), projected into the ball, if it is given.
         """
-        best = Best.nothing(x)
-        for restart in range(self.restarts):
-            streams = rng.fork("apgd", restart)
-            if restart == 0 and start is not None:
+        best, draws = Best.nothing(x), self.eot if view.stochastic else 1
+        losses = losses_of_runs(
+            view,
+            x,
+            y,
+            best,
+            loss=LOSSES[self.loss],
+            restarts=self.restarts,
+            targets=self.targets,
+            draws=draws,
+            rng=rng.fork("apgd", "targets"),
+        )
+        for run, loss in enumerate(losses):
+            streams = rng.fork("apgd", run)
+            if run == 0 and start is not None:
                 first = project(start, x, threat.norm, threat.radius)
             else:
                 first = random_point(x, threat, streams.fork("start"))
-            self._run(view, x, y, first, best, threat=threat, rng=streams)
+            self._run(view, x, y, first, best, loss=loss, threat=threat, rng=streams)
         return best.x
 
     def calls(self, *, stochastic: bool, classes: int) -> Calls:
         """Bound the cost of one image that never leaves; a surrogate counts as the whole."""
-        draws = self.restarts * (self.eot if stochastic else 1)
+        runs = self.restarts + min(self.targets, classes - 1)
+        draws = self.eot if stochastic else 1
         votes = 0 if self.surrogate is None else 2 + len(checkpoints(self.steps))
-        return Calls(forward=(1 + votes) * draws, backward=self.steps * draws)
+        look = draws if self.targets else 0
+        return Calls(
+            forward=(1 + votes) * runs * draws + look, backward=self.steps * runs * draws
+        )
 
     def _run(
         self,
@@ -115,16 +135,17 @@ class Apgd:
         start: Tensor,
         best: Best,
         *,
+        loss: Loss,
         threat: ThreatModel,
         rng: Rng,
     ) -> None:
         """Run once from start (N, C, H, W), offering what was seen or voted on to ``best``."""
-        draws, loss = self.eot if view.stochastic else 1, LOSSES[self.loss]
+        draws = self.eot if view.stochastic else 1
         model = view if self.surrogate is None else view.surrogate(self.surrogate)
         windows = checkpoints(self.steps)
         rows = best.undecided()
         ball = Ball.around(x[rows], threat.norm, threat.radius)
-        found, labels, rng = best[rows], y[rows], rng[rows]
+        found, labels, rng, loss = best[rows], y[rows], rng[rows], of_rows(loss, rows)
         ascent = Ascent.begin(start[rows], eta=2 * reach(x, threat))
         for k in range(self.steps + 1):
             if len(rows) == 0:
@@ -151,6 +172,7 @@ class Apgd:
                 staying = found.undecided()
                 rows, ascent, found = rows[staying], ascent[staying], found[staying]
                 ball, labels, rng = ball[staying], labels[staying], rng[staying]
+                loss = of_rows(loss, staying)
         if self.surrogate is not None and len(rows) > 0:
             seen = self._vote(view, ascent.x_max, labels, rng.fork("vote", "best"))
             found.offer(ascent.x_max, seen)

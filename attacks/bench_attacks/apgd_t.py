@@ -50,6 +50,7 @@ from bench.api import (
     project,
 )
 from bench_attacks._best import Best
+from bench_attacks._targets import first_look
 from bench_attacks.apgd import Ascent, checkpoints
 from bench_attacks.pgd import random_point, reach
 
@@ -99,7 +100,7 @@ class ApgdT:
         The ascent towards the likeliest class begins at ``start`` (N, C, H, W), projected.
         """
         rng, votes = rng.fork("apgd_t"), self.eot if view.stochastic else 1
-        best, order = _first_look(view, x, y, votes=votes, rng=rng.fork("targets"))
+        best, order = first_look(view, x, y, votes=votes, rng=rng.fork("targets"))
         runs = min(self.targets, order.shape[1])
         first = random_point(_each(x, runs), threat, rng.repeat(runs).fork("start"))
         if start is not None:
@@ -197,20 +198,6 @@ class Climbs:
         """Take losses and gradients; ``window`` steps after the last checkpoint, if at one."""
         ascent = self.ascent.evaluated(seen)
         return replace(self, ascent=ascent if window is None else ascent.checked(window))
-
-
-def _first_look(
-    view: View, x: Tensor, y: Tensor, *, votes: int, rng: Rng
-) -> tuple[Best, Tensor]:
-    """Vote on clean images (N, C, H, W); order the other classes (N, K - 1) by mean logit."""
-    best = Best.nothing(x)
-    with torch.no_grad():
-        logits = torch.stack([view(x, rng=rng.fork(draw)) for draw in range(votes)])
-    wrong = (logits.argmax(2) != y).to(x.dtype).mean(0)
-    mean = logits.mean(0)
-    best.offer(x, Averaged(margin(mean, y), wrong))
-    others = mean.scatter(1, y[:, None], -torch.inf)
-    return best, others.argsort(1, descending=True)[:, :-1]
 
 
 def _each(of: Tensor, times: int) -> Tensor:

@@ -27,6 +27,7 @@ from bench.api import (
     Rng,
     ThreatModel,
     View,
+    added,
     averaged_gradient,
     averaged_loss,
     per_image,
@@ -34,6 +35,7 @@ from bench.api import (
     steepest,
 )
 from bench_attacks._best import Best
+from bench_attacks._targets import losses_of_runs, of_rows
 
 _LEAVE = 10  # steps between two checks which images are done
 
@@ -47,7 +49,8 @@ class Pgd:
     ``step_size`` in pixels of [0, 1], None for 2.5 eps / T (Linf) or 5 eps / T (L2), and
     without a bound for that of a ball in which any image can become plain gray; ``restarts``
     from other random points of the ball where ``random_start``, from the image itself
-    otherwise.
+    otherwise. After them, ``targets`` more runs towards the likeliest other classes, each on
+    z_t - z_y and on the images that are left.
     """
 
     revision: ClassVar[int] = 2
@@ -61,14 +64,26 @@ class Pgd:
     restarts: Annotated[int, Field(ge=1)] = 1
     random_start: bool = True
     loss: LossName = "ce"
+    targets: Annotated[int, Field(ge=0)] = added(0)
 
     def __call__(
         self, view: View, x: Tensor, y: Tensor, *, threat: ThreatModel, rng: Rng
     ) -> Tensor:
         """Return the iterate (N, C, H, W) that most draws mistake for another class than y."""
-        best = Best.nothing(x)
-        for restart in range(self.restarts):
-            streams = rng.fork("pgd", restart)
+        best, draws = Best.nothing(x), self.eot if view.stochastic else 1
+        losses = losses_of_runs(
+            view,
+            x,
+            y,
+            best,
+            loss=LOSSES[self.loss],
+            restarts=self.restarts,
+            targets=self.targets,
+            draws=draws,
+            rng=rng.fork("pgd", "targets"),
+        )
+        for run, loss in enumerate(losses):
+            streams = rng.fork("pgd", run)
             start = random_point(x, threat, streams.fork("start")) if self.random_start else x
             ascend(
                 view,
@@ -78,17 +93,20 @@ class Pgd:
                 best,
                 threat=threat,
                 rng=streams,
-                loss=LOSSES[self.loss],
+                loss=loss,
                 steps=self.steps,
-                draws=self.eot if view.stochastic else 1,
+                draws=draws,
                 step_size=self.step_size or default_step(x, threat, self.steps),
             )
         return best.x
 
     def calls(self, *, stochastic: bool, classes: int) -> Calls:
         """Bound the cost of one image that never leaves the batch."""
-        draws = self.restarts * (self.eot if stochastic else 1)
-        return Calls(forward=votes(stochastic) * draws, backward=self.steps * draws)
+        draws = self.eot if stochastic else 1
+        return cost_of_runs(
+            draws, steps=self.steps, restarts=self.restarts, targets=self.targets,
+            stochastic=stochastic, classes=classes,
+        )  # fmt: skip
 
 
 def ascend(
@@ -112,7 +130,7 @@ def ascend(
     decide between them.
     """
     rows = best.undecided()
-    found, labels, rng = best[rows], y[rows], rng[rows]
+    found, labels, rng, loss = best[rows], y[rows], rng[rows], of_rows(loss, rows)
     highest, last = _iterate(
         view,
         Ball.around(x[rows], threat.norm, threat.radius),
@@ -168,6 +186,7 @@ def _iterate(
             staying = (here.wrong < 1).nonzero()[:, 0]
             rows, x_adv, found = rows[staying], x_adv[staying], found[staying]
             ball, y, rng = ball[staying], y[staying], rng[staying]
+            loss = of_rows(loss, staying)
     if len(rows) > 0:
         end = averaged_loss(view, x_adv, y, loss=loss, draws=draws, rng=rng.fork(steps))
         found.offer(x_adv, end)
@@ -176,9 +195,14 @@ def _iterate(
     return highest, last
 
 
-def votes(stochastic: bool) -> int:
-    """Count the forward passes of ``ascend`` in units of its draws."""
-    return 3 if stochastic else 1
+def cost_of_runs(
+    draws: int, *, steps: int, restarts: int, targets: int, stochastic: bool, classes: int
+) -> Calls:
+    """Bound the cost of runs of ``ascend`` on one image, and of the look for targets."""
+    runs = restarts + min(targets, classes - 1)
+    votes = 3 if stochastic else 1  # of one run, in units of its draws
+    look = draws if targets else 0
+    return Calls(forward=votes * runs * draws + look, backward=steps * runs * draws)
 
 
 def random_point(x: Tensor, threat: ThreatModel, rng: Rng) -> Tensor:

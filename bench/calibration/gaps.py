@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "rays": {"queries": 300},
     "square": {"queries": 300, "eot": 2},
 }
+TARGETS = 9  # of an attack that has them, where rivals are alike: all classes here
 # Accesses without a gradient, and why their attacks need not reach an optimum.
 SEARCHES = {Access.QUERY: "random search", Access.LABEL: "a search by labels"}
 WHAT = "attacks against known answers"
@@ -133,7 +135,7 @@ def calibrate(
     pairs, rows = [], []
     for name in names or catalogue("attacks"):
         try:
-            attack = build("attacks", name, BUDGETS.get(name, {}))
+            attack = build("attacks", name, budget(name))
             pairs += [
                 (name, case, access, norm)
                 for case in cases or CASES
@@ -145,12 +147,21 @@ def calibrate(
             rows.append(_unmade(name, error))
     for done, (name, case, access, norm) in enumerate(pairs):
         yield Progress(WHAT, done, len(pairs), unit="cases")
-        attack = build("attacks", name, BUDGETS.get(name, {}))
+        attack = build("attacks", name, budget(name, case))
         rows.append(
             measure(name, attack, case, access, norm, images=images or IMAGES, device=device)
         )
     yield Progress(WHAT, len(pairs), len(pairs), unit="cases")
     return rows
+
+
+def budget(name: str, case: Case | None = None) -> dict[str, Any]:
+    """Return the parameters that an attack is measured with on a case, or on most of them."""
+    params = dict(BUDGETS.get(name, {}))
+    alike = case is not None and not case.clear
+    if alike and hasattr(build("attacks", name, params), "targets"):
+        params["targets"] = TARGETS
+    return params
 
 
 def _unmade(name: str, error: BaseException) -> Gap:
@@ -190,7 +201,7 @@ def ungated(name: str, attack: Attack, case: Case, access: Access) -> str:
     calls = _calls(attack, case, stochastic=bool(case.sigma))
     if reason := SEARCHES.get(attack.accesses[0]):
         return reason
-    if not case.clear and not hasattr(attack, "targets"):
+    if not case.clear and not getattr(attack, "targets", 0):
         return "one ascent may follow the wrong rival"
     if calls.steps and case.moves:
         return "no guarantee where a purification step moves the image"
@@ -226,7 +237,6 @@ def measure(
         parts.append(part)
         faults += part.faults
     whole = len(parts) == len(radii)
-    changed = BUDGETS.get(name, {})
     return Gap(
         attack=name,
         access=access.value,
@@ -239,10 +249,19 @@ def measure(
         judged=tuple(part.judged for part in parts),
         gap=max(part.gap for part in parts) if whole else None,
         gap_single=max(part.gap_single for part in parts) if whole and case.sigma else None,
-        budget=" ".join(f"{key}={value}" for key, value in changed.items()) or "defaults",
+        budget=_changed(attack) or "defaults",
         ungated=ungated(name, attack, case, access),
         fault="; ".join(dict.fromkeys(faults)),
     )
+
+
+def _changed(attack: Attack) -> str:
+    """Write the parameters of an attack that are not its defaults."""
+    known: tuple[dataclasses.Field[Any], ...] = ()
+    if dataclasses.is_dataclass(attack):
+        known = dataclasses.fields(attack)
+    values = [(field.name, field.default, getattr(attack, field.name)) for field in known]
+    return " ".join(f"{name}={value}" for name, default, value in values if value != default)
 
 
 @dataclass(frozen=True)

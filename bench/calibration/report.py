@@ -22,7 +22,7 @@ expected of the attack's images, from their true margins, `judged`: counted by t
 each eps. `gap`: the largest of reached - exact, in points; more than {LARGEST_GAP:g} fails
 unless a reason says why an attack need not get there. On `1 - x` and `mirror` BPDA's
 gradient is wrong: that gap is BPDA's own. With alike rivals no single ascent has to find
-the nearest class."""
+the nearest class: there an attack that has targets also runs towards every class."""
 
 
 _TRAP_HEADS = ("trap", "check", "said of the trap", "said of its honest twin", "named")

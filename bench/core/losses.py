@@ -50,7 +50,7 @@ class Towards:
 
     target: Tensor
 
-    def __getitem__(self, block: slice) -> Towards:
+    def __getitem__(self, block: slice | Tensor) -> Towards:
         return Towards(self.target[block])
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import pydantic
 import pydantic_core
 
 from bench.errors import BenchError, OldNameWarning, PluginError, UsageError, unknown_name
+from bench.plugins.added import as_before
 from bench.plugins.names import kept, parsed
 from bench.plugins.sources import (
     digest_of_source,
@@ -285,7 +286,7 @@ def build_dataclass(cls: type[Any], params: Mapping[str, Any], *, where: str) ->
                 "Repair its __post_init__, or choose other parameters."
             ) from error
         else:
-            values = parameters(made)
+            values = _written(made)
             faults = [*_not_finite(values, where), *_taken_otherwise(params, values, where)]
             if not faults:
                 return made
@@ -348,8 +349,13 @@ def _clipped(value: Any) -> str:
 def parameters(plugin: Any) -> dict[str, Any]:
     """Write a plugin's parameters, defaults included, as plain JSON values.
 
-    Raises PluginError where a value has no such form.
+    Only defaults that were ``added`` later are left out. Raises PluginError where a value has
+    no such form.
     """
+    return as_before(plugin, _written(plugin))
+
+
+def _written(plugin: Any) -> dict[str, Any]:
     try:
         return dict(_adapter(type(plugin)).dump_python(plugin, mode="json"))
     except ValueError as error:  # of pydantic_core, which names the type

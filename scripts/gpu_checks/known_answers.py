@@ -22,8 +22,8 @@ def known() -> dict[str, Any]:
     names = ("pgd", "apgd", "bpda_eot", "noise", "square") if CUDA else ("pgd",)
     rows = []
     for name in names:
-        attack = build("attacks", name, gaps.BUDGETS.get(name, {}))
         for case in gaps.CASES if CUDA else gaps.CASES[:1]:
+            attack = build("attacks", name, gaps.budget(name, case))
             for access in attack.accesses:
                 for norm in attack.norms:
                     if late() or not gaps.applies(attack, case, access):

@@ -124,12 +124,15 @@ def test_without_a_bound_every_image_falls(name, norm):
     assert not bool(verdict.robust.any())
 
 
+WITH_TARGETS = ("pgd", "apgd", "bpda_eot", "adaptive")
 OWN_COSTS = [
     ("pgd", {"steps": 12, "eot": 3, "restarts": 2}),
     ("apgd", {"steps": 12, "eot": 3, "restarts": 2}),
     ("bpda_eot", {"steps": 12, "eot": 3}),
     ("adaptive", {"steps": 21, "eot": 3}),
     ("adaptive", {"steps": 20, "eot": 3, "through": "defense"}),
+    *((name, {"steps": 12, "eot": 3, "targets": 2}) for name in WITH_TARGETS),
+    ("pgd", {"steps": 5, "eot": 3, "targets": 99}),
     ("noise", {"tries": 12, "eot": 3}),
     ("square", {"queries": 60, "eot": 3}),
 ]  # of rays, only while its votes are open

@@ -133,10 +133,10 @@ def test_the_classifier_undoes_the_purifier(case):
 
 
 def gated(name):
-    attack = build("attacks", name, {})
     return [
         (name, case, access, norm)
         for case in CASES
+        for attack in [build("attacks", name, gaps.budget(name, case))]
         for access in attack.accesses
         for norm in attack.norms
         if applies(attack, case, access) and not gaps.ungated(name, attack, case, access)
@@ -149,7 +149,7 @@ GATED = [row for name in catalogue("attacks") if name != "autoattack" for row in
 
 @pytest.mark.parametrize(("name", "case", "access", "norm"), GATED, ids=str)
 def test_a_gated_attack_reaches_the_optimum(name, case, access, norm):
-    attack = build("attacks", name, gaps.BUDGETS.get(name, {}))
+    attack = build("attacks", name, gaps.budget(name, case))
     row = measure(name, attack, case, access, norm, images=SMALL)
     assert row.fault == ""
     assert row.gap <= 1
