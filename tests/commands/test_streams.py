@@ -11,7 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from ..command import NOISE, RUN, TINY, Bench, exit_code, is_one_clear_message, runs
+from bench.commands import doctor
+
+from ..command import (
+    NOISE,
+    RUN,
+    TINY,
+    Bench,
+    exit_code,
+    imported_well,
+    is_one_clear_message,
+    runs,
+)
 
 PLAN = (
     "defenses: none\nattacks: {name: noise, set: {tries: 1}}\nthreats: {eps: 0.1}\nn: 4\n"
@@ -116,6 +127,7 @@ def test_home_is_meant_by_a_tilde_in_every_folder(
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("BENCH_DATA", "~/data")
     monkeypatch.setenv("BENCH_RESULTS", "~/results")
+    monkeypatch.setattr(doctor, "import_apart", imported_well)  # it is about folders alone
     (home / "plan.yaml").write_text(PLAN)
     assert bench("matrix", "~/plan.yaml").code == 0
     assert (home / "results" / "runs.csv").is_file()

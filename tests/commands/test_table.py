@@ -165,9 +165,3 @@ def test_a_table_goes_to_a_file(bench: Bench, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("three")
 def test_a_table_of_one_data_set(bench: Bench) -> None:
     assert bench("table", "--dataset=digits").out == bench("table").out
-
-
-def test_doctor_ends_well_here(bench: Bench) -> None:
-    said = bench("doctor")
-    assert said.code == 0, said.out
-    assert "torch" in said.out
