@@ -30,7 +30,7 @@ _PAGE = Path("report.html")
 
 def report(
     name: Annotated[
-        str | None, typer.Argument(metavar="[DEFENSE]", help="The defense to report on.")
+        str | None, typer.Argument(metavar="DEFENSE", help="The defense to report on.")
     ] = None,
     defense: Annotated[
         str | None, typer.Option(help="The same.", show_default="all with --html")

@@ -29,8 +29,8 @@ from bench.webpage.chosen import Chosen
 from bench.webpage.defenses import Told
 
 MOST = 50  # strips on a page
-_EXACT = 64  # pixels of a side, up to which a picture is stored as it is
-_SIDE = 128  # pixels of a side of any other, which is compressed
+_EXACT = 48  # pixels of a side, up to which a picture is stored as it is
+_SIDE = 112  # pixels of a side of any other, which is compressed
 
 
 @dataclass(frozen=True)
