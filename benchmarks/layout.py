@@ -23,7 +23,7 @@ ITEM = "layout"
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """Compare layouts and switches, network by network, and evaluations of two sizes of pass."""
+    """Compare layouts, switches of a CPU and sizes of pass."""
     found = subject(settings)
     for device in settings.devices:
         yield from _layouts(settings, found, device)
@@ -58,7 +58,8 @@ def _switches(settings: Settings, found: Subject) -> Iterator[Row]:
     x = found.images(settings.size(128, quick=8)).x
     for name, network in found.defense().networks().items():
         usual = input_gradient(network, x)
-        ways = {"usual": usual, "without oneDNN": _native(usual), "no denormals": _flushed(usual)}
+        ways = {"usual": usual, "without oneDNN": _native(usual)}
+        ways["denormals as zero"] = _flushed(usual)
         times = interleaved(ways, repeats=4 * settings.repeats, device="cpu")
         for way in list(ways)[1:]:
             yield times.ratio(

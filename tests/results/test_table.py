@@ -214,7 +214,7 @@ def test_a_table_is_made_while_another_process_mends_a_failure(
                 store.forget(mended.key())
         return read_json(path)
 
-    monkeypatch.setattr("bench.results.table.read_json", late)
+    monkeypatch.setattr("bench.results.cell_row.read_json", late)
     assert list(collect(store)["state"]) == ["done"] * (1 + finished)
 
 
