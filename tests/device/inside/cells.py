@@ -31,17 +31,23 @@ ON_THE_HOST = ("bench_defenses/jpeg.py", "bench_defenses/nl_means.py")  # are no
 
 
 def cells() -> Iterator[tuple[str, str, Access, Norm]]:
-    """Name defense, attack, access and norm; transfer attacks do not see the purifier."""
+    """Name defense, attack, access and norm; transfer attacks do not see the purifier.
+
+    Of defenses with the same purifier, which differ in their training, one meets all attacks.
+    """
+    met: set[type] = set()
     for name in DEFENSES:
-        differentiable = pairs(name)[0].defense.purifier.differentiable
-        for attack in sorted(set(catalogue("attacks")) - {LIBRARY}):
+        purifier = pairs(name)[0].defense.purifier
+        differentiable, known = purifier.differentiable, type(purifier) in met
+        met.add(type(purifier))
+        for attack in ("pgd",) if known else sorted(set(catalogue("attacks")) - {LIBRARY}):
             sort = plugin("attacks", attack)
             for access in sort.accesses:
                 if access is Access.TRANSFER and name != "none":
                     continue
                 if unsupported(differentiable=differentiable, access=access):
                     continue
-                norms = sort.norms if name in ("none", "ebm") else sort.norms[:1]
+                norms = sort.norms if name in ("none", "gaussian") else sort.norms[:1]
                 yield from ((name, attack, access, norm) for norm in norms)
 
 
