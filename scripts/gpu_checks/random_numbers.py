@@ -71,6 +71,6 @@ def rng() -> dict[str, Any]:
         say("SEE" if same else "BAD", f"{rows} rows of 784 normals: {shown(entry)}")
     say(
         "SEE",
-        f"kernels of normal_like: {found.get('kernels of normal_like')}, 133 without Triton",
+        f"kernels of normal_like: {found.get('kernels of normal_like')}, 75 without Triton",
     )
     return found

@@ -4,8 +4,8 @@ Tensors of device 'simgpu' hold CPU tensors, so that they compute the CPU's numb
 not be mixed with the CPU's, and launches and waits of the host are counted (``ledger.py``). The
 device is torch's PrivateUse1 with a guard in Python, so that autograd runs backward passes in
 a thread of its own, as it does for CUDA. It changes torch for the whole process: only
-``test_simulated.py`` starts one. Needs torch's registration of backends in Python (2.11 has it,
-2.6 does not).
+``test_simulated.py`` starts one. Needs torch's registration of backends in Python, which an
+older torch lacks.
 """
 
 from __future__ import annotations
