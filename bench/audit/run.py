@@ -27,8 +27,8 @@ from bench.results.stats import wilson
 from bench.results.store import Store, write_json, written
 from bench.results.workspace import Workspace
 
-# What breaks most per pass on held-out images: a step follows one draw as well as five where
-# their gradients agree, which C5 sees to, and the margin of what is sure is never rounded to 0.
+# A step follows one draw nearly as well as five where their gradients agree, which C5 sees to,
+# and the margin of what is sure is never rounded to 0.
 SETTINGS: dict[str, Any] = {"steps": 20, "eot": 1, "loss": "margin"}
 NOT_MEASURED = "not measured"  # the figure of a check that could not be run
 
