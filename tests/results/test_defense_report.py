@@ -21,7 +21,7 @@ defenses: gaussian
 attacks:
   - {name: apgd, set: {steps: 3, eot: 2}}
   - {name: noise, set: {tries: 1, eot: 1}}
-  - {name: autoattack, access: transfer}
+  - {name: pgd, access: transfer, set: {steps: 3}}
 threats: {norm: Linf, eps: 0.1}
 n: 12
 draws: 5
@@ -80,7 +80,7 @@ def test_an_audit_is_quoted(bench: Bench) -> None:
 
 
 def test_two_cells_with_one_budget_are_told_apart(bench: Bench) -> None:
-    plan = (PLAN % "false").replace("  - {name: autoattack, access: transfer}\n", "")
+    plan = (PLAN % "false").replace("  - {name: pgd, access: transfer, set: {steps: 3}}\n", "")
     for rest in ("", "sequential: true\n"):
         Path("plan.yaml").write_text(plan + rest)
         assert bench("matrix", "plan.yaml").code == 0
