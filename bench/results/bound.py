@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from bench.errors import UsageError
-from bench.results.render import columns_of, row_labels, text_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _NAMED = 5  # cells in a message
 
@@ -29,6 +30,10 @@ def is_below(robust: float, bound: float) -> bool:
     That is the point with one decimal, not an end of its interval. What was not measured
     (NaN) is below every bound.
     """
+    import pandas as pd  # here, so that `bench --help` does not wait for it
+
+    from bench.results.render import text_of
+
     return not (pd.notna(robust) and float(text_of(float(robust))) >= bound)
 
 
@@ -38,6 +43,8 @@ def shortfall(rows: pd.DataFrame, bound: float) -> str | None:
     A void, failed or damaged row reaches none. A skipped one has nothing to measure, but at
     least one row has to be measured.
     """
+    from bench.results.render import columns_of, row_labels, text_of
+
     asked = rows[rows["state"] != "skipped"]
     if asked.empty:
         return f"nothing was measured, so that nothing reaches --fail-below {bound:g}."

@@ -65,6 +65,11 @@ def test_a_light_command_imports_no_torch(
     assert said in out
 
 
+def test_the_command_line_alone_imports_no_pandas(tmp_path: Path) -> None:
+    _, out = heavy("import bench.cli; print('pandas' in sys.modules)", tmp_path)
+    assert out == "False\n"
+
+
 def test_a_finished_command_imports_no_torch(
     tmp_path: Path, filled_by: Callable[..., Path]
 ) -> None:
