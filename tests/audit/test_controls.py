@@ -228,7 +228,7 @@ def test_a_subject_of_a_variant_shares_its_cells(make_subject: Make) -> None:
     subject = make_subject(Gaussian(0.1))
     subject.strong(variant=subject.bare)
     subject.of(subject.bare).strong()
-    assert len(subject.workspace.store.cells()) == 1
+    assert len(subject.workspace.store.cells()) == 2
     few = subject.of(subject.bare, 5)
     assert len(few.strong().rows) == 5
     assert len(subject.of(subject.bare, 1000).images) == 32

@@ -129,7 +129,7 @@ def state(finding: Finding) -> State:
 def test_converged(make_subject: Make, langevin: Callable[..., Any]) -> None:
     enough = converged(make_subject(settings={"steps": 10}))
     assert state(enough) is State.PASS
-    budgets = {"accuracy", "steps", "restarts", "targets"}
+    budgets = {"accuracy", "steps", "restarts"}
     assert set(enough.values) == budgets, "no draws to double"
 
     short = converged(make_subject(Narrow(), name="narrow", settings={"steps": 3}))
