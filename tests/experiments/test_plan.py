@@ -17,7 +17,9 @@ from bench.experiments.plan import Plan, read_plan
 from bench.experiments.plan_faults import all_faults
 
 FOLDER = Path(__file__).resolve().parents[2] / "plans"
-PLANS = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("tune/*.yaml")])
+PLANS = sorted(
+    path for folder in (".", "tune", "ablation") for path in FOLDER.glob(f"{folder}/*.yaml")
+)
 SMALL: dict[str, Any] = {"defenses": "none", "attacks": "noise", "threats": {"eps": "0.1"}}
 
 
