@@ -70,7 +70,7 @@ def test_what_another_run_broke_is_not_attacked_again(make_subject: Make) -> Non
 
 def test_the_main_attack_goes_on_to_each_class(make_subject: Make) -> None:
     hasty = {"steps": 1}
-    subject = make_subject(Gaussian(0.1), eps=Fraction(3, 40), n=32, settings=hasty)
+    subject = make_subject(Gaussian(0.1), eps=Fraction(1, 10), n=32, settings=hasty)
     first, main = subject.quick(), subject.strong()
     left, kept = attacks.right(first), attacks.right(main)
     assert not (kept & ~left).any()
