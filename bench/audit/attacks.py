@@ -18,7 +18,6 @@ NO_GRADIENT = "the classifier passes no gradient back, so that the main attack c
 QUERIES = 200  # of Square, whose authors take thousands
 TRIES = 1000  # of random noise
 FEW = 50  # images of the sweep over radii, where they show no rise
-_VOTES = 5  # draws that vote on what a targeted ascent found
 
 
 def settings_of(subject: Subject) -> dict[str, Any]:
@@ -48,26 +47,17 @@ def indices_of(subject: Subject, chosen: Outcome) -> list[int]:
 
 
 def doubled(subject: Subject) -> dict[str, Run]:
-    """Attack what the main attack left with more: twice of each budget, and one ascent a class.
+    """Attack what the main attack left with twice of each budget by itself.
 
-    A deterministic defense has no draws to double. ``targets`` is targeted APGD, which gives
-    each ascent as many draws as it needs, up to ``_VOTES`` or the main attack's.
+    A deterministic defense has no draws; the targeted ascents have no restarts.
     """
     settings, main = settings_of(subject), subject.strong()
-    budgets = (
-        ("steps", "eot", "restarts") if subject.defense.stochastic else ("steps", "restarts")
-    )
-    runs = {
+    twice = {
         name: subject.strong(settings={name: 2 * settings[name]}, after=main)
-        for name in budgets
+        for name in (("steps", "eot") if subject.defense.stochastic else ("steps",))
     }
-    targeted = {
-        "steps": settings["steps"],
-        "eot": max(_VOTES, settings["eot"]),
-        "warm": False,
-        "surrogate": settings["surrogate"],
-    }
-    return {**runs, "targets": subject.run("apgd_t", subject.access, targeted, after=main)}
+    again = subject.quick(settings={"restarts": 2 * settings["restarts"]}, after=main)
+    return {**twice, "restarts": again}
 
 
 def radii(subject: Subject) -> list[Fraction]:
@@ -80,16 +70,16 @@ def radii(subject: Subject) -> list[Fraction]:
 
 
 def sweep(subject: Subject) -> list[tuple[Fraction, Outcome]]:
-    """List what the main attack leaves right (N,) at each radius, of some images or of all.
+    """List what an untargeted ascent leaves right (N,) at each radius, of some images or all.
 
     The first ``FEW`` do where no radius leaves more of them right than the one before: a rise
     that one image in ten shows is missed with a probability of .9^50, half a percent.
     """
-    eps, main = subject.threat.eps, right(subject.strong())
+    eps, main = subject.threat.eps, right(subject.quick())
     for part in (subject.first(FEW), subject):
         n = len(part.images)
         curve = [
-            (radius, main[:n] if radius == eps else right(part.strong(eps=radius)))
+            (radius, main[:n] if radius == eps else right(part.quick(eps=radius)))
             for radius in radii(subject)
         ]
         left = [int(stays.sum()) for _, stays in curve]
@@ -112,7 +102,7 @@ def one_step(subject: Subject) -> Run:
 
 def bpda(subject: Subject) -> Run:
     """Run the main attack on what it left, with the identity's gradient for the purifier's."""
-    return subject.strong(access=Access.BPDA, after=subject.strong())
+    return subject.quick(access=Access.BPDA, after=subject.strong())
 
 
 def transfer(subject: Subject) -> Run:

@@ -24,7 +24,8 @@ First {{ of.n }} test images, classifier `{{ of.classifier.name }}`
 ({{ of.classifier.checkpoint | digest }}), defense checkpoint
 {{ of.defense.checkpoint | digest }}, seed {{ of.seed }}, {{ of.draws }} draws of the judge.
 Main attack: apgd with {{ access }} access, {{ attack.steps }} steps, {{ attack.eot }} draws a
-gradient, {{ attack.restarts }} restarts, loss {{ attack.loss }}.
+gradient, {{ attack.restarts }} restarts, loss {{ attack.loss }}; then apgd_t to each class for
+what it left.
 
 | check | state | figure | threshold | because |
 | --- | --- | --- | --- | --- |

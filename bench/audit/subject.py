@@ -27,6 +27,7 @@ from bench.results.store import Store, read_json, read_rows
 from bench.results.workspace import Workspace
 
 LEVEL = 0.01  # of the paired tests that raise an alarm
+_VOTES = 5  # times the draws of a gradient vote on what a targeted ascent found
 
 
 def _copied(defense: Defense) -> Defense:
@@ -72,7 +73,8 @@ class Subject:
     """A defense under audit on the first n test images, with a store of its own.
 
     Attacks are run as cells of that store, so that a killed audit goes on where it was and
-    checks share what they need. ``settings`` are those of the main attack, ``apgd``.
+    checks share what they need. ``settings`` are those of ``apgd``, which the main attack
+    begins with.
     """
 
     base: Prepared
@@ -151,6 +153,29 @@ class Subject:
 
     def strong(self, **changes: Any) -> Run:
         """Run the main attack with the widest access; ``changes`` go to ``run``.
+
+        An untargeted ascent, and one to each class for what it leaves.
+        """
+        first = self.quick(**changes)
+        settings = {**self.settings, **changes.pop("settings", {})}
+        targeted = {
+            "steps": settings["steps"],
+            "eot": _VOTES * settings["eot"],
+            "warm": False,
+            "surrogate": settings.get("surrogate"),
+        }
+        access = changes.pop("access", self.access)
+        then = self.run("apgd_t", access, targeted, **{**changes, "after": first})
+        # Of what it did not break it may propose the clean image: the first one's is kept.
+        fell = first.robust & ~then.robust
+        rows = first.rows.copy()
+        rows[fell] = then.rows[fell]
+        taken = torch.tensor(fell.to_numpy(), device=first.x_adv.device).reshape(-1, 1, 1, 1)
+        x_adv = torch.where(taken, then.x_adv, first.x_adv)
+        return replace(first, rows=rows, x_adv=x_adv, keys=then.keys)
+
+    def quick(self, **changes: Any) -> Run:
+        """Run the untargeted ascent of the main attack alone; ``changes`` go to ``run``.
 
         It starts at random also where other attacks went before, so that its budget alone
         makes a difference.

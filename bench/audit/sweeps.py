@@ -19,15 +19,14 @@ _MORE = {  # what breaks more, and what then to do
     "steps": ("twice the steps", "raise attack.steps"),
     "eot": ("twice the draws", "raise attack.eot"),
     "restarts": ("twice the restarts", "raise attack.restarts"),
-    "targets": ("ascents to each class", "attack with apgd_t"),
 }
 
 
 def converged(subject: Subject) -> Finding:
-    """C6: more steps, draws, restarts or targets break nothing of what the main attack left."""
+    """C6: twice the steps, draws or restarts break nothing of what the main attack left."""
     blank = Finding(
         "C6", "converged", Weight.BOUND, State.NOT_APPLICABLE,
-        threshold="no more broken by a larger budget (paired tests at 1 %)",
+        threshold="no more broken by a doubled budget (paired tests at 1 %)",
         reason=NO_GRADIENT,
     )  # fmt: skip
     if not attackable(subject):
@@ -100,9 +99,9 @@ def unbounded_breaks(subject: Subject) -> Finding:
     chance = 1 / len(subject.strong().rows["votes"].iloc[0])
     limit = chance + 3 * math.sqrt(chance * (1 - chance) / n)
     # Few images do where so few of them stay right that the share of all is surely within.
-    run = subject.first(_FEW).strong(eps=None)
+    run = subject.first(_FEW).quick(eps=None)
     if binom.cdf(int(right(run).sum()), len(run.rows), limit) > LEVEL:
-        run = subject.strong(eps=None)
+        run = subject.quick(eps=None)
     over = run.accuracy > limit
     return replace(
         blank,

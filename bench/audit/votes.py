@@ -41,7 +41,7 @@ def resubmission(subject: Subject) -> Finding:
             f"--draws={_AGAIN} or more"
         )
         return Finding(*about, State.NOT_APPLICABLE, threshold=threshold, reason=reason)
-    rows = subject.strong(draws=min(_DRAWS, subject.base.cell.draws)).rows
+    rows = subject.quick(draws=min(_DRAWS, subject.base.cell.draws)).rows
     rule, single = parse_rule(f"worst-of-{_AGAIN}"), parse_rule("vote")
     found = {
         f"{kind} {name}": 100 * float(np.mean(right(rows, chosen, attacked=kind == "attacked")))
