@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from unittest.mock import patch
 
@@ -72,8 +73,12 @@ def _switches(settings: Settings, found: Subject) -> Iterator[Row]:
 
 def _native(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
     def native() -> Tensor:
-        with torch.backends.mkldnn.flags(enabled=False):
-            return run()
+        with (
+            warnings.catch_warnings()
+        ):  # of a switch for Intel's GPUs
+            warnings.simplefilter("ignore", UserWarning)
+            with torch.backends.mkldnn.flags(enabled=False):
+                return run()
 
     return native
 

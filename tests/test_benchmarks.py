@@ -117,9 +117,12 @@ def test_searches_are_judged_alike(settings: Settings) -> None:
 
 
 def test_layouts_and_sizes_of_a_pass_are_compared(settings: Settings) -> None:
-    classifier, energy, sizes = measured("layout", settings)
+    classifier, energy, *switches, sizes = measured("layout", settings)
     assert "of the classifier" in classifier.what
     assert "of the energy" in energy.what
+    for row in switches:
+        assert row.what.startswith(("without oneDNN / usual", "denormals as zero / usual"))
+    assert len(switches) == 4
     assert sizes.what.startswith("32 / 128 rows a pass on cpu")
     assert sizes.checked.startswith("verdicts that rounding changed: ")
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,7 +43,7 @@ WHAT = "attacks against known answers"
 _EXPENSIVE = 3000  # passes an image from which on an attack is measured on few defenses
 _SLACK = 1e-3  # of a margin: float32 images and logits, and the judge's tolerance of the ball
 _CPU = torch.device("cpu")
-_UNLIKELY = 4.5  # standard errors between the judge's count and its expectation
+_UNLIKELY = 7e-6  # chance of the judge's count: what 4.5 standard errors are where many vary
 
 
 @dataclass(frozen=True)
@@ -302,6 +303,18 @@ def _at(
     return compare(problem, case.sigma, threat, x_adv.cpu(), outcomes)
 
 
+def chance(shares: Tensor, count: int) -> float:
+    """Return how likely a count is as far from its mean, of images (N,) right by ``shares``.
+
+    Exact (Poisson's binomial): where few images may go either way no normal law holds.
+    """
+    law = np.ones(1)
+    for share in shares.tolist():
+        law = np.convolve(law, (1 - share, share))
+    far = np.abs(np.arange(len(law)) - float(shares.sum()))
+    return float(law[far >= far[count] - 1e-9].sum())
+
+
 def compare(
     problem: Problem, sigma: float, threat: ThreatModel, x_adv: Tensor, outcomes: Outcomes
 ) -> Part:
@@ -335,8 +348,7 @@ def compare(
     if not sigma:
         certain = ~legal | (attacked.abs() > _SLACK)
         expected = torch.where(certain, expected, judged)  # a float32 tie is the judge's
-    error = float((expected * (1 - expected)).sum().sqrt())
-    if abs(float((judged - expected).sum())) > _UNLIKELY * error:
+    if chance(expected, int(judged.sum())) < _UNLIKELY:
         faults.append(
             f"the judge counts {_percent(judged):.1f} % where {_percent(expected):.1f} % are "
             "expected"

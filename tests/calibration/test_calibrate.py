@@ -224,6 +224,16 @@ def test_a_failing_attack_is_a_row():
     assert "failed: TypeError" in document([known_answers([row])], ORIGIN)
 
 
+def test_how_likely_a_count_is():
+    sure = torch.tensor([1.0, 0.0, 1.0]).double()
+    assert [gaps.chance(sure, count) for count in range(4)] == [0, 0, 1, 0]
+    # One image of a thousandth is seen once in a thousand tables, whatever the normal law says.
+    assert gaps.chance(torch.tensor([0.001, 1.0]).double(), 2) == pytest.approx(0.001)
+    coins = torch.full((100,), 0.5).double()
+    assert gaps.chance(coins, 55) == pytest.approx(0.368, abs=0.001)
+    assert gaps.chance(coins, 73) < 7e-6 < gaps.chance(coins, 72)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([TWO, NOISE_CASE]), st.sampled_from(list(Norm)))
 def test_no_attack_beats_the_optimum(seed, case, norm):

@@ -68,14 +68,15 @@ class ContrastiveDivergence(AveragedTraining):
         # The seed changes only the first weights and the first bank: torch reads only the lower
         # 32 bits here. A fix would give other energies than those that ship.
         generator = numbered(recipe.seed, self.step)
-        chains = recipe.batch - self.adversarial
 
         def normal(n: int, scale: float) -> Tensor:
             return scale * torch.randn(n, *data.shape[1:], generator=generator)
 
         rows = torch.randint(len(data), (recipe.batch,), generator=generator)
         offset = normal(recipe.batch, recipe.data_noise)
-        slots = torch.randperm(recipe.bank, generator=generator)[:chains]
+        slots = torch.randperm(recipe.bank, generator=generator)
+        slots = slots[: recipe.batch - self.adversarial]
+        chains = len(slots)  # a small bank has fewer
         renewed = torch.rand(chains, generator=generator) < recipe.fresh
         noise = torch.rand(chains, *data.shape[1:], generator=generator)
         moves = [normal(chains, recipe.chain_noise) for _ in range(recipe.chain_steps)]
