@@ -73,9 +73,7 @@ def _switches(settings: Settings, found: Subject) -> Iterator[Row]:
 
 def _native(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
     def native() -> Tensor:
-        with (
-            warnings.catch_warnings()
-        ):  # of a switch for Intel's GPUs
+        with warnings.catch_warnings():  # of a switch for Intel's GPUs
             warnings.simplefilter("ignore", UserWarning)
             with torch.backends.mkldnn.flags(enabled=False):
                 return run()
