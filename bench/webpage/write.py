@@ -107,9 +107,11 @@ def _summary(chosen: Chosen) -> str:
     states = chosen.cells["state"].value_counts()
     words = ", ".join(f"{number} {state}" for state, number in states.items())
     dates = sorted(about["date"] for about in chosen.abouts.values())
-    when = f" Measured from {dates[0][:10]} to {dates[-1][:10]}." if dates else ""
+    days = list(dict.fromkeys(date[:10] for date in dates))
+    when = f" Measured {' to '.join((days[0], days[-1])[: len(days)])}." if days else ""
+    cells = "1 cell" if len(chosen.cells) == 1 else f"{len(chosen.cells)} cells"
     return (
-        f"{len(chosen.cells)} cells ({words}): "
+        f"{cells} ({words}): "
         f"defenses {', '.join(_names(chosen, 'defense'))}; "
         f"data sets {', '.join(_names(chosen, 'dataset'))}.{when}"
     )
