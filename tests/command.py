@@ -89,7 +89,10 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def files(folder: Path) -> set[Path]:
-    return {path for path in folder.rglob("*") if path.is_file()}
+    """List what is kept: no cache of a results folder, which has cells of some age only."""
+    cache = folder / "results" / "cache"
+    found = {path for path in folder.rglob("*") if path.is_file()}
+    return {path for path in found if not path.is_relative_to(cache)}
 
 
 def runs(folder: Path) -> list[dict[str, str]]:

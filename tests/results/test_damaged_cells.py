@@ -23,7 +23,7 @@ from bench.results.settings import measured
 from bench.results.store import Store, read_rows
 from bench.results.table import COLUMNS, collect, with_worst_case
 
-from ..command import NOISE, RUN, Bench, is_one_clear_message, runs
+from ..command import NOISE, RUN, Bench, files, is_one_clear_message, runs
 
 FLIPS = 100
 NUMBERS = [
@@ -268,13 +268,13 @@ def test_a_cell_that_names_a_folder_outside_is_damaged(
     without_digests(cell)
     content = json.loads((cell / "cell.json").read_text())
     cell = cell.rename(cell.with_name(digest_of(measured(content))))
-    before = sorted(folder.parent.rglob("*"))
+    before = files(folder.parent)
     said = bench("verify", "--votes")
     assert said.code == 1
     assert "have to be keys of 16 hexadecimal digits" in said.out
     assert row_of(folder, cell.name)["state"] == "damaged"
     is_one_clear_message(bench("judge", cell.name, "--draws=4"), "16 hexadecimal", code=1)
-    assert sorted(folder.parent.rglob("*")) == before
+    assert files(folder.parent) == before
 
 
 def test_a_cell_that_another_process_has_begun_is_not_written_down_anew(folder: Path) -> None:
