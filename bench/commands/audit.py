@@ -39,7 +39,7 @@ def audit(
     seed: Seed = 0,
     draws: Draws = 50,
     shard: Shard = 100,
-    settings: Settings = [],  # noqa: B006 - Typer copies it
+    settings: Settings = [],
     device: Device = "auto",
     results: Results = RESULTS,
     data: Data = DATA,

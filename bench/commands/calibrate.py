@@ -60,15 +60,15 @@ OfCell = Annotated[
 
 
 def calibrate(
-    attack: Attacks = [],  # noqa: B006 - Typer copies it
+    attack: Attacks = [],
     real: Real = False,
     weights: Weights = WEIGHTS,
     outside: Outside = False,
-    defense: Defenses = [],  # noqa: B006 - Typer copies it
+    defense: Defenses = [],
     dataset: Dataset = "mnist",
     eps: Eps = "0.3",
     n: OnlyN = None,
-    cell: OfCell = [],  # noqa: B006 - Typer copies it
+    cell: OfCell = [],
     output: Output = None,
     results: Results = RESULTS,
     data: Data = DATA,

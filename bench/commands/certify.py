@@ -43,8 +43,8 @@ def certify(
     radius: Annotated[
         list[str],
         typer.Option(help="An L2 radius to show, such as 0.5; may be repeated."),
-    ] = [],  # noqa: B006 - Typer copies it
-    settings: Settings = [],  # noqa: B006 - Typer copies it
+    ] = [],
+    settings: Settings = [],
     device: Device = "auto",
     results: Results = RESULTS,
     data: Data = DATA,

@@ -26,7 +26,7 @@ def check(
         typer.Option(help="defense, attack, classifier or dataset.", show_default="found out"),
     ] = None,
     dataset: Dataset = "digits",
-    settings: Settings = [],  # noqa: B006 - Typer copies it
+    settings: Settings = [],
     data: Data = DATA,
     as_json: AsJson = False,
 ) -> None:

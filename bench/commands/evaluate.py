@@ -69,7 +69,7 @@ def run(
     search: Annotated[
         str, typer.Option(help="Precision of the attack's networks: float32 or bfloat16.")
     ] = "float32",
-    settings: Settings = [],  # noqa: B006 - Typer copies it
+    settings: Settings = [],
     device: Device = "auto",
     results: Results = RESULTS,
     data: Data = DATA,
@@ -131,7 +131,7 @@ def matrix(
     zoo: Zoo = ZOO,
     executor: Executor = None,
     jobs: Jobs = None,
-    slurm: Slurm = [],  # noqa: B006 - Typer copies it
+    slurm: Slurm = [],
     dry_run: DryRun = False,
     fail_below: FailBelow = None,
     junit: Junit = None,
@@ -190,7 +190,7 @@ def train(
     classifier: Annotated[
         str, typer.Option(help="The classifier that an adversarial training attacks.")
     ] = "small_cnn",
-    settings: Settings = [],  # noqa: B006 - Typer copies it
+    settings: Settings = [],
     device: Device = "auto",
     results: Results = RESULTS,
     data: Data = DATA,

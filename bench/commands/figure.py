@@ -71,13 +71,13 @@ OnlySeed = Annotated[int | None, typer.Option("--seed", help="Only cells of this
 def tradeoff(
     attack: Annotated[str, typer.Option(help="The attack of the cells.")],
     dataset: Dataset = "digits",
-    defense: Defenses = [],  # noqa: B006 - Typer copies it
+    defense: Defenses = [],
     access: OnlyAccess = None,
     norm: Norm = "Linf",
     eps: Eps = "8/255",
     n: OnlyN = None,
     seed: OnlySeed = None,
-    settings: OnlySettings = [],  # noqa: B006 - Typer copies it
+    settings: OnlySettings = [],
     results: Results = RESULTS,
     output: Output = None,
 ) -> None:
@@ -98,13 +98,13 @@ def tradeoff(
 @app.command()
 def curves(
     dataset: Dataset = "digits",
-    defense: Defenses = [],  # noqa: B006 - Typer copies it
-    attack: Attacks = [],  # noqa: B006 - Typer copies it
+    defense: Defenses = [],
+    attack: Attacks = [],
     access: OnlyAccess = None,
     norm: Norm = "Linf",
     n: OnlyN = None,
     seed: OnlySeed = None,
-    settings: OnlySettings = [],  # noqa: B006 - Typer copies it
+    settings: OnlySettings = [],
     results: Results = RESULTS,
     output: Output = None,
 ) -> None:
@@ -133,7 +133,7 @@ def energies(
     n: FirstN = 500,
     seed: Seed = 0,
     shard: Shard = 100,
-    settings: Settings = [],  # noqa: B006 - Typer copies it
+    settings: Settings = [],
     device: Device = "auto",
     results: Results = RESULTS,
     data: Data = DATA,
@@ -172,7 +172,7 @@ def strips(
     n: Annotated[int, typer.Option("-n", help="Images of the run that they belong to.")] = 500,
     seed: Seed = 0,
     shard: Shard = 100,
-    settings: Settings = [],  # noqa: B006 - Typer copies it
+    settings: Settings = [],
     device: Device = "auto",
     results: Results = RESULTS,
     data: Data = DATA,
@@ -217,7 +217,7 @@ def pag(
     count: Annotated[int, typer.Option("-m", help="Rows of pictures.", min=1)] = 8,
     n: Annotated[int, typer.Option("-n", help="Images to measure: the first n.")] = 100,
     seed: Seed = 0,
-    settings: Settings = [],  # noqa: B006 - Typer copies it
+    settings: Settings = [],
     device: Device = "auto",
     results: Results = RESULTS,
     data: Data = DATA,

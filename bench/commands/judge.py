@@ -33,7 +33,7 @@ def judge(
     defense: Annotated[
         str | None, typer.Option(help="Judge on another defense: see `bench list defenses`.")
     ] = None,
-    settings: Settings = [],  # noqa: B006 - Typer copies it
+    settings: Settings = [],
     device: Device = "auto",
     results: Results = RESULTS,
     data: Data = DATA,

@@ -57,7 +57,7 @@ def paper(
     zoo: Zoo = ZOO,
     executor: Executor = None,
     jobs: Jobs = None,
-    slurm: Slurm = [],  # noqa: B006 - Typer copies it
+    slurm: Slurm = [],
     dry_run: DryRun = False,
 ) -> None:
     """Measure what the tables of a paper lack and write them as CSV, Markdown and LaTeX."""

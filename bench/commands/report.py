@@ -53,11 +53,11 @@ def report(
     settings: Annotated[
         list[str],
         typer.Option("--set", help="Only with this parameter: defense.NAME=VALUE; repeatable."),
-    ] = [],  # noqa: B006 - Typer copies it
+    ] = [],
     images: Annotated[
         list[int],
         typer.Option("--image", min=0, help="With --html: show this test image; repeatable."),
-    ] = [],  # noqa: B006 - the same
+    ] = [],
     output: Output = None,
     results: Results = RESULTS,
     device: Device = "auto",

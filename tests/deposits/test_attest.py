@@ -164,7 +164,7 @@ def test_earlier_cells_come_with_those_that_attacked_their_survivors(bench: Benc
 
 
 def void(cell: Path) -> None:
-    def change(rows):  # type: ignore[no-untyped-def]
+    def change(rows):
         rows.loc[0, "legal"] = False
 
     with_rows(cell, change)

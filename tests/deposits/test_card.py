@@ -144,7 +144,7 @@ def test_the_fields_are_those_of_the_cards(bench: Bench, results: Path) -> None:
 def example() -> dict[str, Any]:
     """The card in the README of the robustbench that is installed."""
     try:
-        page = str(metadata("robustbench").get_payload())  # type: ignore[attr-defined]
+        page = str(metadata("robustbench").get_payload())
     except PackageNotFoundError:
         pytest.skip("robustbench is not installed")
     (shown,) = re.findall(r'```json\n(\{\s+"link".*?\})\n```', page, flags=re.DOTALL)

@@ -131,7 +131,7 @@ def place() -> str:
             for root in ROOTS:
                 if root in name and "/tests/" not in name:
                     return spot[spot.rindex(root) + 1 :]
-        frame = frame.f_back  # type: ignore[assignment]  # the outermost has none
+        frame = frame.f_back
     return nearest
 
 

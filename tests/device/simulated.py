@@ -77,7 +77,7 @@ class Simulated(Tensor):
     @staticmethod
     def __new__(cls, held: Tensor) -> Simulated:
         assert not isinstance(held, Simulated)
-        made: Simulated = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: Simulated = Tensor._make_wrapper_subclass(
             cls,
             held.size(),
             strides=held.stride(),
@@ -255,7 +255,7 @@ def _not_reached(*args: Any, **named: Any) -> Any:
 
 _patched()
 # So that optimisers and clipping take all weights in one launch, as on CUDA.
-_foreach_utils._foreach_supported_types.append(Simulated)  # type: ignore[arg-type]
+_foreach_utils._foreach_supported_types.append(Simulated)
 # Not by `parameter.data = other`, which would leave `held` as it was.
 torch.__future__.set_overwrite_module_params_on_conversion(True)
 # Operations that CUDA does in one kernel, and that torch takes apart for other devices.

@@ -64,7 +64,7 @@ def small(made: Any) -> Any:
     known = {field.name for field in dataclasses.fields(training)}
     tiny = {key: value for key, value in TINY.items() if key in known}
     few = {key: 2 for key in ("steps",) if hasattr(made, key)}
-    width = {"width": 2} if "width" in {f.name for f in dataclasses.fields(made)} else {}  # type: ignore[arg-type]  # plugins are dataclasses
+    width = {"width": 2} if "width" in {f.name for f in dataclasses.fields(made)} else {}
     return dataclasses.replace(
         made, training=dataclasses.replace(training, **tiny), **few, **width
     )
@@ -88,7 +88,7 @@ def _purifier(name: str) -> Any:
     made = small(plugin("defenses", name)())
     if not isinstance(made, Trainable):
         return made
-    return made.load(made.start(task(CPU)).weights(), shape=(1, 8, 8))  # type: ignore[attr-defined]  # a purifier's
+    return made.load(made.start(task(CPU)).weights(), shape=(1, 8, 8))
 
 
 @functools.cache

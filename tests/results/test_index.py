@@ -40,7 +40,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             found.append(key)
             return say(key)
 
-        return real(store, keys, noted)  # type: ignore[arg-type]
+        return real(store, keys, noted)
 
     monkeypatch.setattr("bench.results.cell_row.remembered", remembered)
     return found

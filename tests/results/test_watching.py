@@ -22,7 +22,7 @@ FIGURES = {"robust": "36.7 (25.6-49.3)", "loss": 0.123456}
 
 
 def at(done: int, **more: object) -> Progress:
-    return Progress(WHAT, done, 500, FIGURES, unit="images", **more)  # type: ignore[arg-type]
+    return Progress(WHAT, done, 500, FIGURES, unit="images", **more)
 
 
 class Clock:
@@ -60,7 +60,7 @@ def test_the_time_left_goes_by_the_pace_since_it_began_here() -> None:
 
 def drawn(stage: Stage, width: int, **options: bool) -> str:
     file = io.StringIO()
-    Console(file=file, width=width, **options).print(stage)  # type: ignore[arg-type]
+    Console(file=file, width=width, **options).print(stage)
     return file.getvalue()
 
 

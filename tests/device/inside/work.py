@@ -123,8 +123,8 @@ def trainables() -> dict[str, Any]:
     """Build every plugin with a training of its own, small; those that share one once."""
     found: dict[str, Any] = {}
     for kind in ("defenses", "classifiers"):
-        for name in sorted(catalogue(kind)):  # type: ignore[arg-type]  # both are kinds
-            made = plugin(kind, name)()  # type: ignore[arg-type]  # the same
+        for name in sorted(catalogue(kind)):
+            made = plugin(kind, name)()
             if isinstance(made, Trainable):
                 found.setdefault(getattr(made, "trained_as", name), small(made))
     return found
