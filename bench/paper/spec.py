@@ -12,11 +12,13 @@ from bench.experiments.plan import Plan, parse_plan, read_mapping
 from bench.experiments.plan_faults import Origin, all_faults, in_words
 from bench.plugins.names import kept
 
-Layout = Literal["gain", "attacks", "ablation", "museum"]
-_KEYS = "title, layout (gain, attacks, ablation or museum) and runs, as table1.yaml has."
+Layout = Literal["gain", "attacks", "ladder", "ablation", "museum"]
+_LAYOUTS = "gain, attacks, ladder, ablation or museum"
+_KEYS = f"title, layout ({_LAYOUTS}) and runs, as table1.yaml has."
 _ONLY: dict[Layout, tuple[str, ...]] = {
     "gain": ("baseline",),
     "attacks": (),
+    "ladder": (),
     "ablation": ("rows", "columns"),
     "museum": (),
 }

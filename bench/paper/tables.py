@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.paper import ablation, attacks, gain, museum
+from bench.paper import ablation, attacks, gain, ladder, museum
 from bench.paper.cells import Cells, Row, records
 from bench.paper.spec import Head
 from bench.results.render import columns_of, needed
@@ -27,6 +27,8 @@ def table(runs: list[tuple[Cells, dict[str, Any]]], head: Head) -> pd.DataFrame:
         return gain.table(runs, head)
     if head.layout == "museum":
         return museum.table(runs)
+    if head.layout == "ladder":
+        return ladder.table(runs)
     return attacks.table(runs) if head.layout == "attacks" else ablation.table(runs, head)
 
 
@@ -35,7 +37,7 @@ def page(frame: pd.DataFrame, head: Head) -> tuple[list[str], list[list[str]]]:
     if head.layout == "ablation":
         heads, places = ablation.pivot(frame, head)
         return heads, [[_plain(value) for value in row] for row in places]
-    shown = {"gain": _GAIN, "museum": _MUSEUM}.get(head.layout, _ATTACKS)
+    shown = {"gain": _GAIN, "ladder": _LADDER, "museum": _MUSEUM}.get(head.layout, _ATTACKS)
     common = common_to(frame["settings"].tolist())
     said = _settings_of_defenses if head.layout == "gain" else str
     rows_of_text = [
@@ -145,6 +147,14 @@ _ATTACKS: dict[str, Callable[[Row], str]] = {
     "passes": _column("passes"),
     **{name: _column(name) for name in ("n", "seed", "audit")},
     "state": _column("state"),
+}
+_LADDER: dict[str, Callable[[Row], str]] = {
+    **{name: _column(name) for name in ("dataset", "norm", "eps", "classifier", "defense")},
+    "settings": _column("settings"),
+    **{name: _accuracy(name) for name in ("clean", *ladder.LEVELS)},
+    "worst case": _accuracy("worst"),
+    **{name: _column(name) for name in ("passes", "n", "seed", "audit", "state")},
+    "note": lambda row: "" if row["state"] == "done" else _plain(row["note"]),
 }
 _MUSEUM: dict[str, Callable[[Row], str]] = {
     **{name: _column(name) for name in ("defense", "settings", "who", "year", "claim")},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -15,8 +14,8 @@ from torch import Tensor, nn
 from bench.api import Task
 from bench_defenses._seeding import generator
 from bench_defenses.classifiers.supervised import (
+    InHalfPrecision,
     Positive,
-    Supervised,
     SupervisedRecipe,
     shifted,
 )
@@ -47,7 +46,7 @@ class QuickRecipe(SupervisedRecipe):
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
-class Quick(Supervised):
+class Quick(InHalfPrecision):
     """One such run; every fifth iteration looks ahead (Zhang et al. 2019, arXiv 1907.08610)."""
 
     recipe: QuickRecipe
@@ -132,13 +131,3 @@ class Quick(Supervised):
         super().restore(state)
         for name, value in self._slow.items():
             value.copy_(state["slow"][name])
-
-    def weights(self) -> dict[str, Tensor]:
-        """Return the network's tensors, the large ones in half precision."""
-        return {k: v.half() if v.ndim > 1 else v for k, v in self.net.state_dict().items()}
-
-    def finished(self) -> nn.Module:
-        """Return the network of the rounded weights."""
-        net = copy.deepcopy(self.net)
-        net.load_state_dict(self.weights())
-        return net

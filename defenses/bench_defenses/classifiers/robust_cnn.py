@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.api import Norm, Task, parse_eps, project
 from bench_defenses._recipe import recipe
@@ -62,7 +62,7 @@ class AdversarialTraining(Supervised):
 
     def perturbed(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         """Attack images (N, C, H, W) of labels (N,), in a ball that grows with the step."""
-        return self._pgd(x, y, generator, share=self.share())
+        return self._pgd(self.net, x, y, generator, share=self.share())
 
     def share(self) -> float:
         """Return the part of radius and step size that is used at this step."""
@@ -72,21 +72,29 @@ class AdversarialTraining(Supervised):
         """Measure the accuracy on held-out training images, clean and under the same PGD."""
         found = super().evaluate()
         generator = torch.Generator().manual_seed(self.recipe.seed)
-        held_out, right = self.task.validation, 0
+        net, held_out, right = self.finished(), self.task.validation, 0
         for start in range(0, len(held_out), 500):
             block = held_out[start : start + 500]
-            x_adv = self._pgd(block.x, block.y, generator, share=1.0)
+            x_adv = self._pgd(net, block.x, block.y, generator, share=1.0)
             with torch.no_grad():
-                right += int((self.net(x_adv).argmax(1) == block.y).sum())
+                right += int((net(x_adv).argmax(1) == block.y).sum())
         return {**found, "validation accuracy under PGD": right / len(held_out)}
 
-    def _pgd(self, x: Tensor, y: Tensor, generator: torch.Generator, *, share: float) -> Tensor:
+    def _pgd(
+        self,
+        net: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        generator: torch.Generator,
+        *,
+        share: float,
+    ) -> Tensor:
         radius = share * float(parse_eps(self.recipe.eps, Norm.LINF) or 0)
         start = 2 * torch.rand(x.shape, generator=generator).to(x) - 1
         x_adv = (x + radius * start).clamp(0, 1)
         for _ in range(self.recipe.steps):
             leaf = x_adv.requires_grad_()
-            loss = F.cross_entropy(self.net(leaf), y, reduction="sum")
+            loss = F.cross_entropy(net(leaf), y, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, leaf)
             x_adv = leaf.detach() + share * self.recipe.step_size * gradient.sign()
             x_adv = project(x_adv, x, Norm.LINF, radius)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -136,6 +137,20 @@ class Supervised:
                 for i in range(0, len(held_out), 500)
             ]
         return {"validation accuracy": float(torch.stack(right).sum()) / len(held_out)}
+
+
+class InHalfPrecision(Supervised):
+    """A run whose checkpoint is small: tensors of two dimensions and more are rounded."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the network's tensors, the large ones in half precision."""
+        return {k: v.half() if v.ndim > 1 else v for k, v in self.net.state_dict().items()}
+
+    def finished(self) -> nn.Module:
+        """Return the network of the rounded weights."""
+        net = copy.deepcopy(self.net)
+        net.load_state_dict(self.weights())
+        return net
 
 
 def _augment(x: Tensor, recipe: SupervisedRecipe, generator: torch.Generator) -> Tensor:

@@ -14,6 +14,7 @@ from bench.api import Norm, Task, parse_eps, project
 from bench_defenses._recipe import recipe
 from bench_defenses.classifiers.robust_cnn import AdversarialTraining, RobustRecipe
 from bench_defenses.classifiers.small_cnn import SmallCnn, SmallCnnNet
+from bench_defenses.classifiers.supervised import InHalfPrecision
 
 _START = 1e-3  # standard deviation of the noise from which the attack starts
 
@@ -23,7 +24,8 @@ class TradesRecipe(RobustRecipe):
     """TRADES in an Linf ball that grows as in adversarial training (algorithm 1).
 
     ``beta`` (1/lambda) weighs the divergence of attacked from clean images. ``precision`` is
-    that of the network's passes in training; its weights are in float32.
+    that of the network's passes in training; its weights are in float32 until the checkpoint,
+    where tensors of two dimensions and more are in half precision.
     """
 
     beta: Annotated[float, Field(gt=0)] = 6.0
@@ -55,7 +57,7 @@ class TradesCnn(SmallCnn):
         )
 
 
-class Trades(AdversarialTraining):
+class Trades(InHalfPrecision, AdversarialTraining):
     """CE(f(x), y) + beta KL(f(x) | f(x')): Zhang et al. 2019, arXiv 1901.08573, algorithm 1."""
 
     recipe: TradesRecipe
