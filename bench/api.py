@@ -29,6 +29,7 @@ from bench.core.protocols import (
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel, parse_eps
 from bench.errors import AttackWarning, BenchError, CheckpointError, PluginError
+from bench.models.published import PublishedFile
 from bench.models.trainable import (
     Negatives,
     Task,
@@ -49,16 +50,14 @@ if TYPE_CHECKING:
 _LATER = ("audit", "evaluate", "judge")  # modules of bench.scripting and their functions
 
 __all__ = [
-    "LOSSES", "Access", "Attack", "AttackWarning", "Averaged", "AveragedGradient",
-    "Ball", "BenchError", "Calls", "CertifiedPurifier", "CheckpointError", "CoarsePurifier",
-    "Defense", "EnergyPurifier", "Images", "Loss", "LossName", "Negatives", "NoisyPurifier",
-    "Norm",
-    "PluginError", "Purifier", "Rng", "SharingPurifier", "SteppedPurifier", "Task",
-    "ThreatModel", "Towards", "Trainable",
-    "TrainableClassifier", "TrainablePurifier", "Training", "View", "WarmAttack",
-    "added", "audit", "averaged_gradient", "averaged_loss", "cross_entropy", "dlr", "evaluate",
-    "judge", "load_weights", "margin", "parse_eps", "per_image", "project", "read_weights",
-    "size", "steepest",
+    "LOSSES", "Access", "Attack", "AttackWarning", "Averaged", "AveragedGradient", "Ball",
+    "BenchError", "Calls", "CertifiedPurifier", "CheckpointError", "CoarsePurifier", "Defense",
+    "EnergyPurifier", "Images", "Loss", "LossName", "Negatives", "NoisyPurifier", "Norm",
+    "PluginError", "PublishedFile", "Purifier", "Rng", "SharingPurifier", "SteppedPurifier",
+    "Task", "ThreatModel", "Towards", "Trainable", "TrainableClassifier", "TrainablePurifier",
+    "Training", "View", "WarmAttack", "added", "audit", "averaged_gradient", "averaged_loss",
+    "cross_entropy", "dlr", "evaluate", "judge", "load_weights", "margin", "parse_eps",
+    "per_image", "project", "read_weights", "size", "steepest",
 ]  # fmt: skip
 
 

@@ -36,6 +36,10 @@ if "BENCH_DATA" not in os.environ and _BESIDE.is_dir():
 os.environ.setdefault("BENCH_DEVICE", "cpu")
 
 
+# Nothing is downloaded: what would be fails at once, also where there is a network.
+os.environ["https_proxy"] = os.environ["http_proxy"] = "http://127.0.0.1:9"
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     import torch

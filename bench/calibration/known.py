@@ -21,18 +21,9 @@ from torch import Tensor, nn
 from bench.core.networks import frozen
 from bench.core.protocols import Images, Pixels
 from bench.data.load import load_test
-from bench.errors import CheckpointError, DataError
+from bench.errors import DataError
+from bench.models.published import PublishedFile
 from bench.plugins.state_dicts import load_weights
-
-
-@dataclass(frozen=True)
-class PublishedFile:
-    """A published file: the name it has in the folder of weights, its digest, its place."""
-
-    name: str
-    sha256: str
-    repository: str  # on GitHub, with the commit
-    path: str
 
 
 @dataclass(frozen=True)
@@ -77,8 +68,8 @@ def _small() -> nn.Sequential:
     )  # fmt: skip
 
 
-_MIPVERIFY = "vtjeng/MIPVerify_data at commit 35578a19"
-_CROWN = "Verified-Intelligence/alpha-beta-CROWN at commit 8250d5fb"
+_MIPVERIFY = "vtjeng/MIPVerify_data", "35578a19"  # repository and commit
+_CROWN = "Verified-Intelligence/alpha-beta-CROWN", "8250d5fb"
 _LISTS = "complete_verifier/exp_configs/bab_attack/attack_idx"
 KNOWN = (
     ProvenNetwork(
@@ -86,7 +77,7 @@ KNOWN = (
         PublishedFile(
             "wk17a_linf0.1.pth",
             "665cce40af979286eabde7ba405af0a3a2575bbe6abbcaddc2c5e6f58621efc3",
-            _MIPVERIFY, "weights/mnist/WK17a/linf0.1/master_seed_1_epochs_100.pth",
+            *_MIPVERIFY, "weights/mnist/WK17a/linf0.1/master_seed_1_epochs_100.pth",
         ),
         Fraction(1, 10), wrong=189, error=438,
     ),
@@ -95,18 +86,18 @@ KNOWN = (
         PublishedFile(
             "small_adv.pt",
             "171ffe80d82dcc80f28d22d5bafccf570e8d456836a6c02c2c8eaaee51547779",
-            _CROWN, "complete_verifier/models/bab_attack/MadryCNN_no_maxpool_tiny.pt",
+            *_CROWN, "complete_verifier/models/bab_attack/MadryCNN_no_maxpool_tiny.pt",
         ),
         Fraction(3, 10), wrong=206,
         breakable=PublishedFile(
             "small_adv_unsafe.txt",
             "fd798966bcb2bff9eaafbdfd94b1d513e285d086e3f8de331566fc2d78fd451d",
-            _CROWN, f"{_LISTS}/mnist_MadryCNN_no_maxpool_tiny/mip_unsafe_idx.txt",
+            *_CROWN, f"{_LISTS}/mnist_MadryCNN_no_maxpool_tiny/mip_unsafe_idx.txt",
         ),
         undecided=PublishedFile(
             "small_adv_unknown.txt",
             "cd22a7ea34c16887dedd2a72731ca72aef63719738ae6774d9ece5428e7d80dd",
-            _CROWN, f"{_LISTS}/mnist_MadryCNN_no_maxpool_tiny/mip_unknown_idx.txt",
+            *_CROWN, f"{_LISTS}/mnist_MadryCNN_no_maxpool_tiny/mip_unknown_idx.txt",
         ),
     ),
     ProvenNetwork(
@@ -114,18 +105,18 @@ KNOWN = (
         PublishedFile(
             "mnist_cnn_a_adv.pt",
             "3a1dbfc656e45be2cf6e8ae709c43da0fa0f3b71762c8a0842df72868f2b3459",
-            _CROWN, "complete_verifier/models/sdp/mnist_cnn_a_adv.model",
+            *_CROWN, "complete_verifier/models/sdp/mnist_cnn_a_adv.model",
         ),
         Fraction(3, 10), wrong=367,
         breakable=PublishedFile(
             "cnn_a_adv_unsafe.txt",
             "5fe7319d3536a649ed1994468d8016dc2a911eb039fb9327a0e7b02f74cc3d53",
-            _CROWN, f"{_LISTS}/mnist_cnn_a_adv/mip_unsafe_idx.txt",
+            *_CROWN, f"{_LISTS}/mnist_cnn_a_adv/mip_unsafe_idx.txt",
         ),
         undecided=PublishedFile(
             "cnn_a_adv_unknown.txt",
             "6a510d1bd9d08da6a1f0fd20fcabd3483608fa36d5f0f599397c88b32799216c",
-            _CROWN, f"{_LISTS}/mnist_cnn_a_adv/mip_unknown_idx.txt",
+            *_CROWN, f"{_LISTS}/mnist_cnn_a_adv/mip_unknown_idx.txt",
         ),
     ),
 )  # fmt: skip
@@ -150,7 +141,7 @@ class Opened:
 def opened(known: ProvenNetwork, *, weights: Path, data: Path, device: torch.device) -> Opened:
     """Read a network and its lists; raises DataError or CheckpointError."""
     for file in known.files:
-        _check(file, weights)
+        file.found(weights)
     net = frozen(load_weights(known.make(), weights / known.weights.name)).to(device)
     pixels = load_test(known.dataset, root=data)
     breakable, undecided = (
@@ -170,26 +161,6 @@ def opened(known: ProvenNetwork, *, weights: Path, data: Path, device: torch.dev
         if found:
             contradictions.append(f"images {some(found)} are {what}")
     return Opened(known, net, pixels, wrong, breakable, undecided, tuple(contradictions))
-
-
-def _check(file: PublishedFile, folder: Path) -> None:
-    path = folder / file.name
-    try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        raise DataError(
-            f"there is no {file.name} in the folder of weights (--weights). {advice(file)}"
-        ) from None
-    if found != file.sha256:
-        raise CheckpointError(
-            f"{file.name} is not the published file: its SHA-256 begins with {found[:16]}, not "
-            f"{file.sha256[:16]}. {advice(file)}"
-        )
-
-
-def advice(file: PublishedFile) -> str:
-    """Say how to get a file."""
-    return f"Take {file.path} of {file.repository} on GitHub and save it as {file.name}."
 
 
 def _listed(file: PublishedFile | None, folder: Path, images: int) -> frozenset[int]:

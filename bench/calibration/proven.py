@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from bench.calibration.known import KNOWN, Chosen, Opened, ProvenNetwork, advice, opened, some
+from bench.calibration.known import KNOWN, Chosen, Opened, ProvenNetwork, opened, some
 from bench.calibration.linear_bounds import certified
 from bench.core.defense import Defense
 from bench.core.networks import digest_of_weights
 from bench.core.protocols import Attack, Calls
 from bench.core.threat import Norm, ThreatModel, format_eps
-from bench.errors import CheckpointError, DataError, UsageError
+from bench.errors import CheckpointError, DataError
 from bench.evaluation.run import Prepared, run_cell
 from bench.plugins.catalogue import build, parameters
 from bench.plugins.names import kept
@@ -101,14 +101,9 @@ def measure(
 ) -> Work[tuple[list[Row], list[Facts]]]:
     """Hold attacks against every known network whose files are there.
 
-    ``weights``: the folder of the files. Raises UsageError where it has none of them.
+    ``weights``: the folder of the files; those that it lacks are downloaded.
     """
     known = known or KNOWN
-    if not any((weights / file.name).is_file() for one in known for file in one.files):
-        raise UsageError(
-            f"no published weights are in the folder {weights}. Name another with --weights or "
-            f"BENCH_WEIGHTS. {advice(known[0].weights)} What else is missing is named then."
-        )
     store = Store(workspace.store.root / "calibration")
     store.probe()
     inner = replace(workspace, store=store)

@@ -20,7 +20,7 @@ from bench.calibration import known, linear_bounds, proven
 from bench.calibration.known import KNOWN, ProvenNetwork, PublishedFile, opened
 from bench.calibration.linear import largest_gain
 from bench.data.load import load_test
-from bench.errors import CheckpointError, DataError, UsageError
+from bench.errors import CheckpointError, DataError
 from bench.plugins.catalogue import build
 from bench.results.progress import finish
 from tests.cells import CPU, at
@@ -76,7 +76,7 @@ def planted(folder, answers, *, error=None, breakable=None, undecided=(), **chan
 
     def file(name):
         digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        return PublishedFile(name, digest, "me/nets at commit 1234", f"nets/{name}")
+        return PublishedFile(name, digest, "me/nets", "1234", f"nets/{name}")
 
     lists = {}
     if breakable is not None:
@@ -284,12 +284,8 @@ def test_a_missing_file_and_a_wrong_one_are_rows_that_say_what_to_do(tmp_path, a
     (folder / "undecided.txt").unlink()
     rows, _ = measured(tmp_path, said)
     (line,) = proven.failures(rows)
-    assert line == (
-        "planted: there is no undecided.txt in the folder of weights (--weights). Take "
-        "nets/undecided.txt of me/nets at commit 1234 on GitHub and save it as undecided.txt."
-    )
-    with pytest.raises(UsageError, match=r"no published weights .* as net\.pt\. What else"):
-        finish(proven.measure(weights=tmp_path, workspace=at(tmp_path), known=[said]))
+    assert line.startswith("planted: the published file undecided.txt is not there and cannot")
+    assert "from github.com/me/nets, commit 1234, nets/undecided.txt, save it" in line
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def trusted(one: Any, folder: Path) -> Any:
-    digest = hashlib.sha256((folder / one.file).read_bytes()).hexdigest()
+    digest = hashlib.sha256((folder / one.name).read_bytes()).hexdigest()
     return dataclasses.replace(one, sha256=digest)
 
 
@@ -125,13 +125,13 @@ def test_without_the_file_it_says_how_to_get_it(
 ) -> None:
     monkeypatch.setenv("BENCH_WEIGHTS", str(tmp_path))
     with pytest.raises(
-        PluginError, match=r"not there\. Get them from github\.com/\w+/\w+, com"
+        DataError, match=r"cannot be downloaded \(.*\)\. Get it from github\.com/\w+/\w+, com"
     ):
         made.purifier(shape=SHAPE)
     for file in ("mandal_ae_mnist_pgd.pth", "lippe_mnist_ebm.ckpt"):
         (tmp_path / file).write_bytes(b"<html>")
     with pytest.raises(
-        PluginError, match=r"not the published file: its SHA-256 is \w{16}, not"
+        CheckpointError, match=r"not the published file: its SHA-256 begins with \w{16}, not"
     ):
         made.purifier(shape=SHAPE)
     with pytest.raises(PluginError, match=r"trained on 1 x 28 x 28 images; these are 3 x 32 x"):

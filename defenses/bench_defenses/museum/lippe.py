@@ -14,14 +14,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bench.api import Rng, load_weights
+from bench.api import PublishedFile, Rng, load_weights
 from bench_defenses._averaged import Positive
 from bench_defenses.energies.langevin import energy_gradient
-from bench_defenses.museum.published import Published, check_shape
+from bench_defenses.museum._shape import check_shape
 
 _STEEPEST = 0.03  # of a pixel's gradient, in [-1, 1]
-_PUBLISHED = Published(
-    file="lippe_mnist_ebm.ckpt",
+_PUBLISHED = PublishedFile(
+    name="lippe_mnist_ebm.ckpt",
     sha256="209f0384d8442cde5a6465438786dac3e99156b6090f092c8cb62d2282a825e4",
     repository="phlippe/saved_models",
     commit="e38faed1",

@@ -12,14 +12,14 @@ from typing import Any, ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.api import Rng, load_weights
+from bench.api import PublishedFile, Rng, load_weights
 from bench_defenses._recipe import recipe
-from bench_defenses.museum.published import Published, check_shape
+from bench_defenses.museum._shape import check_shape
 
 _SIDE = 32  # of the images that the network takes
 _PUBLISHED = {
-    name: Published(
-        file=f"mandal_ae_{name}_pgd.pth",
+    name: PublishedFile(
+        name=f"mandal_ae_{name}_pgd.pth",
         sha256=sha256,
         repository="Shreyasi2002/Adversarial_Attack_Defense",
         commit="b9029c8d",

@@ -1,0 +1,78 @@
+"""Files that others published: found by name and SHA-256 in a folder, or downloaded into it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from urllib.parse import quote
+from urllib.request import urlopen
+
+from bench.errors import CheckpointError, DataError
+from bench.results.store import written
+
+FOLDER = "BENCH_WEIGHTS"  # the environment variable that names the folder
+_DEFAULT = Path("weights")  # made where it is missing; a folder that somebody names is not
+_PATIENCE = 20  # seconds without an answer, after which there is no network
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file on GitHub: its name in the folder, its SHA-256, its place and its licence."""
+
+    name: str
+    sha256: str
+    repository: str
+    commit: str
+    path: str
+    licence: str = ""
+
+    @property
+    def source(self) -> str:
+        """Where it was published, in words."""
+        terms = f" ({self.licence})" if self.licence else ""
+        return f"github.com/{self.repository}, commit {self.commit}, {self.path}{terms}"
+
+    def found(self, folder: Path | None = None) -> Path:
+        """Find the file in a folder, or download it into that of BENCH_WEIGHTS.
+
+        Raises DataError where there is neither file nor network, CheckpointError where its
+        content is another.
+        """
+        folder = folder or Path(os.environ.get(FOLDER) or _DEFAULT).expanduser()
+        if folder != _DEFAULT and not folder.is_dir():
+            raise DataError(f"there is no folder {folder} of published weights. Make it first.")
+        path = folder / self.name
+        if path.is_file():
+            self._check(path.read_bytes())
+        else:
+            content = self._downloaded()
+            self._check(content)
+            with written(path) as temporary:
+                temporary.write_bytes(content)
+        return path
+
+    def _downloaded(self) -> bytes:
+        place = quote(f"{self.repository}/{self.commit}/{self.path}")
+        try:
+            with urlopen(
+                f"https://raw.githubusercontent.com/{place}", timeout=_PATIENCE
+            ) as sent:
+                content: bytes = sent.read()
+        except (OSError, HTTPException) as error:
+            raise DataError(
+                f"the published file {self.name} is not there and cannot be downloaded "
+                f"({error}). Get it from {self.source}, save it under that name, and name its "
+                f"folder by {FOLDER}."
+            ) from error
+        return content
+
+    def _check(self, content: bytes) -> None:
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != self.sha256:
+            raise CheckpointError(
+                f"{self.name} is not the published file: its SHA-256 begins with "
+                f"{digest[:16]}, not {self.sha256[:16]}. Get it again from {self.source}."
+            )
