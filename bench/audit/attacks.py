@@ -49,11 +49,12 @@ def indices_of(subject: Subject, chosen: Outcome) -> list[int]:
 def doubled(subject: Subject) -> dict[str, Run]:
     """Attack what the main attack left with twice of each budget by itself.
 
-    A deterministic defense has no draws; the targeted ascents have no restarts.
+    Steps and draws are those of the targeted ascents, the stronger half of the main attack. A
+    deterministic defense has no draws; the targeted ascents have no restarts.
     """
     settings, main = settings_of(subject), subject.strong()
     twice = {
-        name: subject.strong(settings={name: 2 * settings[name]}, after=main)
+        name: subject.targeted(settings={name: 2 * settings[name]}, after=main)
         for name in (("steps", "eot") if subject.defense.stochastic else ("steps",))
     }
     again = subject.quick(settings={"restarts": 2 * settings["restarts"]}, after=main)

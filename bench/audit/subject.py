@@ -67,6 +67,10 @@ class Run:
         """Robust accuracy, a share."""
         return float(self.rows["robust"].mean())
 
+    def first(self, n: int) -> Run:
+        """Keep the first n images."""
+        return replace(self, rows=self.rows[:n], x_adv=self.x_adv[:n])
+
 
 @dataclass
 class Subject:
@@ -157,15 +161,7 @@ class Subject:
         An untargeted ascent, and one to each class for what it leaves.
         """
         first = self.quick(**changes)
-        settings = {**self.settings, **changes.pop("settings", {})}
-        targeted = {
-            "steps": settings["steps"],
-            "eot": _VOTES * settings["eot"],
-            "warm": False,
-            "surrogate": settings.get("surrogate"),
-        }
-        access = changes.pop("access", self.access)
-        then = self.run("apgd_t", access, targeted, **{**changes, "after": first})
+        then = self.targeted(**{**changes, "after": first})
         # Of what it did not break it may propose the clean image: the first one's is kept.
         fell = first.robust & ~then.robust
         rows = first.rows.copy()
@@ -173,6 +169,17 @@ class Subject:
         taken = torch.tensor(fell.to_numpy(), device=first.x_adv.device).reshape(-1, 1, 1, 1)
         x_adv = torch.where(taken, then.x_adv, first.x_adv)
         return replace(first, rows=rows, x_adv=x_adv, keys=then.keys)
+
+    def targeted(self, **changes: Any) -> Run:
+        """Run the ascents to each class of the main attack alone; ``changes`` go to ``run``."""
+        settings = {**self.settings, **changes.pop("settings", {})}
+        targeted = {
+            "steps": settings["steps"],
+            "eot": _VOTES * settings["eot"],
+            "warm": False,
+            "surrogate": settings.get("surrogate"),
+        }
+        return self.run("apgd_t", changes.pop("access", self.access), targeted, **changes)
 
     def quick(self, **changes: Any) -> Run:
         """Run the untargeted ascent of the main attack alone; ``changes`` go to ``run``.

@@ -11,7 +11,8 @@ from typing import Any
 from bench.audit.controls import significantly_below
 from bench.audit.findings import Finding, State, Weight
 from bench.audit.subject import LEVEL, Run, Subject
-from bench.core.threat import Access, Norm, format_eps, parse_eps, parse_norm
+from bench.core.threat import Access, Norm, ThreatModel, format_eps, parse_eps, parse_norm
+from bench.evaluation.judge import judge
 
 _FALL, _LEAN = 0.20, 0.10  # of accuracy: an alarm, a warning
 _FALLEN = 0.05  # accuracy of the bare classifier that counts as about 0
@@ -103,11 +104,13 @@ def trained_against(params: Mapping[str, Any]) -> Transfer | None:
 def others(trained: Transfer, *, numbers: int) -> list[Transfer]:
     """List the attacks to compare with, for images of this many ``numbers``.
 
-    A doubled ball in which every image can become plain gray is left out: no defense holds.
+    A doubled ball in which every image can become plain gray is left out: no defense holds. In
+    the other norm APGD alone goes for AutoAttack, which asks 5,000 queries of a last image.
     """
     norm, eps = trained.norm, trained.eps
     matching = Norm.L2 if norm is Norm.LINF else Norm.LINF
-    found = [Transfer(matching, matching_radius(eps, norm, numbers=numbers))]
+    radius = matching_radius(eps, norm, numbers=numbers)
+    found = [Transfer(matching, radius, "apgd", {"steps": 100, "loss": "ce"})]
     gray = 0.5 if norm is Norm.LINF else 0.5 * math.sqrt(numbers)
     if 2 * eps < gray:
         found.append(Transfer(norm, 2 * eps))
@@ -125,16 +128,18 @@ def matching_radius(eps: Fraction, norm: Norm, *, numbers: int) -> Fraction:
 
 
 def _attacked(subject: Subject, by: Transfer) -> tuple[Run, float]:
-    """Run an attack made on the bare classifier; return also what that one keeps under it."""
-    run, bare = (
-        subject.run(
-            by.attack,
-            Access.TRANSFER,
-            by.settings,
-            norm=by.norm,
-            eps=by.eps,
-            variant=variant,
-        )
-        for variant in (None, subject.bare)
+    """Run an attack made on the bare classifier; return also what that one keeps under it.
+
+    Both are judged on the same images: an attack by transfer does not see the purifier.
+    """
+    run = subject.run(by.attack, Access.TRANSFER, by.settings, norm=by.norm, eps=by.eps)
+    bare = judge(
+        subject.bare.defense,
+        subject.images.x,
+        subject.images.y,
+        run.x_adv,
+        threat=ThreatModel(by.norm, by.eps, Access.TRANSFER),
+        draws=1,
+        rng=subject.rng.fork("bare"),
     )
-    return run, bare.accuracy
+    return run, float(bare.robust.float().mean())

@@ -63,9 +63,9 @@ def test_not_fitted_to_one_attack(make_subject: Make) -> None:
     failed = not_fitted_to_one_attack(trained(make_subject, Lookup(1.001)))
     assert failed.state is State.FAIL
     assert failed.values["trained"] == passed.values["trained"]
-    assert "autoattack Linf 0.5" in failed.reason
+    assert "apgd Linf 0.5" in failed.reason
     assert "autoattack L2 2" in failed.reason
-    assert "pgd" not in failed.reason
+    assert " pgd" not in failed.reason
     assert "pgd L2 1" in failed.figure
 
 
@@ -138,12 +138,12 @@ def test_matching_radii_are_the_conventional_ones(linf: str, l2: str, numbers: i
 def test_the_other_attacks() -> None:
     small = others(Transfer(Norm.LINF, Fraction(8, 255)), numbers=3072)
     assert [str(other) for other in small] == [
-        "autoattack L2 0.43",
+        "apgd L2 0.43",
         "autoattack Linf 16/255",
         "pgd Linf 8/255",
     ]
     large = others(Transfer(Norm.LINF, Fraction(3, 10)), numbers=784)
-    assert [str(other) for other in large] == ["autoattack L2 2.1", "pgd Linf 0.3"]
+    assert [str(other) for other in large] == ["apgd L2 2.1", "pgd Linf 0.3"]
     assert dict(large[1].settings) == {"steps": 100, "loss": "margin"}
     assert others(Transfer(Norm.L2, Fraction(900)), numbers=64)[0].eps == 1
 
