@@ -25,6 +25,7 @@ from bench.audit.subject import Subject
 from bench.audit.toys import Quantizer, RandomShift, Untouched
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel
+from bench.results.store import read_json
 from bench_defenses.gaussian import Gaussian
 
 Make = Callable[..., Subject]
@@ -82,6 +83,24 @@ def test_not_only_randomness(make_subject: Make, remembering: Make) -> None:
 
     still = not_only_randomness(make_subject(Memory()))
     assert (still.state, "deterministic" in still.reason) == (State.NOT_APPLICABLE, True)
+
+
+def test_a_known_seed_is_tried_on_all_images_only_where_it_decides(
+    remembering: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controls, "_FIRST", 12)
+    subject = remembering(NoisyMemory(0.02), n=24)
+    passed = not_only_randomness(subject)
+    assert passed.state is State.PASS
+    assert "of the first 12 once the noise is known" in passed.figure
+    tried = {
+        cell["n"]
+        for cell in (read_json(path / "cell.json") for path in subject.workspace.store.cells())
+        if "known seed" in cell["defense"]["name"]
+    }
+    assert tried == {12}
+    monkeypatch.setattr(controls, "_FIRST", 3)  # too few for a paired test
+    assert "of the first" not in not_only_randomness(subject).figure
 
 
 def test_randomness_that_does_not_gain_is_not_called_robustness(make_subject: Make) -> None:

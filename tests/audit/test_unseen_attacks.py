@@ -110,6 +110,17 @@ def test_what_the_bare_classifier_withstands_says_nothing_of_the_purifier(
     assert f"keeps {one.values[f'{weak}, bare']:.1%} under the trained attack" in none.reason
 
 
+def test_the_bare_classifier_is_judged_as_if_attacked_by_itself(make_subject: Make) -> None:
+    subject = trained(make_subject, Lookup(math.inf))
+    by = Transfer(Norm.LINF, Fraction(1, 10))
+    _, left = unseen_attacks._attacked(subject, by)
+    alone = subject.run(
+        by.attack, Access.TRANSFER, norm=by.norm, eps=by.eps, variant=subject.bare
+    )
+    assert 0 < left < 1
+    assert left == pytest.approx(alone.accuracy)
+
+
 def test_the_attack_is_read_off_the_parameters_that_ship() -> None:
     plugin: Any = build("defenses", "adv_ebm", {"training": {"eps": "8/255"}})
     assert trained_against(parameters(plugin)) == Transfer(Norm.LINF, Fraction(8, 255))
