@@ -63,7 +63,7 @@ def a_key(results: Path) -> str:
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_queries: None) -> Path:
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_autoattack: None) -> Path:
     """A folder as a reader has it, but for short trainings and plans of few images.
 
     What the doctor imports, for seconds, is the subject of its own tests.
