@@ -145,8 +145,8 @@ def gated(name):
 
 # AutoAttack takes a minute over its 5,000 queries: the command has it, and its own tests.
 GATED = [row for name in catalogue("attacks") if name != "autoattack" for row in gated(name)]
-# Where a purifier has the gradient of the identity, every access sees the same one. One such case
-# and those with another gradient meet each access here, and the closed forms do (tests/attacks).
+# Where a purifier has the gradient of the identity, every access sees the same one. One such
+# case and those with another gradient meet each access here, and the closed forms do.
 ALIKE = (TWO, NOISE_CASE, *(case for case in CASES if not case.clear))
 
 

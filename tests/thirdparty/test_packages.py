@@ -136,9 +136,7 @@ def test_what_a_stranger_brought_is_as_it_was(bench: Bench) -> None:
 
 
 @pytest.mark.usefixtures("packages", "short_autoattack")
-@pytest.mark.parametrize(
-    "defense", [pytest.param("ddpm", marks=pytest.mark.slow), "stateful"]
-)
+@pytest.mark.parametrize("defense", [pytest.param("ddpm", marks=pytest.mark.slow), "stateful"])
 def test_an_audit_of_a_stranger_runs_every_check(
     bench: Bench, defense: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
