@@ -94,12 +94,17 @@ def filled_by(
 
 
 @pytest.fixture
-def few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """AutoAttack's Square with 50 queries: its 5,000 take seconds where an image stands."""
+def short_autoattack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AutoAttack with few queries and steps: its own take seconds where an image stands."""
+    from pyautoattack.autopgd_base import APGDAttack
+    from pyautoattack.fab_base import FABAttack
     from pyautoattack.square import SquareAttack
 
-    fixed = property(lambda _: 50, lambda _, given: None)
-    monkeypatch.setattr(SquareAttack, "n_queries", fixed, raising=False)
+    for part, name, few in (
+        (SquareAttack, "n_queries", 50), (APGDAttack, "n_iter", 20), (FABAttack, "n_iter", 10),
+    ):  # fmt: skip
+        fixed = property(lambda _, few=few: few, lambda _, given: None)
+        monkeypatch.setattr(part, name, fixed, raising=False)
 
 
 @pytest.fixture

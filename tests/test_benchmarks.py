@@ -93,6 +93,7 @@ def test_purifiers_share_one_attack(settings: Settings) -> None:
         assert row.checked.endswith(": equal")
 
 
+@pytest.mark.slow
 def test_a_ladder_ends_with_equal_verdicts_for_fewer_passes(settings: Settings) -> None:
     passes, time = measured("ladder", settings)
     assert passes.checked.startswith("verdicts that differ: 0 of")

@@ -63,7 +63,7 @@ def a_key(results: Path) -> str:
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_queries: None) -> Path:
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_autoattack: None) -> Path:
     """A folder as a reader has it, but for short trainings and plans of few images.
 
     What the doctor imports, for seconds, is the subject of its own tests.
@@ -101,7 +101,6 @@ def run_all(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert bench(line.replace(" KEY ", key), monkeypatch) == 0, f"{page.name}: {line}"
 
 
-@pytest.mark.slow
 def test_every_command_of_the_readme_works_and_the_second_run_is_at_once(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,7 +115,6 @@ def test_every_command_of_the_readme_works_and_the_second_run_is_at_once(
     assert (checkout / "results/paper/my_table.md").is_file()
 
 
-@pytest.mark.slow
 def test_every_command_of_the_pages_on_usage_and_trust_works(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from bench.core.access import unsupported
 from bench.core.border import purified
 from bench.core.defense import Defense
 from bench.core.networks import freeze, frozen, modules_in
-from bench.core.protocols import Attack, DefensePlugin, Purifier, fits
+from bench.core.protocols import Attack, CoarsePurifier, DefensePlugin, Purifier, fits
 from bench.core.rng import Rng
 from bench.core.threat import ThreatModel
 from bench.data.datasets import dataset_info
@@ -349,9 +349,12 @@ def prepare_classifier(
 def refused(plugins: Plugins, purifier: Purifier) -> str | None:
     """Say why a combination is not supported after all; None where it is.
 
-    A purifier that does not say whether it has a gradient is asked once it is there.
+    A purifier that does not say whether it has a gradient is asked once it is there, and so is
+    one that an attack wants a cheaper process of.
     """
     reason = unsupported(differentiable=purifier.differentiable, access=plugins.threat.access)
+    if getattr(plugins.attack, "surrogate", None) and not fits(purifier, CoarsePurifier):
+        reason = "it has no cheaper process, which attack.surrogate asks for"
     return f"{plugins.request.defense}: {reason}" if reason else None
 
 

@@ -16,7 +16,8 @@ from bench.core.threat import Access
 from bench.paper.attacks import worst
 from bench.paper.cells import Cells, Row, arm, frame_of, grouped
 
-LEVELS = (Access.TRANSFER, Access.LABEL, Access.QUERY, Access.BPDA, Access.FULL)  # what is known, rising
+# What is known, rising.
+LEVELS = (Access.TRANSFER, Access.LABEL, Access.QUERY, Access.BPDA, Access.FULL)
 CLAIM = ("who", "year", "claim", "claimed_access")
 _PARTS = ("", "_low", "_high")
 COLUMNS = (

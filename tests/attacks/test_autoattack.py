@@ -16,7 +16,7 @@ from bench.api import Access, AttackWarning, Norm, size
 from bench.core.access import view_of
 from bench_attacks.autoattack import AutoAttack
 
-pytestmark = pytest.mark.usefixtures("few_queries")
+pytestmark = pytest.mark.usefixtures("short_autoattack")
 
 
 class Energy(Pull):

@@ -56,7 +56,7 @@ def robust(name, norm, access, purifier, *, classes, side, distance, factor):
     return verdict.robust.tolist()
 
 
-@pytest.mark.usefixtures("few_queries")
+@pytest.mark.usefixtures("short_autoattack")
 @pytest.mark.parametrize(("name", "norm", "access", "purifier"), CASES, ids=str)
 def test_breaks_beyond_the_nearest_boundary_and_never_before(name, norm, access, purifier):
     side = SIDE.get((name, norm), 2)
@@ -66,7 +66,7 @@ def test_breaks_beyond_the_nearest_boundary_and_never_before(name, norm, access,
     assert all(robust(name, norm, access, purifier, **problem, factor=0.9))
 
 
-@pytest.mark.usefixtures("few_queries")
+@pytest.mark.usefixtures("short_autoattack")
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("norm", list(Norm))
 def test_autoattack_with_few_classes(norm, classes):

@@ -53,7 +53,7 @@ REPEATED = [
 
 
 # AutoAttack costs seconds a run: one variant here, its own tests see more.
-@pytest.mark.usefixtures("few_queries")
+@pytest.mark.usefixtures("short_autoattack")
 @pytest.mark.parametrize(
     ("name", "norm", "access"), [*ROWWISE, ("autoattack", Norm.LINF, Access.BPDA)]
 )
@@ -73,7 +73,7 @@ def test_legal_at_any_radius(name, norm, eps):
     check_legal(name, norm, eps, Pull())
 
 
-@pytest.mark.usefixtures("few_queries")
+@pytest.mark.usefixtures("short_autoattack")
 @pytest.mark.parametrize("norm", list(Norm))
 @pytest.mark.parametrize("eps", [0.0, 1.0])
 def test_autoattack_is_legal(norm, eps):

@@ -43,10 +43,11 @@ def test_the_mean_margin_only_rises_and_images_that_fall_leave(norm, monkeypatch
 
 
 @pytest.mark.parametrize("leave", [1, 10_000])
-def test_who_left_changes_nothing(leave, monkeypatch):
+@pytest.mark.parametrize("by_need", [False, True])
+def test_who_left_changes_nothing(leave, by_need, monkeypatch):
     defense, x, y = small_problem(Pull(), images=12)
     view, threat = view_of(defense, Access.QUERY), ball(Norm.LINF, 0.15, Access.QUERY)
-    attack = Square(queries=60, eot=2)
+    attack = Square(queries=60, eot=2, by_need=by_need)
     usual = attack(view, x, y, threat=threat, rng=streams(12))
     monkeypatch.setattr(bench_attacks.square, "_LEAVE", leave)
     other = attack(view, x, y, threat=threat, rng=streams(12))
@@ -74,6 +75,28 @@ def test_a_proposal_that_fools_every_draw_beats_a_higher_mean():
     x_adv = Square(queries=3, eot=2)(view, x, y, threat=threat, rng=streams(1, seed=1))
     assert not torch.equal(view.seen[0], view.seen[1])
     assert torch.equal(x_adv, view.seen[1])
+
+
+def test_by_need_only_a_better_first_draw_is_followed_by_the_others():
+    """Of three draws; the proposals in turn: taken, dropped at once, looked at, taken."""
+    x, y = torch.full((1, 1, 4, 4), 0.5), torch.tensor([0])
+    view = Scripted([-1.0], [-2.0, 0.0], [-1.5], [0.0], [-4.0, -3.0], [0.0], [-0.2, -0.4])
+    threat = ball(Norm.LINF, 0.1, Access.QUERY)
+    attack = Square(queries=4, eot=3, by_need=True)
+    x_adv = attack(view, x, y, threat=threat, rng=streams(1, seed=1))
+    assert view.margins == [], "every pass was asked for"
+    assert torch.equal(x_adv, view.seen[5])
+    assert torch.equal(view.seen[5], view.seen[6])
+
+
+def test_without_noise_by_need_changes_nothing():
+    defense, x, y = small_problem(Identity(), images=8)
+    view, threat = view_of(defense, Access.QUERY), ball(Norm.LINF, 0.1, Access.QUERY)
+    usual, by_need = (
+        Square(queries=40, by_need=by_need)(view, x, y, threat=threat, rng=streams(8))
+        for by_need in (False, True)
+    )
+    assert torch.equal(usual, by_need)
 
 
 @pytest.mark.parametrize(("norm", "eps"), [(Norm.LINF, 0.06), (Norm.L2, 0.5)])

@@ -54,7 +54,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "streams",
     [pytest.param("> /dev/full", marks=full), pytest.param("2> /dev/full", marks=full),
-     ">&-", "2>&-", ">&- 2>&-"],
+     *(pytest.param(one, marks=pytest.mark.slow) for one in (">&-", "2>&-")), ">&- 2>&-"],
 )  # fmt: skip
 def test_a_plan_is_measured_whatever_becomes_of_its_streams(
     trained: Path, tmp_path: Path, streams: str

@@ -210,7 +210,6 @@ print("drawn", drawn)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no Triton")
 def test_the_one_kernel_of_a_gpu_draws_the_numbers_of_the_cpu() -> None:
     """In Triton's interpreter, which needs no GPU."""

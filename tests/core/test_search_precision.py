@@ -99,7 +99,7 @@ def quick(name: str) -> Any:
     return build("attacks", name, chosen)
 
 
-@pytest.mark.usefixtures("few_queries")
+@pytest.mark.usefixtures("short_autoattack")
 @pytest.mark.parametrize(
     ("name", "access"),
     [(name, access) for name in ATTACKS for access in quick(name).accesses],

@@ -133,7 +133,6 @@ def test_the_classifier_is_right_on_99_percent_of_the_test_images(
 
 @needs_data
 @needs_classifier
-@pytest.mark.slow
 def test_autoattack_takes_the_classifier_to_nothing(
     classifier: nn.Module, tmp_path: Path
 ) -> None:

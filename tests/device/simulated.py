@@ -10,6 +10,7 @@ older torch lacks.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -45,23 +46,6 @@ backend_registration._setup_privateuseone_for_python_backend(NAME, backend_modul
 DEVICE = torch.device(NAME, 0)
 CPU = torch.device("cpu")
 
-_SIZES = frozenset(
-    (
-        "sym_size",
-        "sym_stride",
-        "sym_numel",
-        "sym_storage_offset",
-        "dim",
-        "size",
-        "stride",
-        "numel",
-        "storage_offset",
-        "is_contiguous",
-        "sym_is_contiguous",
-        "layout",
-        "device",
-    )
-)
 _COPIES = ("_to_copy", "copy_")
 
 
@@ -85,7 +69,6 @@ class Simulated(Tensor):
             dtype=held.dtype,
             layout=held.layout,
             device=DEVICE,
-            dispatch_sizes_strides_policy="sizes",
         )
         made.held = held
         return made
@@ -126,6 +109,10 @@ class Simulated(Tensor):
 class Operations(TorchDispatchMode):
     """Catches operations that name the device and have no tensor on it, such as torch.zeros."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and the detour takes longer than an addition
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
@@ -134,6 +121,13 @@ class Operations(TorchDispatchMode):
 
 def _ours(device: Any) -> bool:
     return device is not None and torch.device(device).type == NAME
+
+
+@functools.cache
+def _operation(func: Any) -> str:
+    """Name an operation; to ask for its schema each time takes longer than a small one."""
+    name: str = func._schema.name.split("::")[1]
+    return name
 
 
 def _held(value: Any) -> Any:
@@ -156,9 +150,7 @@ def _run(func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
     here = _ours(device)
     if not tensors and not here:
         return func(*args, **named)
-    operation = func._schema.name.split("::")[1]
-    if operation in _SIZES:
-        return DEVICE if operation == "device" else func(*map(_held, args))
+    operation = _operation(func)
     if operation in _COPIES:
         return _copied(func, operation, args, named)
     if len(tensors) < len(given):
@@ -186,7 +178,9 @@ def _run(func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         if not isinstance(value, Tensor) or isinstance(value, Simulated):
             return value
         found = written.get(id(value))
-        return found if found is not None else value if leaves else Simulated(value)
+        if found is not None and found.shape == value.shape:  # not so after squeeze_
+            return found
+        return value if leaves else Simulated(value)
 
     return wrapped(raw)
 

@@ -148,7 +148,7 @@ def test_the_clock_stops_when_the_device_is_done(
     assert about(made, workspace)["attack seconds"] == 10.0
 
 
-@pytest.mark.usefixtures("few_queries")
+@pytest.mark.usefixtures("short_autoattack")
 @pytest.mark.parametrize("eps", [Fraction(1, 10), Fraction(2, 5)])
 def test_autoattack_in_the_harness_is_autoattack_alone(
     eps: Fraction, workspace: Workspace

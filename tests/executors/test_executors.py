@@ -86,7 +86,6 @@ def test_a_ladder_climbs_over_several_workers_as_in_one(site: Path, tmp_path: Pa
     assert not made.done_again()
 
 
-@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_its_block_done_again(
     site: Path, tmp_path: Path
 ) -> None:
@@ -101,7 +100,6 @@ def test_a_killed_worker_is_replaced_and_its_block_done_again(
     assert sum(made.done_again().values()) == 1, "the block that it was at, and nothing else"
 
 
-@pytest.mark.slow
 def test_a_cell_that_fails_stops_no_other_and_is_not_tried_by_all(
     site: Path, tmp_path: Path
 ) -> None:
@@ -116,9 +114,13 @@ def test_a_cell_that_fails_stops_no_other_and_is_not_tried_by_all(
     assert 2 <= tries <= 4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("by", "jobs"), [(signal.SIGINT, 2), (signal.SIGTERM, 1), (signal.SIGKILL, 1)]
+    ("by", "jobs"),
+    [
+        (signal.SIGINT, 2),
+        pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow),  # is to a worker as SIGKILL is
+        (signal.SIGKILL, 1),
+    ],
 )
 def test_workers_end_with_their_parent_and_what_is_finished_is_kept(
     again: Trial, by: signal.Signals, jobs: int

@@ -68,7 +68,6 @@ def told(command: str, made: Trial) -> str:
 
 
 @pytest.mark.slurm
-@pytest.mark.slow
 def test_a_killed_job_loses_a_block_and_the_others_finish(
     cluster: None, site: Path, tmp_path: Path
 ) -> None:
@@ -88,7 +87,6 @@ def test_a_killed_job_loses_a_block_and_the_others_finish(
 
 
 @pytest.mark.slurm
-@pytest.mark.slow
 def test_a_preempted_job_is_queued_again_and_goes_on(
     cluster: None, site: Path, tmp_path: Path
 ) -> None:

@@ -62,6 +62,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return Workspace(Store(root / "results"), root, root, torch.device("cpu"))
 
 
+@pytest.mark.usefixtures("short_autoattack")
 @pytest.mark.parametrize(
     ("defense", "attack", "access"), PAIRS, ids=["-".join(map(str, pair)) for pair in PAIRS]
 )

@@ -24,6 +24,7 @@ runs:
       - {name: noise, access: transfer, set: {tries: 1}}
       - {name: pgd, access: bpda, set: {steps: 2, eot: 1}}
       - {name: pgd, access: full, set: {steps: 2, eot: 1}}
+      - {name: apgd, access: full, set: {steps: 2, eot: 1, surrogate: 2}}
       - {name: square, set: {queries: 5, eot: 1}}
     threats: {norm: Linf, eps: 0.3}
     n: 40
@@ -60,6 +61,8 @@ def test_a_level_is_what_its_attacks_and_those_that_transfer_left(
             if not (path / "skipped.json").exists():
                 found = read_rows(path / "outcomes.parquet")
                 broken[where] = broken.get(where, set()) | set(found["index"][~found["robust"]])
+    reasons = [path.read_text() for path in (tmp_path / "results").rglob("skipped.json")]
+    assert sum("no cheaper process, which attack.surrogate" in why for why in reasons) == 2
     differ = 0
     for name, row in rows.items():
         own = {access: where for (defense, access), where in broken.items() if defense == name}

@@ -135,9 +135,8 @@ def test_what_a_stranger_brought_is_as_it_was(bench: Bench) -> None:
     assert not copied.training
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("packages", "few_queries")
-@pytest.mark.parametrize("defense", ["ddpm", "stateful"])
+@pytest.mark.usefixtures("packages", "short_autoattack")
+@pytest.mark.parametrize("defense", [pytest.param("ddpm", marks=pytest.mark.slow), "stateful"])
 def test_an_audit_of_a_stranger_runs_every_check(
     bench: Bench, defense: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
