@@ -40,6 +40,11 @@ os.environ.setdefault("BENCH_DEVICE", "cpu")
 os.environ["https_proxy"] = os.environ["http_proxy"] = "http://127.0.0.1:9"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that no worker waits for it in the end."""
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     import torch

@@ -101,6 +101,7 @@ def run_all(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert bench(line.replace(" KEY ", key), monkeypatch) == 0, f"{page.name}: {line}"
 
 
+@pytest.mark.first
 def test_every_command_of_the_readme_works_and_the_second_run_is_at_once(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,6 +116,7 @@ def test_every_command_of_the_readme_works_and_the_second_run_is_at_once(
     assert (checkout / "results/paper/my_table.md").is_file()
 
 
+@pytest.mark.first
 def test_every_command_of_the_pages_on_usage_and_trust_works(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ INSIDE = Path(__file__).with_name("inside")
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.first
 @pytest.mark.skipif(
     not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
     reason="this torch registers no backend in Python",
