@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +90,24 @@ def read_corrupted(part: Corruption, *, root: Path) -> tuple[Array, Array]:
 
 
 def _read_digits(train: bool) -> tuple[Array, Array]:
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
+    pixels, labels = _digits()
     part = slice(None, -_DIGITS_TEST) if train else slice(-_DIGITS_TEST, None)
     return pixels[part].astype(np.uint8), labels[part].astype(np.int64)
+
+
+def _digits() -> tuple[Array, Array]:
+    """Read scikit-learn's file; to import scikit-learn for that takes more than a second."""
+    found = find_spec("sklearn")
+    assert found is not None
+    assert found.origin is not None
+    path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    if not path.is_file():  # a scikit-learn that keeps it elsewhere
+        from sklearn.datasets import load_digits
+
+        pixels, labels = load_digits(return_X_y=True)
+        return pixels, labels
+    table = np.loadtxt(path, delimiter=",")
+    return table[:, :-1], table[:, -1]
 
 
 def _read_mnist(folder: str, train: bool, root: Path) -> tuple[Array, Array]:

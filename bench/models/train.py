@@ -164,7 +164,7 @@ def train(
                 with blamed(f"the training of {name}"):
                     metrics, weights = run.evaluate(), run.weights()
                     said = ", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
-                yield Progress(what, run.total, run.total, run.metrics(), said)
+                yield Progress(what, run.total, run.total, run.metrics(), said, unit="steps")
                 card = {
                     **about,
                     "images": len(found),
@@ -186,7 +186,8 @@ def _advance(what: str, run: Training, state: Path, spent: float = 0.0) -> Work[
         with blamed(f"the {what.replace('train', 'training of', 1)}"):
             run.advance()
         now = time.monotonic()
-        if now - reported > _REPORT_EVERY_S or run.step == run.total:
+        # The last step is reported with what the network is worth, once that is known.
+        if now - reported > _REPORT_EVERY_S and run.step < run.total:
             yield Progress(what, run.step, run.total, run.metrics(), unit="steps")
             reported = now
         if now - saved > _SAVE_EVERY_S:

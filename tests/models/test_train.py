@@ -263,8 +263,10 @@ def test_other_negatives_are_made_for_another_classifier_or_ball(
 def test_progress_is_told_from_the_first_to_the_last_iteration(workspace: Workspace) -> None:
     told: list[Progress] = list(train("ebm", EBM, dataset="digits", workspace=workspace))
     assert (told[0].done, told[0].total) == (0, 3)
+    assert [one.done for one in told].count(3) == 1, "the end is logged once: with its metrics"
     assert told[-1].done == 3
     assert set(told[-1].figures) == {"loss", "gap"}
+    assert told[-1].note.startswith("energy held out ")
     assert not list(train("ebm", EBM, dataset="digits", workspace=workspace))
 
 
