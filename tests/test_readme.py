@@ -73,7 +73,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_autoattack: 
     monkeypatch.setattr("bench.verification.blind.ProcessPoolExecutor", Here)
     for path in (REPO / "plans").glob("*.yaml"):
         (tmp_path / "plans").mkdir(exist_ok=True)
-        short = re.sub(r"^n: \d+$", "n: 10", path.read_text(), flags=re.M)
+        short = re.sub(r"^(n|draws): \d+$", r"\1: 10", path.read_text(), flags=re.M)
         (tmp_path / "plans" / path.name).write_text(short)
     shipped = _recipe._read
 

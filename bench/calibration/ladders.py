@@ -86,7 +86,7 @@ class OutsideResult:
 def find(wanted: Wanted, store: Store) -> Ladder:
     """Read the cells of a ladder; raises UsageError where there is none, or more than one."""
     if wanted.cell:
-        key = complete_key((folder.name for folder in store.cells()), wanted.cell)
+        key = complete_key(store.keys(), wanted.cell)
         anchor = defended_of(read_cell(store, key).canonical())
     groups: dict[str, list[Cell]] = {}
     for key in store.finished():

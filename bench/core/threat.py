@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
+from functools import lru_cache
 
 from bench.errors import UsageError, unknown_name
 
@@ -73,7 +74,11 @@ def parse_access(text: str) -> Access:
 
 def parse_eps(text: str | float, norm: Norm) -> Fraction | None:
     """Read '8/255', '0.3' or 'inf' exactly (None is unbounded); raises UsageError."""
-    shown = str(text).strip()
+    return _radius(str(text).strip(), norm)
+
+
+@lru_cache  # a plan has one for all of its cells
+def _radius(shown: str, norm: Norm) -> Fraction | None:
     if shown.lower() in {"inf", ".inf", "infinity"}:
         return None
     try:

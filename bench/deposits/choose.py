@@ -21,7 +21,7 @@ def chosen(store: Store, asked: Sequence[str], *, images: bool) -> list[str]:
 
     Cells whose survivors a cell attacked come with it. What cannot be deposited is named.
     """
-    there = [folder.name for folder in store.cells()]
+    there = store.keys()
     if not there:
         raise UsageError(
             f"there are no cells in {store.root}. Make some with `bench run`, or name another "

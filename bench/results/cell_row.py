@@ -31,8 +31,7 @@ _TEXTS = (
 
 def said_by_cells(store: Store) -> dict[str, Said]:
     """Return what every cell of a results folder says, by key; most are not read again."""
-    keys = [folder.name for folder in store.cells()]
-    return remembered(store, keys, partial(said_by, store))
+    return remembered(store, store.keys(), partial(said_by, store))
 
 
 def damaged_cells(store: Store) -> dict[str, str]:

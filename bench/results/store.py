@@ -225,14 +225,18 @@ class Store:
         """Name the folder of a cell; raises StoreError for what is no key."""
         return self.root / "cells" / _checked(key)
 
-    def cells(self) -> list[Path]:
-        """List the folders of all cells, by key."""
-        cells = self.root / "cells"
+    def keys(self) -> list[str]:
+        """List the keys of all cells."""
+        cells = str(self.root / "cells")
         try:
             names = sorted(os.listdir(cells))
         except OSError:
             return []
-        return [cells / name for name in names if os.path.exists(f"{cells}/{name}/cell.json")]
+        return [name for name in names if os.path.exists(f"{cells}/{name}/cell.json")]
+
+    def cells(self) -> list[Path]:
+        """List the folders of all cells, by key."""
+        return [self.root / "cells" / key for key in self.keys()]
 
     def finished(self) -> list[str]:
         """List the keys of all cells that have outcomes, whatever else they lack."""

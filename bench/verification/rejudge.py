@@ -74,7 +74,7 @@ class StoredImages:
 
 def find_key(store: Store, prefix: str) -> str:
     """Complete the first 4 or more characters of a finished cell's key; raises UsageError."""
-    key = complete_key((folder.name for folder in store.cells()), prefix)
+    key = complete_key(store.keys(), prefix)
     if not store.outcomes(key).is_file():
         raise UsageError(
             f"cell {key} is not finished: it has nothing to judge again. Run its command to "

@@ -94,11 +94,11 @@ def test_one_image_alone_as_in_its_batch(name, norm, access):
     defense, x, y = small_problem(Pull())
     view, threat, rng = view_of(defense, access), ball(norm, 0.1, access), streams(8)
     whole = run(fast(name), view, x, y, threat, rng)
+    some = [0, 4, 7]
     alone = [
-        run(fast(name), view, x[i : i + 1], y[i : i + 1], threat, rng[i : i + 1])
-        for i in range(8)
+        run(fast(name), view, x[i : i + 1], y[i : i + 1], threat, rng[i : i + 1]) for i in some
     ]
-    torch.testing.assert_close(torch.cat(alone), whole, rtol=0, atol=1e-12)
+    torch.testing.assert_close(torch.cat(alone), whole[some], rtol=0, atol=1e-12)
     order = torch.tensor([3, 1, 7, 0, 2, 6, 5, 4])
     shuffled = run(fast(name), view, x[order], y[order], threat, rng[order])
     torch.testing.assert_close(shuffled, whole[order], rtol=0, atol=1e-12)

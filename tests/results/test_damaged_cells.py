@@ -25,7 +25,7 @@ from bench.results.table import COLUMNS, collect, with_worst_case
 
 from ..command import NOISE, RUN, Bench, files, is_one_clear_message, runs
 
-FLIPS = 100
+FLIPS = 60
 NUMBERS = [
     name for name in COLUMNS
     if name.startswith(("clean", "robust"))
