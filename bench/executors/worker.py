@@ -14,8 +14,9 @@ from typing import Protocol, TypeVar
 from bench.audit import run as audits
 from bench.audit.findings import in_words
 from bench.errors import BenchError, StoreError
-from bench.experiments import matrix, pilot
+from bench.experiments import matrix
 from bench.experiments.attack_order import cheaper_attacks
+from bench.experiments.pilot import by_yield, pilot_of, summary
 from bench.experiments.plan import Plan
 from bench.experiments.prepare import Plugins
 from bench.results.progress import Work, unless_waiting
@@ -82,21 +83,21 @@ def _by_yield(
     complain: Callable[[str], None],
 ) -> list[int]:
     """Measure the pilot of a plan; return the places of its pairs in the order of work."""
-    few, tried = pilot.pilot_of(plan, pairs)
+    first = pilot_of(plan, pairs)
     keys = measure(
-        few,
-        tried,
+        first.plan,
+        first.pairs,
         workspace=workspace,
         drive=drive,
         announce=lambda line: announce(f"pilot {line}"),
         complain=complain,
     )
-    found = pilot.trials(pairs, keys, workspace.store)
-    for line in pilot.summary(pairs, found, plan):
+    found = first.trials(keys, workspace.store)
+    for line in summary(pairs, found, plan):
         announce(line)
-    for pair in pilot.untried(pairs, found):
-        complain(f"{matrix.title(pair)} has no number in the pilot: it comes last.")
-    return pilot.by_yield(pairs, found)
+    for number in sorted(first.of.keys() - found.keys()):
+        complain(f"{matrix.title(pairs[number])} has no number in the pilot: it comes last.")
+    return by_yield(pairs, found)
 
 
 def _audit(

@@ -1,12 +1,13 @@
 """A ladder by yield: first what breaks most per pass, as a pilot on a few other images shows.
 
-The pilot tries every attack on the same images, and its cells are cells like others: all
-processes share them, and the order follows from what they stored. To attack what is left at the
-best price is the greedy algorithm for weighted set cover (Chvatal 1979).
+The pilot is a ladder by announced cost, so that expensive attacks are tried only on what cheap
+ones leave. Its cells are cells like others: all processes share them, and the order follows
+from what they stored.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,125 +15,106 @@ from dataclasses import dataclass, replace
 from bench.core.threat import Access, format_eps
 from bench.data.datasets import held_out
 from bench.data.names import cell_name
-from bench.experiments.attack_order import announced
+from bench.experiments.attack_order import announced, cheap_first
 from bench.experiments.plan import Plan
 from bench.experiments.prepare import Plugins
-from bench.results.cell import ladder_of
+from bench.results.cell import digest_of, ladder_of
 from bench.results.cell_row import void_note
 from bench.results.store import Store, read_json, read_rows
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What an attack did in a pilot: the images that it broke, and its passes in all."""
+    """What an attack did in a pilot: how many images it met and broke, in how many passes."""
 
-    broken: frozenset[int]
+    attacked: int
+    broke: int
     passes: int
 
 
-def pilot_of(plan: Plan, pairs: Sequence[Plugins]) -> tuple[Plan, list[Plugins]]:
-    """Return the pilot as a plan, and its pairs: the supported ones of a plan, in its order."""
-    few = plan.model_copy(update={"ladder": False, "audit": False, "n": plan.tried_on})
-    tried = [
-        replace(
-            pair,
-            request=replace(
-                pair.request, dataset=held_out(pair.request.dataset), n=plan.tried_on
-            ),
-        )
-        for pair in _supported(pairs)
-    ]
-    return few, tried
+@dataclass(frozen=True)
+class Pilot:
+    """The pilot of a plan, itself a plan and its pairs; ``of``: which pair tries which one."""
+
+    plan: Plan
+    pairs: list[Plugins]
+    of: Mapping[int, int]
+
+    def trials(self, keys: Sequence[str | None], store: Store) -> dict[int, Trial]:
+        """Read what the finished cells ``keys`` of the pilot found, by the pairs of the plan.
+
+        An attack without a number, whose cell failed, was skipped or is void, is left out.
+        """
+        found = {number: _trial(key, store) for number, key in enumerate(keys)}
+        known = {number: found[tried] for number, tried in self.of.items()}
+        return {number: trial for number, trial in known.items() if trial}
 
 
-def trials(
-    pairs: Sequence[Plugins], keys: Iterable[str | None], store: Store
-) -> dict[int, Trial]:
-    """Read what a finished pilot found, by the place of a pair in the plan.
+def pilot_of(plan: Plan, pairs: Sequence[Plugins]) -> Pilot:
+    """Return the pilot of a plan that was resolved to pairs: what is supported, cheap first."""
+    tried: dict[str, Plugins] = {}
+    names: dict[int, str] = {}
+    for number, pair in enumerate(pairs):
+        if not pair.impossible:
+            images = held_out(pair.request.dataset)
+            few = replace(pair.request, dataset=images, n=plan.tried_on)
+            one = replace(pair, request=few)
+            names[number] = digest_of(one.asked())
+            tried.setdefault(names[number], one)
+    ordered = cheap_first(tried.values())
+    place = {digest_of(one.asked()): number for number, one in enumerate(ordered)}
+    own = plan.model_copy(update={"ladder": True, "audit": False, "n": plan.tried_on})
+    return Pilot(own, ordered, {number: place[name] for number, name in names.items()})
 
-    ``keys`` are those of the pilot's cells. An attack without a number, whose cell failed or is
-    void, is not among what is returned.
-    """
-    found = {}
-    places = [number for number, pair in enumerate(pairs) if not pair.impossible]
-    for number, key in zip(places, keys, strict=True):
-        if key is None or not store.outcomes(key).is_file():
-            continue
-        rows = read_rows(store.outcomes(key))
-        if void_note(rows):
-            continue
-        about = read_json(store.cell(key) / "provenance.json")
-        broken = rows["index"][rows["clean"] & ~rows["robust"]]
-        found[number] = Trial(frozenset(broken), sum(about["attack passes"].values()))
-    return found
+
+def _trial(key: str | None, store: Store) -> Trial | None:
+    if key is None or not store.outcomes(key).is_file():
+        return None
+    rows = read_rows(store.outcomes(key))
+    if void_note(rows):
+        return None
+    passes = read_json(store.cell(key) / "provenance.json")["attack passes"]
+    return Trial(len(rows), int((rows["clean"] & ~rows["robust"]).sum()), sum(passes.values()))
 
 
 def by_yield(pairs: Sequence[Plugins], found: Mapping[int, Trial]) -> list[int]:
     """Order the places of pairs, each ladder by itself, in which its attacks run.
 
-    First those whose images all purifiers share, which see all images anyway. Then always the
-    one that breaks most per pass of what is left; then those that break nothing more, and those
-    that the pilot has no number of. Equal ones go by announced cost, then as in the plan.
+    First those whose images all purifiers share, which see all images anyway. Then what broke
+    most per pass; then what broke nothing, by passes per image; last what met no image, or has
+    no number in the pilot. Equal ones go by announced cost, then as in the plan.
     """
-    ladders: dict[str, list[int]] = defaultdict(list)
-    for number, pair in enumerate(pairs):
-        ladders[ladder_of(pair.asked())].append(number)
-    order: list[int] = []
-    for ladder in ladders.values():
-        costs = {number: announced(pairs[number]) for number in ladder}
-        by_cost = sorted(ladder, key=lambda number: costs[number])
-        shared = [one for one in by_cost if pairs[one].threat.access is Access.TRANSFER]
-        broken = {image for one in shared if one in found for image in found[one].broken}
-        rest = [one for one in by_cost if one not in shared]
-        known = {one: found[one] for one in rest if one in found}
-        order += [*shared, *greedy(known, broken), *(one for one in rest if one not in known)]
-    return order
 
+    def key(number: int) -> tuple[bool, float, float, float]:
+        pair, cost = pairs[number], announced(pairs[number])
+        if pair.threat.access is Access.TRANSFER:
+            return False, 0, 0, cost
+        trial = found.get(number, Trial(0, 0, 0))
+        each = trial.passes / trial.attacked if trial.attacked else math.inf
+        return True, -trial.broke / max(trial.passes, 1), each, cost
 
-def greedy(found: Mapping[int, Trial], broken: Iterable[int]) -> list[int]:
-    """Order attacks by new breaks per pass, given the images that are broken already.
-
-    Among equals the first of ``found`` comes first, and so it does among those that break
-    nothing more.
-    """
-    left, gone, order = list(found), set(broken), []
-    while left:
-        best = max(left, key=lambda one: _rate(found[one], gone))  # the first of equals
-        left.remove(best)
-        order.append(best)
-        gone |= found[best].broken
-    return order
-
-
-def _rate(trial: Trial, gone: set[int]) -> float:
-    return len(trial.broken - gone) / max(trial.passes, 1)
+    return [number for ladder in _ladders(pairs) for number in sorted(ladder, key=key)]
 
 
 def summary(pairs: Sequence[Plugins], found: Mapping[int, Trial], plan: Plan) -> list[str]:
-    """Say what each ladder's pilot took, which no row of the ladder counts."""
-    ladders: dict[str, list[int]] = defaultdict(list)
-    for number in found:
-        ladders[ladder_of(pairs[number].asked())].append(number)
+    """Say what the pilot of each ladder took, which no row of the ladder counts."""
     said = []
-    for ladder in ladders.values():
+    for ladder in _ladders(pairs):
         request, threat = pairs[ladder[0]].request, pairs[ladder[0]].threat
         images = held_out(request.dataset)
-        own = images == request.dataset
+        passes = sum(found[number].passes for number in ladder if number in found)
         said.append(
             f"the pilot of {request.defense} ({threat.norm} {format_eps(threat.eps)}, seed "
-            f"{request.seed}) took {sum(found[one].passes for one in ladder):,} attack passes, "
-            f"beside those of the rows, on the first {plan.tried_on} images of "
-            f"{cell_name(images)}" + (", which are rated too: it holds none out" if own else "")
+            f"{request.seed}) took {passes:,} attack passes, beside those of the rows, on the "
+            f"first {plan.tried_on} images of {cell_name(images)}"
+            + (", which are rated too: it holds none out" if images == request.dataset else "")
         )
     return said
 
 
-def untried(pairs: Sequence[Plugins], found: Mapping[int, Trial]) -> list[Plugins]:
-    """List the pairs that run last because the pilot has no number of them."""
-    return [
-        pair for number, pair in enumerate(pairs) if number not in found and not pair.impossible
-    ]
-
-
-def _supported(pairs: Iterable[Plugins]) -> list[Plugins]:
-    return [pair for pair in pairs if not pair.impossible]
+def _ladders(pairs: Sequence[Plugins]) -> Iterable[list[int]]:
+    """Group the places of pairs by ladder, in the order of the plan."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for number, pair in enumerate(pairs):
+        found[ladder_of(pair.asked())].append(number)
+    return found.values()

@@ -8,9 +8,9 @@ from typing import Any
 
 from bench.core.threat import Access
 from bench.errors import BenchError
-from bench.experiments import pilot
 from bench.experiments.attack_order import cheaper_attacks
 from bench.experiments.matrix import preview, title
+from bench.experiments.pilot import by_yield, pilot_of
 from bench.experiments.plan import Plan
 from bench.experiments.prepare import Plugins, outline
 from bench.experiments.states import CellState, CellStatus, at_work, counted
@@ -31,23 +31,23 @@ class PlanStatus:
         self._plan, self._order = plan, list(range(len(pairs)))
         self._cheaper = cheaper_attacks(plan, pairs)
         self._cells: dict[int, Cell] = {}
-        self._pilot = None
+        self._tried = None
         if plan.ladder == "yield":
-            self._pilot = PlanStatus(*pilot.pilot_of(plan, pairs), workspace)
+            self._pilot = pilot_of(plan, pairs)
+            self._tried = PlanStatus(self._pilot.plan, self._pilot.pairs, workspace)
 
     def pilot(self) -> list[CellStatus]:
         """Read the status of the cells of a pilot; none where the plan has none."""
-        return self._pilot.read() if self._pilot else []
+        return self._tried.read() if self._tried else []
 
     def order(self) -> list[int] | None:
         """Return the places of the pairs in the order of work; None before the pilot's end."""
-        if self._pilot:
+        if self._tried:
             tried = self.pilot()
             if any(one.state not in _SETTLED for one in tried):
                 return None
-            keys = [one.key for one in tried]
-            found = pilot.trials(self._pairs, keys, self._workspace.store)
-            order = pilot.by_yield(self._pairs, found)
+            found = self._pilot.trials([one.key for one in tried], self._workspace.store)
+            order = by_yield(self._pairs, found)
             if order != self._order:
                 self._order, self._cells = order, {}
                 self._cheaper = cheaper_attacks(self._plan, self._pairs, order)
@@ -119,7 +119,8 @@ def previews(
     """Describe the cells of a plan in the order of work, its pilot first, and run nothing."""
     listed = []
     if plan.ladder == "yield":
-        listed = previews(*pilot.pilot_of(plan, pairs), workspace)
+        pilot = pilot_of(plan, pairs)
+        listed = previews(pilot.plan, pilot.pairs, workspace)
     order = PlanStatus(plan, pairs, workspace).order()
     cheaper = cheaper_attacks(plan, pairs, order)
     keys: dict[int, str] = {}

@@ -15,14 +15,14 @@ import yaml
 
 from bench.errors import PlanError
 from bench.experiments.matrix import ordered
-from bench.experiments.pilot import Trial, by_yield, greedy, pilot_of
+from bench.experiments.pilot import Trial, by_yield, pilot_of
 from bench.experiments.plan import Plan, read_plan
 from bench.results.store import Store, read_json, read_rows
 
 from ..command import Bench, is_one_clear_message, no_work, runs
 
 PLAN = """
-classifiers: {name: small_cnn, set: {width: 4, training: {epochs: 1}}}
+classifiers: {name: small_cnn, set: {width: 8, training: {epochs: 4}}}
 defenses: [none, {name: gaussian, set: {sigma: 0.1}}]
 attacks:
   - {name: noise, set: {tries: 1}}
@@ -39,47 +39,54 @@ pilot: 6
 WORDS = [("noise",), ("(full", "steps=1"), ("(full", "steps=4"), ("(transfer",)]
 
 
-def made(**images: tuple[set[int], int]) -> dict[str, Trial]:
-    return {name: Trial(frozenset(broken), passes) for name, (broken, passes) in images.items()}
+def order(*found: tuple[int, int, int] | None) -> list[int]:
+    """Order the attacks on one defense: images that each met and broke, and its passes."""
+    pairs = ordered(Plan.model_validate({**read_yaml(), "defenses": "none"}))
+    return by_yield(pairs, {k: Trial(*one) for k, one in enumerate(found) if one})
 
 
 @pytest.mark.parametrize(
-    ("found", "broken", "order"),
+    ("found", "expected"),
     [
-        # Alone b breaks most per pass; once it did, a breaks one more for 10 and c two for 40.
-        (made(a=({1, 2, 3}, 10), b=({1, 2}, 2), c=({4, 5}, 40)), set(), "bac"),
-        (made(a=({1, 2, 3}, 10), b=({1, 2}, 2), c=({4, 5}, 10)), set(), "bca"),
-        # What is broken already counts for nobody.
-        (made(a=({1, 2, 3}, 3), b=({4}, 10), c=({5}, 5)), {1, 2, 3}, "cba"),
-        # Equal ones, and those that break nothing more, stay in the order given: that of cost.
-        (made(a=({1}, 5), b=({2}, 5), c=({3}, 5)), set(), "abc"),
-        (made(a=(set(), 900), b=(set(), 1), c=({1}, 5)), set(), "cab"),
-        (made(a=({1}, 0), b=({1, 2}, 1)), set(), "ba"),
+        # The one that all purifiers share is the first; 3 in 10 passes, 2 in 5, 4 in 40.
+        ([(6, 3, 10), (6, 2, 5), (6, 4, 40), (6, 0, 9)], [3, 1, 0, 2]),
+        # Those that broke nothing: by passes an image, 9/6 and 8/1.
+        ([(1, 0, 8), (6, 0, 9), (6, 1, 900), (6, 0, 9)], [3, 2, 1, 0]),
+        # What met no image, and what has no number, by announced cost; noise announces least.
+        ([None, (0, 0, 0), (2, 0, 70), (6, 3, 9)], [3, 2, 0, 1]),
+        ([(0, 0, 0), None, None, None], [3, 0, 1, 2]),
+        # Equal in all that was measured: by announced cost.
+        ([(6, 2, 8), (6, 2, 8), (6, 2, 8), (6, 2, 8)], [3, 0, 1, 2]),
+        # An attack without passes that breaks something is the best there is.
+        ([(6, 2, 3), (6, 1, 0), (6, 2, 8), (6, 2, 8)], [3, 1, 0, 2]),
     ],
 )
-def test_what_breaks_most_of_the_rest_per_pass_comes_first(
-    found: Any, broken: set[int], order: str
-) -> None:
-    assert "".join(greedy(found, broken)) == order
+def test_what_broke_most_per_pass_comes_first(found: Any, expected: list[int]) -> None:
+    assert order(*found) == expected
 
 
-def test_each_ladder_has_an_order_of_its_own_behind_what_purifiers_share() -> None:
+def test_each_ladder_has_an_order_of_its_own() -> None:
     pairs = ordered(Plan.model_validate(read_yaml()))
-    assert len(pairs) == 8, "four attacks on each of two defenses"
-    one = {0: Trial(frozenset({1}), 1), 1: Trial(frozenset({1}), 9), 3: Trial(frozenset(), 1)}
-    other = {4: Trial(frozenset({1}), 9), 5: Trial(frozenset({1, 2}), 9),
-             6: Trial(frozenset({1, 2, 3}), 9), 7: Trial(frozenset({3}), 1)}  # fmt: skip
-    # Place 2 has no number, so it is last. After place 7, 5 and 6 break as many: 5 is cheaper.
-    assert by_yield(pairs, {**one, **other}) == [3, 0, 1, 2, 7, 5, 4, 6]
-    # Without any number: by announced cost.
-    assert by_yield(pairs, {}) == [3, 0, 1, 2, 7, 4, 5, 6]
+    found = {0: Trial(6, 1, 1), 1: Trial(6, 2, 1), 4: Trial(6, 2, 1), 5: Trial(6, 1, 1)}
+    assert by_yield(pairs, found) == [3, 1, 0, 2, 7, 4, 5, 6]
 
 
 def test_the_pilot_attacks_images_that_nobody_is_rated_on() -> None:
     plan = Plan.model_validate({**read_yaml(), "audit": True})
-    few, tried = pilot_of(plan, ordered(plan))
-    assert (few.ladder, few.audit) == (False, False)
-    assert {(one.request.dataset, one.request.n) for one in tried} == {("digits:validation", 6)}
+    pilot = pilot_of(plan, ordered(plan))
+    assert (pilot.plan.ladder, pilot.plan.audit) == (True, False)
+    tried = [one.request for one in pilot.pairs]
+    assert {(one.dataset, one.n) for one in tried} == {("digits:validation", 6)}
+    assert [one.attack for one in tried] == ["pgd", "noise", "pgd", "pgd"] * 2  # by cost
+    assert dict(pilot.of) == {3: 0, 0: 1, 1: 2, 2: 3, 7: 4, 4: 5, 5: 6, 6: 7}
+
+
+def test_two_data_sets_with_the_same_held_out_images_share_a_pilot() -> None:
+    names = ["digits", "digits:validation"]
+    plan = Plan.model_validate({**read_yaml(), "defenses": "none", "datasets": names})
+    pilot = pilot_of(plan, ordered(plan))
+    assert len(pilot.pairs) == 4
+    assert [pilot.of[k] for k in range(4)] == [pilot.of[k] for k in range(4, 8)]
 
 
 def read_yaml() -> dict[str, Any]:
@@ -129,7 +136,7 @@ def test_a_ladder_by_yield_is_the_listed_ladder_of_the_order_that_it_found(
     )
     assert said.out.count(told + "\n") == 2
     tried = [row for row in runs(tmp_path) if row["dataset"] == "digits:validation"]
-    assert {row["attacked"] for row in tried} == {"6"}
+    assert {row["n"] for row in tried} == {"6"}
     assert len(tried) == len(runs(tmp_path)) - 8 == 8
 
     # The order that was found, written down, needs no further cell.
@@ -186,11 +193,10 @@ def test_how_far_pilot_and_ladder_are(bench: Bench, filled: Store) -> None:
     keys = {cell["key"] for cell in bench("matrix", "plan.yaml", "--dry-run", "--json").rows}
     assert keys == set(filled.finished())
 
-    victim = next(
-        key for key in filled.finished()
-        if read_json(filled.cell(key) / "cell.json")["dataset"] == "digits:validation"
-    )  # fmt: skip
-    shutil.rmtree(filled.cell(victim))
+    cells = {key: read_json(filled.cell(key) / "cell.json") for key in filled.finished()}
+    tried = [key for key, cell in cells.items() if cell["dataset"] == "digits:validation"]
+    last = max(tried, key=lambda key: len(cells[key].get("after", ())))
+    shutil.rmtree(filled.cell(last))
     said = bench("status", "plan.yaml").out
     assert said.count("waits for the pilot") == 6
     assert "9 done, 7 open" in said
@@ -205,13 +211,14 @@ def test_an_attack_that_failed_in_the_pilot_comes_last_and_says_so(
 ) -> None:
     (tmp_path / "mine.py").write_text(
         "def few(view, x, y, *, eps, rng):\n"
-        "    if len(x) == 2:\n        raise ValueError('two are too few')\n    return x\n"
+        "    if len(x) <= 6:\n        raise ValueError('six are too few')\n    return x\n"
     )
     attacks = ["mine.py:few", {"name": "noise", "set": {"tries": 1}}]
-    plan = {**read_yaml(), "defenses": "none", "attacks": attacks}
+    images = {"n": 30, "shard": 30}
+    plan = {**read_yaml(), "defenses": "none", "attacks": attacks, **images}
     said = bench("matrix", write("plan.yaml", plan))
     assert said.code == 0, said
-    assert "failed: ValueError: two are too few" in said.err
+    assert "failed: ValueError: six are too few" in said.err
     assert said.err.count("has no number in the pilot: it comes last.") == 1
     assert said.out.index("[1/2] digits none under noise") < said.out.index("[2/2] digits none")
 
