@@ -26,8 +26,8 @@ classifiers: {name: small_cnn, set: {width: 8, training: {epochs: 4}}}
 defenses: [none, {name: gaussian, set: {sigma: 0.1}}]
 attacks:
   - {name: noise, set: {tries: 1}}
-  - {name: pgd, access: full, set: {steps: 1, eot: 1}}
   - {name: pgd, access: full, set: {steps: 4, eot: 1}}
+  - {name: pgd, access: full, set: {steps: 1, eot: 1}}
   - {name: pgd, access: transfer, set: {steps: 1, eot: 1}}
 threats: {eps: 0.1}
 n: 8
@@ -36,7 +36,7 @@ draws: 2
 ladder: yield
 pilot: 6
 """
-WORDS = [("noise",), ("(full", "steps=1"), ("(full", "steps=4"), ("(transfer",)]
+WORDS = [("noise",), ("(full", "steps=4"), ("(full", "steps=1"), ("(transfer",)]
 
 
 def order(*found: tuple[int, int, int] | None) -> list[int]:
@@ -54,9 +54,9 @@ def order(*found: tuple[int, int, int] | None) -> list[int]:
         ([(1, 0, 8), (6, 0, 9), (6, 1, 900), (6, 0, 9)], [3, 2, 1, 0]),
         # What met no image, and what has no number, by announced cost; noise announces least.
         ([None, (0, 0, 0), (2, 0, 70), (6, 3, 9)], [3, 2, 0, 1]),
-        ([(0, 0, 0), None, None, None], [3, 0, 1, 2]),
+        ([(0, 0, 0), None, None, None], [3, 0, 2, 1]),
         # Equal in all that was measured: by announced cost.
-        ([(6, 2, 8), (6, 2, 8), (6, 2, 8), (6, 2, 8)], [3, 0, 1, 2]),
+        ([(6, 2, 8), (6, 2, 8), (6, 2, 8), (6, 2, 8)], [3, 0, 2, 1]),
         # An attack without passes that breaks something is the best there is.
         ([(6, 2, 3), (6, 1, 0), (6, 2, 8), (6, 2, 8)], [3, 1, 0, 2]),
     ],
@@ -78,7 +78,7 @@ def test_the_pilot_attacks_images_that_nobody_is_rated_on() -> None:
     tried = [one.request for one in pilot.pairs]
     assert {(one.dataset, one.n) for one in tried} == {("digits:validation", 6)}
     assert [one.attack for one in tried] == ["pgd", "noise", "pgd", "pgd"] * 2  # by cost
-    assert dict(pilot.of) == {3: 0, 0: 1, 1: 2, 2: 3, 7: 4, 4: 5, 5: 6, 6: 7}
+    assert dict(pilot.of) == {3: 0, 0: 1, 2: 2, 1: 3, 7: 4, 4: 5, 6: 6, 5: 7}
 
 
 def test_two_data_sets_with_the_same_held_out_images_share_a_pilot() -> None:
@@ -164,7 +164,7 @@ def test_the_worst_case_is_that_of_all_attacks_on_all_images(
     assert all(found.values())
 
 
-@pytest.mark.parametrize("calls", [3, 9, 13])  # in the pilot, at its end, in the ladder
+@pytest.mark.parametrize("calls", [5, 15])  # in the pilot, in the ladder
 def test_what_was_interrupted_finds_the_same_order(
     bench: Bench, filled: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
