@@ -134,4 +134,5 @@ def _is_left(plans: Sequence[tuple[Plan, list[Plugins]]], status: Sequence[PlanS
 def _progress(status: Sequence[PlanStatus], workspace: Workspace) -> Progress:
     from bench.experiments.status import progress
 
-    return progress((one for plan in status for one in plan.read()), workspace.store)
+    cells = (one for plan in status for one in [*plan.pilot(), *plan.read()])
+    return progress(cells, workspace.store)

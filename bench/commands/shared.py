@@ -244,18 +244,14 @@ def list_cells(
     plan: Plan, pairs: list[Plugins], workspace: Workspace, *, as_json: bool
 ) -> None:
     """Print every cell with its key and cost, and measure nothing."""
-    from bench.experiments.attack_order import cheaper_attacks
-    from bench.experiments.matrix import preview, title
+    from bench.experiments.matrix import title
+    from bench.experiments.status import previews
 
-    outlines: list[dict[str, Any]] = []
-    for plugins, cheaper in zip(pairs, cheaper_attacks(plan, pairs), strict=True):
-        before = [outlines[number] for number in cheaper]
-        after = tuple(outline["key"] for outline in before if "key" in outline)
-        outlines.append(preview(plugins.request, workspace, after=after))
+    listed = previews(plan, pairs, workspace)
     if as_json:
-        print_outline(outlines, as_json=True)
+        print_outline([outline for _, outline in listed], as_json=True)
         return
-    for plugins, outline in zip(pairs, outlines, strict=True):
+    for plugins, outline in listed:
         say(title(plugins))
         print_outline(outline, as_json=False)
 

@@ -13,7 +13,7 @@ from bench.errors import BenchError, UsageError
 
 if TYPE_CHECKING:
     from bench.experiments.plan import Plan
-    from bench.experiments.states import CellStatus
+    from bench.experiments.status import PlanStatus
     from bench.results.workspace import Workspace
 
 PlanFile = Annotated[
@@ -37,9 +37,11 @@ def status(
     content, store = read_plan(plan), Store(results)
     found = known_plan(content, store=store, data=data)
     if found is None:
-        found = _status(content, open_workspace(results, data, zoo, "cpu"))
+        cells = _status(content, open_workspace(results, data, zoo, "cpu"))
+        found = cells.read()
         keys, titles = [one.key or "" for one in found], [one.title for one in found]
         keep_plan(keys, titles, content, store=store, data=data)
+        found = [*cells.pilot(), *found]
     for one in found:
         note = f": {one.note}" if one.note else ""
         say(f"{one.state:8} {one.done:6}/{one.total:<6} {one.title}{note}")
@@ -69,7 +71,7 @@ def collect(
     from bench.experiments.states import CellState
     from bench.results.table import write_runs
 
-    found = _status(content, workspace)
+    found = _status(content, workspace).read()
     frame = write_runs(workspace.store)
     rows = frame[frame["key"].isin([one.key for one in found])]
     print_rows(rows, as_json=as_json)
@@ -82,11 +84,11 @@ def collect(
     exit_on_trouble(rows)
 
 
-def _status(plan: Plan, workspace: Workspace) -> list[CellStatus]:
+def _status(plan: Plan, workspace: Workspace) -> PlanStatus:
     from bench.experiments.matrix import ordered
     from bench.experiments.status import PlanStatus
 
-    return PlanStatus(plan, ordered(plan), workspace).read()
+    return PlanStatus(plan, ordered(plan), workspace)
 
 
 def _states() -> list[str]:

@@ -82,6 +82,12 @@ def dataset_info(name: str) -> DatasetInfo:
     return replace(info, name=cell_name(name), test_images=info.held_out)
 
 
+def held_out(name: str) -> str:
+    """Name the held-out images of a data set; the data set itself where it has none."""
+    is_own = name.endswith(VALIDATION) or not dataset_info(name).held_out
+    return name if is_own else f"{name}{VALIDATION}"
+
+
 def check_known(name: str) -> str:
     """Return what results call a data set, without opening its files; raises UsageError."""
     base = name.removesuffix(VALIDATION)

@@ -2,13 +2,13 @@
 
 All processes go through the same pairs in the same order and take what is unclaimed. A pair
 that needs another process's result is left for the next round: no process waits while there is
-other work.
+other work. Ladders by yield begin when the pilots of all of them are finished.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from bench.audit import run as audits
@@ -16,6 +16,7 @@ from bench.audit.findings import in_words
 from bench.errors import BenchError, StoreError
 from bench.experiments import matrix
 from bench.experiments.attack_order import cheaper_attacks
+from bench.experiments.pilot import by_yield, pilot_of, summary
 from bench.experiments.plan import Plan
 from bench.experiments.prepare import Plugins
 from bench.results.progress import Work, unless_waiting
@@ -42,7 +43,11 @@ def measure(
     complain: Callable[[str], None],
 ) -> list[str]:
     """Measure what is missing and return the key of every pair; a failure stops no others."""
-    cheaper = cheaper_attacks(plan, pairs)
+    order: Sequence[int] = range(len(pairs))
+    if plan.ladder == "yield":
+        order = _by_yield(plan, pairs, workspace, drive, announce, complain)
+    cheaper = cheaper_attacks(plan, pairs, order)
+    place = {number: one for one, number in enumerate(order, 1)}
     keys: dict[int, str] = {}
     announced: set[int] = set()
 
@@ -50,8 +55,8 @@ def measure(
         if any(before not in keys for before in cheaper[number]):
             return False
         if number not in announced:
-            announce(f"[{number + 1}/{len(pairs)}] {matrix.title(pairs[number])}")
             announced.add(number)
+            announce(f"[{place[number]}/{len(pairs)}] {matrix.title(pairs[number])}")
         after = tuple(
             keys[before]
             for before in cheaper[number]
@@ -63,10 +68,36 @@ def measure(
             keys[number] = key
         return key is not None
 
-    _rounds(len(pairs), cell)
+    _rounds(order, cell)
     if plan.audit:
         _audit(pairs, 256 if plan.audit is True else plan.audit, workspace, drive, complain)
     return [keys[number] for number in range(len(pairs))]
+
+
+def _by_yield(
+    plan: Plan,
+    pairs: Sequence[Plugins],
+    workspace: Workspace,
+    drive: Drive,
+    announce: Callable[[str], None],
+    complain: Callable[[str], None],
+) -> list[int]:
+    """Measure the pilot of a plan; return the places of its pairs in the order of work."""
+    first = pilot_of(plan, pairs)
+    keys = measure(
+        first.plan,
+        first.pairs,
+        workspace=workspace,
+        drive=drive,
+        announce=lambda line: announce(f"pilot {line}"),
+        complain=complain,
+    )
+    found = first.trials(keys, workspace.store)
+    for line in summary(pairs, found, plan):
+        announce(line)
+    for number in sorted(first.of.keys() - found.keys()):
+        complain(f"{matrix.title(pairs[number])} has no number in the pilot: it comes last.")
+    return by_yield(pairs, found)
 
 
 def _audit(
@@ -93,12 +124,12 @@ def _audit(
             complain(f"audit of {name}: {report['verdict']}")
         return True
 
-    _rounds(len(requests), one)
+    _rounds(range(len(requests)), one)
 
 
-def _rounds(count: int, piece: Callable[[int], bool]) -> None:
+def _rounds(order: Iterable[int], piece: Callable[[int], bool]) -> None:
     """Do pieces of work in order, round after round, until each returns that it is done."""
-    left, pause = list(range(count)), _FIRST_PAUSE_S
+    left, pause = list(order), _FIRST_PAUSE_S
     while True:
         before = len(left)
         left = [number for number in left if not piece(number)]

@@ -24,25 +24,34 @@ def cheap_first(pairs: Iterable[Plugins]) -> list[Plugins]:
 
 def _cost(plugins: Plugins) -> tuple[bool, float]:
     shared = plugins.threat.access is Access.TRANSFER
-    cost = estimate(plugins).get("attack")  # not known of an attack in a file: it comes last
-    return not shared, sum(cost.values()) if cost is not None else math.inf
+    return not shared, announced(plugins)
 
 
-def cheaper_attacks(plan: Plan, pairs: Sequence[Plugins]) -> list[list[int]]:
+def announced(plugins: Plugins) -> float:
+    """Bound an attack's passes per image; infinite, and so last, where it does not say."""
+    cost = estimate(plugins).get("attack")
+    return sum(cost.values()) if cost is not None else math.inf
+
+
+def cheaper_attacks(
+    plan: Plan, pairs: Sequence[Plugins], order: Sequence[int] | None = None
+) -> list[list[int]]:
     """List, for each cell of a plan, the cells whose broken images it does not attack again.
 
     None without a ladder, and none for a transfer attack: all purifiers share its images, so
-    it attacks all of them.
+    it attacks all of them. ``order`` has the places of the pairs in the order of work, where it
+    is not theirs.
     """
+    cheaper: list[list[int]] = [[] for _ in pairs]
     if not plan.ladder:
-        return [[] for _ in pairs]
-    ladders = [ladder_of(plugins.asked()) for plugins in pairs]
-    return [
-        []
-        if plugins.threat.access is Access.TRANSFER
-        else [before for before in range(number) if ladders[before] == ladders[number]]
-        for number, plugins in enumerate(pairs)
-    ]
+        return cheaper
+    before: dict[str, list[int]] = defaultdict(list)
+    for number in range(len(pairs)) if order is None else order:
+        ladder = before[ladder_of(pairs[number].asked())]
+        if pairs[number].threat.access is not Access.TRANSFER:
+            cheaper[number] = [*ladder]
+        ladder.append(number)
+    return cheaper
 
 
 def estimate(plugins: Plugins) -> dict[str, dict[str, int]]:

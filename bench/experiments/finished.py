@@ -71,8 +71,11 @@ def known_plan(
 ) -> list[CellStatus] | None:
     """Return the status of a plan that was finished before, in the order of its work.
 
-    None where it is not finished, or where anything differs that its keys depend on.
+    None where it is not finished, or where anything differs that its keys depend on; and for
+    a ladder by yield, whose pilot is told each time.
     """
+    if plan.ladder == "yield":
+        return None
     try:
         found = known(
             plan.requests(), store=store, data=data, device=device, ladder=plan.ladder
@@ -93,6 +96,8 @@ def keep_plan(
     keys: Sequence[str], titles: Sequence[str], plan: Plan, *, store: Store, data: Path
 ) -> None:
     """Remember a plan by the keys and titles of its cells, where all of them are finished."""
+    if plan.ladder == "yield":
+        return
     cells = list(map(Known, keys, titles))
     keep(cells, plan.requests(), store=store, data=data, ladder=plan.ladder)
 

@@ -14,7 +14,7 @@ import pydantic
 import pydantic_core
 
 from bench.core.threat import Norm, parse_access, parse_eps, parse_norm
-from bench.data.datasets import dataset_info
+from bench.data.datasets import dataset_info, held_out
 from bench.data.names import cell_name, found_at
 from bench.errors import BenchError, UsageError
 from bench.experiments.plan_faults import Origin, all_faults, in_words
@@ -25,6 +25,7 @@ from bench.results.strict_yaml import read_file
 
 NO_ACCESS: list[str | None] = [None]  # each attack takes its own default
 _MOST_CELLS = 100_000  # of one plan
+_PILOT = 16  # images
 _SPARE: dict[str, Any] = {
     "defenses": "none", "attacks": "noise", "threats": {"eps": "inf"},
     "datasets": "digits", "classifiers": "small_cnn",
@@ -128,7 +129,7 @@ def _laddered(value: Any, read: Callable[[Any], Any]) -> Any:
     try:
         return read(value)
     except pydantic.ValidationError:
-        said = "write true, false or listed"
+        said = "write true, false, listed or yield"
         raise pydantic_core.PydanticCustomError("ladder", said) from None
 
 
@@ -157,7 +158,8 @@ class Plan(pydantic.BaseModel, extra="forbid"):
     """Every defense x attack x access x threat x data set x classifier x seed.
 
     ``ladder``: cheap attacks first, expensive ones only on the images that survive; ``listed``
-    for the plan's own order, such as that of measured yields.
+    for the plan's own order, ``yield`` for what breaks most per pass in a pilot on ``pilot``
+    images.
     ``sequential``: the judge stops drawing for an image once its verdict is clear. ``search``:
     the precision of the networks that attacks see. ``audit``: audit every defense under every
     threat, on the first 256 images or on this many.
@@ -173,7 +175,10 @@ class Plan(pydantic.BaseModel, extra="forbid"):
     n: Annotated[Number, _sound(check_count, "n")] = 500
     draws: Annotated[Number, _sound(check_count, "draws")] = 50
     shard: Annotated[Number, _sound(check_count, "shard")] = 100
-    ladder: Annotated[bool | Literal["listed"], pydantic.WrapValidator(_laddered)] = False
+    ladder: Annotated[bool | Literal["listed", "yield"], pydantic.WrapValidator(_laddered)] = (
+        False
+    )
+    pilot: Annotated[Number, _sound(check_count, "pilot")] | None = None
     sequential: bool = False
     search: Annotated[str, _sound(parse_search)] = "float32"
     audit: Annotated[bool | int, pydantic.BeforeValidator(_audited)] = False
@@ -181,6 +186,11 @@ class Plan(pydantic.BaseModel, extra="forbid"):
     # What is below a key, if not the choice of a plugin: messages name its keys.
     entries: ClassVar[dict[str, type[pydantic.BaseModel]]] = {"threats": Threat}
     _origin: Origin | None = None
+
+    @property
+    def tried_on(self) -> int:
+        """Count the images of the pilot."""
+        return _PILOT if self.pilot is None else self.pilot
 
     def at(self, *steps: int | str) -> str:
         """Name a place in the file of the plan, for a message; nothing where it has none."""
@@ -226,6 +236,7 @@ class Plan(pydantic.BaseModel, extra="forbid"):
             except BenchError as error:
                 faults.append(f"{self.at('datasets', number)}{error}")
                 continue
+            faults += self._faults_of_pilot(name)
             # Cells that were not measured yet are told apart by it, such as those of a ladder.
             if (other := found.setdefault(known, found_at(name))) != found_at(name):
                 faults.append(
@@ -233,6 +244,18 @@ class Plan(pydantic.BaseModel, extra="forbid"):
                     f"in results, {known}: rename one of them, or write two plans."
                 )
         return faults
+
+    def _faults_of_pilot(self, dataset: str) -> list[str]:
+        if self.ladder != "yield":
+            said = "only a ladder by yield has a pilot. Write ladder: yield, or leave it out."
+            return [] if self.pilot is None else [f"{self.at('pilot')}{said}"]
+        info = dataset_info(held_out(dataset))
+        if self.tried_on <= info.test_images:
+            return []
+        return [
+            f"{self.at('pilot')}a pilot on {self.tried_on} images needs more than {info.name} "
+            f"has. Write pilot: {info.test_images} or less."
+        ]
 
     def requests(self) -> list[Request]:
         """Multiply the lists out; raises UsageError with all faults together."""
@@ -342,4 +365,6 @@ def _sound_part(content: dict[Any, Any], error: pydantic.ValidationError) -> Pla
             sound[name] = [*entries[:entry], _SPARE[name], *entries[entry + 1 :]]
         else:
             sound.pop(name, None)
+            if name == "ladder":  # whether it has a pilot is not known
+                sound.pop("pilot", None)
     return Plan.model_validate({**_SPARE, **sound})

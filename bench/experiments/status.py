@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+from bench.core.threat import Access
 from bench.errors import BenchError
 from bench.experiments.attack_order import cheaper_attacks
-from bench.experiments.matrix import title
+from bench.experiments.matrix import preview, title
+from bench.experiments.pilot import by_yield, pilot_of
 from bench.experiments.plan import Plan
 from bench.experiments.prepare import Plugins, outline
 from bench.experiments.states import CellState, CellStatus, at_work, counted
@@ -25,17 +28,40 @@ class PlanStatus:
 
     def __init__(self, plan: Plan, pairs: Sequence[Plugins], workspace: Workspace) -> None:
         self._pairs, self._workspace = pairs, workspace
+        self._plan, self._order = plan, list(range(len(pairs)))
         self._cheaper = cheaper_attacks(plan, pairs)
         self._cells: dict[int, Cell] = {}
+        self._tried = None
+        if plan.ladder == "yield":
+            self._pilot = pilot_of(plan, pairs)
+            self._tried = PlanStatus(self._pilot.plan, self._pilot.pairs, workspace)
+
+    def pilot(self) -> list[CellStatus]:
+        """Read the status of the cells of a pilot; none where the plan has none."""
+        return self._tried.read() if self._tried else []
+
+    def order(self) -> list[int] | None:
+        """Return the places of the pairs in the order of work; None before the pilot's end."""
+        if self._tried:
+            tried = self.pilot()
+            if any(one.state not in _SETTLED for one in tried):
+                return None
+            found = self._pilot.trials([one.key for one in tried], self._workspace.store)
+            order = by_yield(self._pairs, found)
+            if order != self._order:
+                self._order, self._cells = order, {}
+                self._cheaper = cheaper_attacks(self._plan, self._pairs, order)
+        return self._order
 
     def read(self) -> list[CellStatus]:
         """Read the status of every cell from the folder, in the order of the plan."""
-        found: list[CellStatus] = []
-        for number in range(len(self._pairs)):
-            found.append(self._one(number, found))
-        return found
+        order = self.order()
+        found: dict[int, CellStatus] = {}
+        for number in self._order:
+            found[number] = self._one(number, found, known=order is not None)
+        return [found[number] for number in range(len(self._pairs))]
 
-    def _one(self, number: int, before: list[CellStatus]) -> CellStatus:
+    def _one(self, number: int, before: Mapping[int, CellStatus], *, known: bool) -> CellStatus:
         plugins, store = self._pairs[number], self._workspace.store
         whole = CellStatus(title(plugins), CellState.OPEN, 0, plugins.request.n)
         early = digest_of(plugins.asked())
@@ -44,6 +70,8 @@ class PlanStatus:
             return replace(whole, state=CellState.SKIPPED, note=skipped, key=early)
         if reason := _reason(store, early, "failed"):
             return replace(whole, state=CellState.FAILED, note=reason, key=early)
+        if not known and plugins.threat.access is not Access.TRANSFER:
+            return replace(whole, note="waits for the pilot")
         cheaper = [before[other] for other in self._cheaper[number]]
         if any(other.state not in _SETTLED for other in cheaper):
             return replace(whole, note="waits for the cheaper attacks")
@@ -83,6 +111,33 @@ def _of_cell(cell: Cell, whole: CellStatus, store: Store) -> CellStatus:
 def _reason(store: Store, key: str, state: str) -> str:
     path = store.cell(key) / f"{state}.json"
     return str(read_json(path)["reason"]) if path.is_file() else ""
+
+
+def previews(
+    plan: Plan, pairs: Sequence[Plugins], workspace: Workspace
+) -> list[tuple[Plugins, dict[str, Any]]]:
+    """Describe the cells of a plan in the order of work, its pilot first, and run nothing."""
+    listed = []
+    if plan.ladder == "yield":
+        pilot = pilot_of(plan, pairs)
+        listed = previews(pilot.plan, pilot.pairs, workspace)
+    order = PlanStatus(plan, pairs, workspace).order()
+    cheaper = cheaper_attacks(plan, pairs, order)
+    keys: dict[int, str] = {}
+    for number in range(len(pairs)) if order is None else order:
+        after = tuple(keys[other] for other in cheaper[number] if other in keys)
+        outline = preview(pairs[number].request, workspace, after=after)
+        waits = order is None and pairs[number].threat.access is not Access.TRANSFER
+        if waits and "key" in outline:
+            outline = {"waits for": "the pilot", **_undecided(outline)}
+        if "key" in outline:
+            keys[number] = outline["key"]
+        listed.append((pairs[number], outline))
+    return listed
+
+
+def _undecided(outline: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: outline[name] for name in outline if name not in ("cell", "key", "done")}
 
 
 def progress(found: Iterable[CellStatus], store: Store) -> Progress:

@@ -30,8 +30,8 @@ from bench.plugins.names import is_kept
 ZOO = "robustbench:"  # the prefix of classifiers from the RobustBench zoo
 SOURCES = "sources"  # the field of a stored cell that says where its files were found
 Known = TypeVar("Known")
-_LEAST = {"n": 1, "draws": 1, "shard": 1, "seed": 0}
-_MOST = {"n": 10**9, "draws": 10**9, "shard": 10**9, "seed": 2**63 - 1}
+_LEAST = {"n": 1, "pilot": 1, "draws": 1, "shard": 1, "seed": 0}
+_MOST = {"n": 10**9, "pilot": 10**9, "draws": 10**9, "shard": 10**9, "seed": 2**63 - 1}
 
 
 class Search(StrEnum):

@@ -76,10 +76,13 @@ def test_two_runners_started_by_hand_share_a_plan(again: Trial) -> None:
 
 
 @pytest.mark.slow
-def test_a_ladder_climbs_over_several_workers_as_in_one(site: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ladder", [True, "yield"])
+def test_a_ladder_climbs_over_several_workers_as_in_one(
+    site: Path, tmp_path: Path, ladder: bool | str
+) -> None:
     attacks = [{"name": "noise", "set": {"tries": 2}}, {"name": "logged"},
                {"name": "pgd", "access": "full", "set": {"steps": 2, "eot": 1}}]  # fmt: skip
-    plan = write_plan(tmp_path / "plan.yaml", attacks=attacks, ladder=True, sequential=True)
+    plan = write_plan(tmp_path / "plan.yaml", attacks=attacks, ladder=ladder, sequential=True)
     made = trial(plan, site, tmp_path / "ours")
     made.run(*LOCAL, by=2)
     assert_same_rows(made.ours, made.alone)

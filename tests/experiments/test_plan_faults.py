@@ -45,7 +45,7 @@ SAID = (
     "line 9, n: n is -5: it has to be 1 or more.",
     "line 10, draws: 'abc' is not what belongs here: write a whole number",
     "line 11, shard: there is no value: write a whole number",
-    "line 12, ladder: write true, false or listed.",
+    "line 12, ladder: write true, false, listed or yield.",
     "line 13, search: no precision of a search is called 'f16'.",
     "line 14, audit: write true, false or the number of images, 1 or more.",
     "line 15, datasets, entry 2: no data set is called 'digitss'. Did you mean 'digits'?",
