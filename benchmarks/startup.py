@@ -48,7 +48,7 @@ def rows(settings: Settings) -> Iterator[Row]:
                 wall[name].append(took)
                 cpu[name].append(used)
     for name, found in wall.items():
-        command = name.removeprefix("bench ").split(" ")[0]
+        command = name.removeprefix("bench ").replace(",", "").split(" ")[0]
         yield Row(
             ITEM, name, median(found), "s", min(found), max(found), median(cpu[name]), repeats,
             at_most=_TARGETS.get(command), checked=f"{lines[name]:,} lines of output",

@@ -104,6 +104,8 @@ def test_a_negative_radius_is_refused(text: str) -> None:
 def test_an_linf_radius_in_255ths_is_refused_with_the_fraction() -> None:
     with pytest.raises(UsageError, match="Did you mean 8/255"):
         parse_eps("8", Norm.LINF)
+    with pytest.raises(UsageError, match="larger than the whole pixel range"):
+        parse_eps("256/255", Norm.LINF)
     assert parse_eps("8", Norm.L2) == 8
     assert parse_eps("255/255", Norm.LINF) == 1
 
