@@ -59,7 +59,7 @@ def eot_is_stable(subject: Subject) -> Finding:
     stable = cosine >= _COSINE
     finding = partial(
         found,
-        figure=f"median cosine {cosines[asked]:.2f} with {asked} draws"
+        figure=f"median cosine {cosines[asked]:.2f} with {asked} draw{'s' * (asked != 1)}"
         + (f", {cosine:.2f} with {draws}" if draws > asked else ""),
         values={"eot": draws if stable else None, "cosines": cosines},
     )

@@ -22,10 +22,11 @@ A check could not be run, so that the audit has no robust accuracy of its own.
 
 First {{ of.n }} test images, classifier `{{ of.classifier.name }}`
 ({{ of.classifier.checkpoint | digest }}), defense checkpoint
-{{ of.defense.checkpoint | digest }}, seed {{ of.seed }}, {{ of.draws }} draws of the judge.
-Main attack: apgd with {{ access }} access, {{ attack.steps }} steps, {{ attack.eot }} draws a
-gradient, {{ attack.restarts }} restarts, loss {{ attack.loss }}; then apgd_t to each class for
-what it left.
+{{ of.defense.checkpoint | digest }}, seed {{ of.seed }},
+{{ of.draws | of("draw") }} of the judge.
+Main attack: apgd with {{ access }} access, {{ attack.steps | of("step") }},
+{{ attack.eot | of("draw") }} a gradient, {{ attack.restarts | of("restart") }},
+loss {{ attack.loss }}; then apgd_t to each class for what it left.
 
 | check | state | figure | threshold | because |
 | --- | --- | --- | --- | --- |
@@ -45,5 +46,6 @@ def markdown(report: Mapping[str, Any]) -> str:
         undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True
     )
     pages.filters["cell"] = lambda text: " ".join(str(text).replace("|", r"\|").split())
+    pages.filters["of"] = lambda count, what: f"{count} {what}" + ("s" if count != 1 else "")
     pages.filters["digest"] = lambda text: (text or "none")[:16]
     return pages.from_string(_PAGE).render(**report, of=report["subject"])
