@@ -1,10 +1,9 @@
 """The layout `ladder`: what is left of each defense, level by level. Imports no torch.
 
-A row per defense and ball. A level has the attacks of its access and those that transfer, which
-everybody can run, image by image; ``worst`` has all attacks of the run. In a ladder a later
-attack saw only what was left, so a level is what its attacks left there and not all that they
-could break alone. A level is empty where no attack of it ran, such as the full gradient of a
-purifier that has none.
+A row per defense and ball. A level has the attacks of its access and of the levels before it,
+image by image: who has the full gradient can run BPDA, and everybody a transfer attack.
+``worst`` has all attacks of the run, also those by queries. A level is empty where no attack of
+its access ran, such as the full gradient of a purifier that has none.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from bench.core.threat import Access
 from bench.paper.attacks import worst
 from bench.paper.cells import Cells, Row, arm, frame_of, grouped
 
-LEVELS = (Access.TRANSFER, Access.BPDA, Access.FULL)
+LEVELS = (Access.TRANSFER, Access.BPDA, Access.FULL)  # what is known, rising
 _PARTS = ("", "_low", "_high")
 COLUMNS = (
     "dataset", "classifier", "norm", "eps", "defense", "settings", "training_seed", "steps",
@@ -43,9 +42,9 @@ def _row(cells: Cells, group: list[Row]) -> Row:
     tried = [row for row in group if row["state"] != "skipped"] or group
     whole = worst(cells, tried, "worst case")
     row: Row = whole | {f"worst{part}": whole.get(f"robust{part}") for part in _PARTS}
-    for level in LEVELS:
+    for number, level in enumerate(LEVELS, 1):
         if any(one["access"] == level and one["state"] == "done" for one in tried):
-            same = [one for one in tried if one["access"] in (level, Access.TRANSFER)]
+            same = [one for one in tried if one["access"] in LEVELS[:number]]
             left = worst(cells, same, str(level))
             row |= {f"{level}{part}": left.get(f"robust{part}") for part in _PARTS}
     failed = next((one for one in tried if one["state"] != "done"), None)
