@@ -156,7 +156,12 @@ def test_the_key_is_pinned() -> None:
     assert CELL.key() == "487938688978b475"
 
 
-COMMITTED = sorted((Path(__file__).parents[2] / "results" / "cells").glob("*/cell.json"))
+# Those that were measured: what was skipped has the key of what was asked.
+COMMITTED = [
+    path
+    for path in sorted((Path(__file__).parents[2] / "results" / "cells").glob("*/cell.json"))
+    if not path.with_name("skipped.json").exists()
+]
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
