@@ -14,38 +14,26 @@ import pandas as pd
 
 from bench.core.threat import Access
 from bench.paper.attacks import worst
-from bench.paper.cells import Cells, Row, arm, frame_of, grouped
+from bench.paper.cells import Cells, Row, frame_of
+from bench.paper.levels import arms, columns, left, under
 
 LEVELS = (Access.TRANSFER, Access.BPDA, Access.FULL)  # what is known, rising
-_PARTS = ("", "_low", "_high")
-COLUMNS = (
-    "dataset", "classifier", "norm", "eps", "defense", "settings", "training_seed", "steps",
-    "clean", "clean_low", "clean_high",
-    *(f"{level}{part}" for level in (*LEVELS, "worst") for part in _PARTS),
-    "attack", "access", "passes", "attacked", "n", "seed", "draws", "judging", "audit", "state",
-    "note", "keys", "classifier_checkpoint", "checkpoint",
-)  # fmt: skip
+COLUMNS = columns(LEVELS)
 
 
 def table(runs: list[tuple[Cells, dict[str, Any]]]) -> pd.DataFrame:
     """Write a row per defense and ball."""
-    rows = []
-    for cells, _ in runs:
-        found = cells.rows()
-        for row in found:
-            row["_arm"] = arm(cells.contents[row["key"]], attack=False)
-        rows += [_row(cells, group) for group in grouped(found, "_arm")]
+    rows = [_row(cells, group) for cells, _ in runs for group in arms(cells)]
     return frame_of(rows, COLUMNS)
 
 
 def _row(cells: Cells, group: list[Row]) -> Row:
     tried = [row for row in group if row["state"] != "skipped"] or group
     whole = worst(cells, tried, "worst case")
-    row: Row = whole | {f"worst{part}": whole.get(f"robust{part}") for part in _PARTS}
+    row: Row = whole | under("worst", whole)
     for number, level in enumerate(LEVELS, 1):
         if any(one["access"] == level and one["state"] == "done" for one in tried):
             same = [one for one in tried if one["access"] in LEVELS[:number]]
-            left = worst(cells, same, str(level))
-            row |= {f"{level}{part}": left.get(f"robust{part}") for part in _PARTS}
+            row |= left(cells, same, level)
     failed = next((one for one in tried if one["state"] != "done"), None)
     return row | ({"note": failed["note"]} if failed else {})

@@ -14,29 +14,18 @@ import pandas as pd
 
 from bench.core.threat import Access
 from bench.paper.attacks import worst
-from bench.paper.cells import Cells, Row, arm, frame_of, grouped
+from bench.paper.cells import Cells, Row, frame_of
+from bench.paper.levels import arms, columns, left, under
 
 # What is known, rising.
 LEVELS = (Access.TRANSFER, Access.LABEL, Access.QUERY, Access.BPDA, Access.FULL)
 CLAIM = ("who", "year", "claim", "claimed_access")
-_PARTS = ("", "_low", "_high")
-COLUMNS = (
-    "dataset", "classifier", "norm", "eps", "defense", "settings", "training_seed", "steps",
-    *CLAIM, "clean", "clean_low", "clean_high",
-    *(f"{level}{part}" for level in (*LEVELS, "worst") for part in _PARTS),
-    "attack", "access", "passes", "attacked", "n", "seed", "draws", "judging", "audit", "state",
-    "note", "keys", "classifier_checkpoint", "checkpoint",
-)  # fmt: skip
+COLUMNS = columns(LEVELS, claim=CLAIM)
 
 
 def table(runs: list[tuple[Cells, dict[str, Any]]]) -> pd.DataFrame:
     """Write a row per defense and ball, from runs and what was claimed of each defense."""
-    rows = []
-    for cells, claims in runs:
-        found = cells.rows()
-        for row in found:
-            row["_arm"] = arm(cells.contents[row["key"]], attack=False)
-        rows += [_row(cells, group, claims) for group in grouped(found, "_arm")]
+    rows = [_row(cells, group, claims) for cells, claims in runs for group in arms(cells)]
     return frame_of(rows, COLUMNS)
 
 
@@ -48,13 +37,12 @@ def _row(cells: Cells, group: list[Row], claims: dict[str, Any]) -> Row:
         **whole,
         **dict.fromkeys(CLAIM),
         **claims.get(first["defense"], {}),
-        **{f"worst{part}": whole.get(f"robust{part}") for part in _PARTS},
+        **under("worst", whole),
     }
     for level in LEVELS:
         same = [one for one in tried if one["access"] == level and one["state"] == "done"]
         if same:
-            least = worst(cells, same, str(level))
-            row |= {f"{level}{part}": least.get(f"robust{part}") for part in _PARTS}
+            row |= left(cells, same, level)
     done = [one for one in tried if one["state"] == "done"]
     if done:
         least = min(done, key=lambda one: float(one["robust"]))
