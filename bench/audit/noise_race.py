@@ -16,7 +16,7 @@ from bench.core.protocols import Calls, View
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel
 
-_LOOKS = (25, 50, 100, 200, 400, 700)  # tries after which images leave
+_LOOKS = (25, 50, 100, 200, 300, 500, 700)  # tries after which images leave
 _KEEP = 0.7  # share of the images that goes on
 _VOTES, _SURE = 10, 0.8  # draws that vote on a mistaken try, and the share that is enough
 
@@ -31,7 +31,7 @@ class NoiseRace:
     10 fresh draws mistake it again.
     """
 
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2)
     accesses: ClassVar[tuple[Access, ...]] = (Access.QUERY,)
     unbounded: ClassVar[bool] = False

@@ -24,7 +24,7 @@ _ROUNDING = 0.005  # share of verdicts that another batch size may change
 _ALONE = 16  # images that are judged each by itself, and beside foreign ones
 # Calls on one image, at most: 50 for each image of the audit, and as many as these passes
 # forward and back allow. A chain of a thousand steps has seconds a call.
-_CALLS, _PASSES = 2000, 80_000
+_CALLS, _PASSES = 1000, 80_000
 _PIXEL = 0.01  # by how much rounding may move a pixel
 
 
