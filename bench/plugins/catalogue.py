@@ -100,10 +100,10 @@ def _told_apart(
 
 def _points(kind: Kind, *, warn: bool) -> list[EntryPoint]:
     """List the entry points of a kind by name, with a warning on those in its old group."""
-    every, group = _installed(tuple(map(_state, sys.path))), f"bench.{kind}"
-    points = list(every.select(group=group))
+    group, path = f"bench.{kind}", tuple(map(_state, sys.path))
+    points = list(_installed(group, path))
     known = {(point.name, point.value) for point in points}
-    for point in every.select(group=_OLD_GROUP.get(kind, group)):
+    for point in _installed(_OLD_GROUP.get(kind, group), path):
         if (point.name, point.value) not in known:
             points.append(point)
             if warn:
@@ -117,10 +117,10 @@ def _points(kind: Kind, *, warn: bool) -> list[EntryPoint]:
     return sorted(points, key=lambda point: point.name)
 
 
-@functools.lru_cache(maxsize=1)  # an audit asks a hundred times, for 5 ms each
-def _installed(_path: tuple[tuple[str, int], ...]) -> EntryPoints:
+@functools.lru_cache(maxsize=8)  # an audit asks a hundred times, for 5 ms each
+def _installed(group: str, _path: tuple[tuple[str, int], ...]) -> EntryPoints:
     """Read the entry points of all distributions; again once one was added or removed."""
-    return entry_points()
+    return entry_points(group=group)
 
 
 def _state(folder: str) -> tuple[str, int]:
