@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -12,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 
 from bench import cli
+
+# Typer reads the annotations of all commands at each call: 50 ms, which a process has once.
+typer.main.get_command = functools.cache(typer.main.get_command)
 
 TINY = ("--set=classifier.training.epochs=1", "-n", "4", "--draws=3")
 NOISE = ("--attack=noise", "--set=attack.tries=1", *TINY)

@@ -29,7 +29,6 @@ from bench.commands.options import (
     Draws,
     DryRun,
     Eps,
-    FirstN,
     ImageSize,
     Norm,
     PlanFile,
@@ -37,6 +36,7 @@ from bench.commands.options import (
     Seed,
     Settings,
     Shard,
+    SomeN,
     Zoo,
 )
 from bench.commands.shared import (
@@ -59,7 +59,7 @@ def run(
     norm: Norm = "Linf",
     eps: Eps = "8/255",
     access: Access = None,
-    n: FirstN = 500,
+    n: SomeN = None,
     seed: Seed = 0,
     draws: Draws = 50,
     shard: Shard = 100,
@@ -81,7 +81,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate one defense under one attack, training what is missing."""
-    from bench.data.datasets import dataset_info
+    from bench.data.datasets import dataset_info, first_images
     from bench.data.names import sized
     from bench.experiments.finished import Known, keep, known
     from bench.results.cell import Request
@@ -89,6 +89,7 @@ def run(
     from bench.results.store import Store
 
     dataset = sized(dataset, image_size)
+    n = first_images(dataset) if n is None else n
     request = Request.parse(
         defense=defense, attack=attack, dataset=dataset, classifier=classifier, norm=norm,
         eps=eps, access=access, n=n, seed=seed, draws=draws, shard=shard, sequential=sequential,

@@ -19,13 +19,13 @@ from bench.commands.options import (
     Dataset,
     Device,
     Eps,
-    FirstN,
     Norm,
     OnlyN,
     Results,
     Seed,
     Settings,
     Shard,
+    SomeN,
     Zoo,
     to_write,
 )
@@ -130,7 +130,7 @@ def energies(
     norm: Norm = "Linf",
     eps: Eps = "8/255",
     access: Access = None,
-    n: FirstN = 500,
+    n: SomeN = None,
     seed: Seed = 0,
     shard: Shard = 100,
     settings: Settings = [],
@@ -154,7 +154,8 @@ def energies(
     pairs = [resolve(request) for request in requests]
     frame, used = watch(figure.collect(pairs, workspace=workspace), quiet=False)
     name = _named("energies", pairs)
-    _write(workspace.store, output, name, frame, figure.draw, {**about(*used), "n": n})
+    known = {**about(*used), "n": requests[0].n}
+    _write(workspace.store, output, name, frame, figure.draw, known)
 
 
 @app.command()
@@ -169,7 +170,7 @@ def strips(
     count: Annotated[
         int, typer.Option("-m", help="Strips: the first m test images.", min=1)
     ] = 8,
-    n: Annotated[int, typer.Option("-n", help="Images of the run that they belong to.")] = 500,
+    n: SomeN = None,
     seed: Seed = 0,
     shard: Shard = 100,
     settings: Settings = [],
@@ -185,8 +186,10 @@ def strips(
     request = _request(defense=defense, attack=attack, dataset=dataset, classifier=classifier,
                        norm=norm, eps=eps, access=access, n=n, seed=seed, shard=shard,
                        settings=settings)  # fmt: skip
-    if count > n:
-        raise UsageError(f"-m {count} strips of the first {n} images: give -n {count} or more.")
+    if count > request.n:
+        raise UsageError(
+            f"-m {count} strips of the first {request.n} images: give -n {count} or more."
+        )
     workspace = open_workspace(results, data, zoo, device)
     from bench.experiments.prepare import resolve
     from bench.figures import strips as figure
@@ -273,11 +276,13 @@ def pag(
 
 
 def _request(*, settings: list[str], **options: Any) -> Request:
-    from bench.data.datasets import dataset_info
+    from bench.data.datasets import dataset_info, first_images
     from bench.results.cell import Request
     from bench.results.settings import parse_settings
 
     dataset_info(options["dataset"])
+    if options["n"] is None:
+        options["n"] = first_images(options["dataset"])
     return Request.parse(settings=parse_settings(settings), **options)
 
 

@@ -121,6 +121,14 @@ Access = Annotated[
     typer.Option(help="transfer, bpda, full, query or label.", show_default="the attack's own"),
 ]
 FirstN = Annotated[int, typer.Option("-n", help="Images: the first n of the test set.")]
+SomeN = Annotated[
+    int | None,
+    typer.Option(
+        "-n",
+        help="Images: the first n of the test set.",
+        show_default="500; of digits 200",
+    ),
+]
 OnlyN = Annotated[int | None, typer.Option("-n", help="Only cells on this many images.")]
 Seed = Annotated[int, typer.Option(help="Seed of attack and judge.")]
 Draws = Annotated[int, typer.Option(help="The judge's draws per image.")]

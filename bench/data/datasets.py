@@ -88,6 +88,14 @@ def held_out(name: str) -> str:
     return name if is_own else f"{name}{VALIDATION}"
 
 
+def first_images(*names: str) -> int:
+    """Count the images of a run on these data sets that says no number.
+
+    `digits` shows the program and concludes nothing: it takes less.
+    """
+    return 200 if set(names) == {"digits"} else 500
+
+
 def check_known(name: str) -> str:
     """Return what results call a data set, without opening its files; raises UsageError."""
     base = name.removesuffix(VALIDATION)

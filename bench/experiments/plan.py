@@ -14,7 +14,7 @@ import pydantic
 import pydantic_core
 
 from bench.core.threat import Norm, parse_access, parse_eps, parse_norm
-from bench.data.datasets import dataset_info, held_out
+from bench.data.datasets import dataset_info, first_images, held_out
 from bench.data.names import cell_name, found_at
 from bench.errors import BenchError, UsageError
 from bench.experiments.plan_faults import Origin, all_faults, in_words
@@ -172,7 +172,7 @@ class Plan(pydantic.BaseModel, extra="forbid"):
     classifiers: Choices = [Choice(name="small_cnn")]
     accesses: Accesses | None = None
     seeds: Seeds = [0]
-    n: Annotated[Number, _sound(check_count, "n")] = 500
+    n: Annotated[Number, _sound(check_count, "n")] = 0  # 0: as many as its data sets take
     draws: Annotated[Number, _sound(check_count, "draws")] = 50
     shard: Annotated[Number, _sound(check_count, "shard")] = 100
     ladder: Annotated[bool | Literal["listed", "yield"], pydantic.WrapValidator(_laddered)] = (
@@ -186,6 +186,12 @@ class Plan(pydantic.BaseModel, extra="forbid"):
     # What is below a key, if not the choice of a plugin: messages name its keys.
     entries: ClassVar[dict[str, type[pydantic.BaseModel]]] = {"threats": Threat}
     _origin: Origin | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _images(self) -> Self:
+        """Set n where the plan does not, as `bench run` does."""
+        self.n = self.n or first_images(*self.datasets)
+        return self
 
     @property
     def tried_on(self) -> int:

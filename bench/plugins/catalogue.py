@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import functools
 import math
+import os
 import re
+import sys
 import typing
 import warnings
 from collections.abc import Iterator, Mapping
-from importlib.metadata import Distribution, EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, EntryPoints, entry_points
 from typing import Any, Literal
 
 import pydantic
@@ -97,10 +100,10 @@ def _told_apart(
 
 def _points(kind: Kind, *, warn: bool) -> list[EntryPoint]:
     """List the entry points of a kind by name, with a warning on those in its old group."""
-    every, group = entry_points(), f"bench.{kind}"
-    points = list(every.select(group=group))
+    group, path = f"bench.{kind}", tuple(map(_state, sys.path))
+    points = list(_installed(group, path))
     known = {(point.name, point.value) for point in points}
-    for point in every.select(group=_OLD_GROUP.get(kind, group)):
+    for point in _installed(_OLD_GROUP.get(kind, group), path):
         if (point.name, point.value) not in known:
             points.append(point)
             if warn:
@@ -112,6 +115,19 @@ def _points(kind: Kind, *, warn: bool) -> list[EntryPoint]:
                     stacklevel=3,
                 )
     return sorted(points, key=lambda point: point.name)
+
+
+@functools.lru_cache(maxsize=8)  # an audit asks a hundred times, for 5 ms each
+def _installed(group: str, _path: tuple[tuple[str, int], ...]) -> EntryPoints:
+    """Read the entry points of all distributions; again once one was added or removed."""
+    return entry_points(group=group)
+
+
+def _state(folder: str) -> tuple[str, int]:
+    try:
+        return folder, os.stat(folder or os.curdir).st_mtime_ns
+    except OSError:
+        return folder, 0
 
 
 def summary(point: EntryPoint) -> str:

@@ -7,12 +7,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from bench.data.datasets import first_images
 from bench.experiments import matrix
 from bench.results.table import write_runs
 from bench.scripting.question import question, run
 from bench.scripting.row import Row
-
-_IMAGES = 500  # of a data set by name, where n is not given: as on the command line
 
 
 def evaluate(
@@ -46,9 +45,10 @@ def evaluate(
     are bytes or floats in [0, 1], (N, C, H, W) or (N, H, W, C), with labels y (N,); ``dataset``
     names others. What is finished is found in ``results``, and an interrupted call goes on.
     """
+    most = first_images(dataset) if dataset else None
     asked = question(
         purifier, classifier, x, y, dataset=dataset, attack=attack, access=access, norm=norm,
-        eps=eps, n=n, most=_IMAGES if dataset else None, seed=seed, draws=draws, shard=shard,
+        eps=eps, n=n, most=most, seed=seed, draws=draws, shard=shard,
         sequential=sequential, search=search, settings=settings, results=results, data=data,
         zoo=zoo, device=device,
     )  # fmt: skip

@@ -142,7 +142,7 @@ OWN_COSTS = [
     ("name", "params", "noise", "classes"),
     [
         *((*cost, noise, 4) for cost in OWN_COSTS for noise in (0.0, 0.001)),
-        ("autoattack", {}, 0.0, 4),
+        ("autoattack", {}, 0.0, 3),
         ("autoattack", {}, 0.001, 2),
     ],
     ids=str,

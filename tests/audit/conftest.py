@@ -46,6 +46,11 @@ def fitted() -> nn.Module:
     return frozen(net)
 
 
+@pytest.fixture(autouse=True)
+def _short_autoattack(short_autoattack: None) -> None:
+    """What AutoAttack finds in the end is the subject of its own tests."""
+
+
 @pytest.fixture
 def classifier() -> nn.Module:
     return fitted()

@@ -113,6 +113,20 @@ def test_a_dry_run_says_cell_key_and_cost_and_writes_nothing(
         assert part in said.out
 
 
+def test_a_run_takes_500_images_and_of_digits_200(bench: Bench) -> None:
+    asked = ("run", "--defense=none", "--attack=noise", "--dry-run")
+    for words, n in (((), 200), (("--dataset=mnist",), 500), (("-n", "7"), 7)):
+        assert f"first {n} images" in bench(*asked, *words).out.splitlines()[0]
+
+
+def test_a_first_run_in_a_clone_trains_nothing(bench: Bench) -> None:
+    """Were a recipe, a revision or the data another, it would."""
+    asked = ("run", "--defense=adv_ebm", "--attack=adaptive", "--dry-run", "--json")
+    outline = json.loads(bench(*asked, f"--results={REPO}/results").out)
+    assert "to be trained first" not in outline
+    assert "to be trained first" in json.loads(bench(*asked).out)
+
+
 def test_the_key_of_a_dry_run_is_the_key_of_the_run(bench: Bench, tmp_path: Path) -> None:
     bench("train", "small_cnn", TINY[0])
     before = json.loads(bench(*RUN, "--json", "--dry-run").out)

@@ -42,7 +42,16 @@ def test_one_of_each_is_one_request_with_the_defaults_of_run() -> None:
         Fraction(1, 10),
     )
     assert request.access is None
-    assert (request.n, request.seed, request.draws, request.shard) == (500, 0, 50, 100)
+    assert (request.n, request.seed, request.draws, request.shard) == (200, 0, 50, 100)
+
+
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [("digits", 200), ("mnist", 500), (["digits", "mnist"], 500)],
+)
+def test_only_digits_take_fewer_images_where_no_number_is_given(names: Any, count: int) -> None:
+    assert {request.n for request in plan(datasets=names).requests()} == {count}
+    assert {request.n for request in plan(datasets=names, n=7).requests()} == {7}
 
 
 @settings(deadline=None, max_examples=25)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
+import shutil
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -121,3 +124,23 @@ def test_a_class_variable_is_no_parameter() -> None:
 def test_an_unknown_plugin() -> None:
     with pytest.raises(UsageError, match="no classifier is called 'cnn'"):
         plugin("classifiers", "cnn")
+
+
+def test_what_is_installed_meanwhile_is_found_and_what_is_removed_is_not(
+    install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook installs a plugin; and entry points are not read again for each question."""
+    site = install("early", "early_module", "", "[bench.attacks]\nearly = early_module:A\n")
+    assert "early" in catalogue("attacks")
+    read, real = [], importlib.metadata.entry_points
+    monkeypatch.setattr(
+        "bench.plugins.catalogue.entry_points", lambda **group: read.append(1) or real(**group)
+    )
+    assert "early" in catalogue("attacks")
+    assert not read
+    info = site / "late-1.0.dist-info"
+    info.mkdir()
+    (info / "entry_points.txt").write_text("[bench.attacks]\nlate = late_module:A\n")
+    assert {"early", "late"} <= catalogue("attacks").keys()
+    shutil.rmtree(info)
+    assert "late" not in catalogue("attacks")
