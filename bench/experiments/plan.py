@@ -190,7 +190,9 @@ class Plan(pydantic.BaseModel, extra="forbid"):
     @pydantic.model_validator(mode="after")
     def _images(self) -> Self:
         """Set n where the plan does not, as `bench run` does."""
-        self.n = self.n or first_images(*self.datasets)
+        if not self.n:
+            self.n = first_images(*self.datasets)
+            self.model_fields_set.remove("n")  # the plan does not say it
         return self
 
     @property
