@@ -7,25 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from bench.api import PluginError, Rng, Task
 from bench.data.load import load_train
 from bench_defenses.dsm_ebm import DsmEbm
 from bench_defenses.energies.denoising import DenoisingRecipe, DenoisingScoreMatching
 
+from .bowl import Bowl
+
 TINY = DenoisingRecipe(iterations=6, batch=8, width=4, ema=0.5)
-
-
-class Bowl(nn.Module):
-    """The energy with its minimum at one image: its gradient points back to it exactly."""
-
-    def __init__(self, center: Tensor, pull: float) -> None:
-        super().__init__()
-        self.center, self.pull = center, pull
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.pull / 2 * (x - self.center).square().flatten(1).sum(1)
 
 
 def task(n: int = 96) -> Task:

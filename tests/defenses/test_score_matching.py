@@ -19,6 +19,8 @@ from bench_defenses.adv_ebm_plus import AdvEbmPlus
 from bench_defenses.energies.langevin import LangevinPurifier
 from bench_defenses.energies.score_matching import ScoreMatching, ScoreRecipe
 
+from .bowl import Bowl
+
 EPS = 0.2
 TINY = ScoreRecipe(iterations=6, batch=8, width=4, eps="0.2", ema=0.5)
 ONLINE = dataclasses.replace(TINY, online_steps=3, online_purify=2, online_step_size=5.0)
@@ -78,17 +80,6 @@ def assert_same(one: ScoreMatching, other: ScoreMatching) -> None:
     for name, value in ours.items():
         same = torch.equal(value, theirs[name]) if isinstance(value, Tensor) else None
         assert value == theirs[name] if same is None else same, name
-
-
-class Bowl(nn.Module):
-    """Energy pull / 2 |x - center|^2, whose gradient points back to the center exactly."""
-
-    def __init__(self, center: Tensor, pull: float) -> None:
-        super().__init__()
-        self.center, self.pull = center, pull
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.pull / 2 * (x - self.center).square().flatten(1).sum(1)
 
 
 @pytest.mark.parametrize(

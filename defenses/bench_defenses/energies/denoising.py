@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.api import Norm, Task, per_image, size
+from bench.api import Task, per_image
 from bench_defenses._averaged import AveragedRecipe, AveragedTraining
 from bench_defenses._seeding import generator, seeded
-from bench_defenses.energies.langevin import energy_gradient
+from bench_defenses.energies.langevin import energy_gradient, mean_cosine
 from bench_defenses.energies.network import EnergyNet
 
 _HELD_OUT = 1000
@@ -45,8 +45,6 @@ class DenoisingScoreMatching(AveragedTraining):
     1 / sigma squared. Every iteration draws from a stream of the seed and its own number, so a
     resumed run equals an uninterrupted one.
     """
-
-    remedy: ClassVar[str] = "Lower defense.training.lr."
 
     def __init__(self, recipe: DenoisingRecipe, task: Task) -> None:
         self.recipe = recipe
@@ -83,9 +81,7 @@ class DenoisingScoreMatching(AveragedTraining):
         slope = energy_gradient(net, x + offset, create_graph=create_graph)
         goal = self.recipe.pull * offset
         error = (slope - goal).square().flatten(1).sum(1) / goal.square().flatten(1).sum(1)
-        lengths = size(slope, Norm.L2) * size(offset, Norm.L2)
-        cosine = (slope * offset).flatten(1).sum(1) / lengths.clamp_min(1e-12)
-        return error.mean(), cosine.mean()
+        return error.mean(), mean_cosine(slope, offset)
 
     def evaluate(self) -> dict[str, float]:
         """Measure loss and cosine on noisy held-out images."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.api import Rng
+from bench.api import Norm, Rng, size
 
 
 def energy_gradient(energy: nn.Module, x: Tensor, *, create_graph: bool = False) -> Tensor:
@@ -22,6 +22,12 @@ def energy_gradient(energy: nn.Module, x: Tensor, *, create_graph: bool = False)
             found, leaf, torch.ones_like(found), create_graph=create_graph
         )
     return gradient
+
+
+def mean_cosine(one: Tensor, other: Tensor) -> Tensor:
+    """Return the mean cosine () between images or gradients (N, C, H, W); 0 where one is 0."""
+    lengths = size(one, Norm.L2) * size(other, Norm.L2)
+    return ((one * other).flatten(1).sum(1) / lengths.clamp_min(1e-12)).mean()
 
 
 class LangevinStep(torch.autograd.Function):

@@ -18,12 +18,11 @@ from bench.api import (
     parse_eps,
     per_image,
     project,
-    size,
     steepest,
 )
 from bench_defenses._averaged import AveragedRecipe, AveragedTraining, Positive, Scale
 from bench_defenses._seeding import generator, seeded
-from bench_defenses.energies.langevin import LangevinPurifier, energy_gradient
+from bench_defenses.energies.langevin import LangevinPurifier, energy_gradient, mean_cosine
 from bench_defenses.energies.network import EnergyNet
 from bench_defenses.energies.random_signs import random_signs
 
@@ -119,9 +118,7 @@ class ScoreMatching(AveragedTraining):
         slope = energy_gradient(net, x + offset, create_graph=create_graph)
         goal = self.recipe.pull * offset
         error = (slope - goal).square().sum() / goal.square().sum().clamp_min(1e-12)
-        lengths = size(slope, Norm.L2) * size(offset, Norm.L2)
-        cosine = (slope * offset).flatten(1).sum(1) / lengths.clamp_min(1e-12)
-        return error, cosine.mean()
+        return error, mean_cosine(slope, offset)
 
     def attack(self, x: Tensor, y: Tensor) -> Tensor:
         """Attack the classifier behind the energy as it is now, from a random start.
