@@ -44,7 +44,9 @@ def table(
         raise unknown_name("format", form, _FORMS)
     rule = parse_rule(rule_name) if rule_name is not None else None
     store = Store(results)
-    frame = collect(store)
+    short = form == "md" and not everything and output is None
+    alone = dataset is None and not worst_case and rule is None
+    frame = collect(store, most=_NEWEST if short and alone else None)
     bad = frame["state"] == DAMAGED
     damaged = list(frame["key"][bad])
     if dataset is not None and not frame.empty:
@@ -62,8 +64,9 @@ def table(
         frame = decided(frame, store, rule)
     if worst_case:
         frame = with_worst_case(frame, store, rule)
-    if not everything and output is None and form == "md":
-        rows, frame = len(frame), newest(frame, store, _NEWEST)
+    if short:
+        rows = frame.attrs["cells"] if alone else len(frame)
+        frame = newest(frame, store, _NEWEST)
         if len(frame) < rows:
             complain(
                 f"the newest {len(frame)} of {rows} rows. All of them: --all, --format csv or "

@@ -10,11 +10,12 @@ version of bench reads everything again. Imports no torch.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,15 +50,16 @@ def remembered(
     if not keys:
         return {}
     path, cells = store.cache / "cells.json", str(store.root / "cells")
-    kept = _kept(path)
     found: dict[str, Said] = {}
     stale = []
-    for key in keys:
-        entry = kept.get(key)
-        if entry and entry[0] == _stamp(cells, key):
-            found[key] = Said(*entry[1:])
-        else:
-            stale.append(key)
+    with _uncollected():
+        kept = _kept(path)
+        for key in keys:
+            entry = kept.get(key)
+            if entry and entry[0] == _stamp(cells, key):
+                found[key] = Said(*entry[1:])
+            else:
+                stale.append(key)
     if stale or len(found) < len(kept):
         now = _now(path)
         entries = {key: kept[key] for key in found}
@@ -105,15 +107,36 @@ def _kept(path: Path) -> dict[str, list[Any]]:
     """Read earlier entries; none where they are of another version, or damaged."""
     try:
         content = json.loads(path.read_bytes())
-        if content["code"] == digest_of_shipped():
-            return {key: entry for key, entry in content["cells"].items() if len(entry) == 4}
+        if content["code"] != digest_of_shipped():
+            return {}
+        heads = content["heads"]
+        return {
+            key: [stamp, dict(zip(heads[head], values, strict=True)), subject, damage]
+            for key, (stamp, head, values, subject, damage) in content["cells"].items()
+        }
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        pass
-    return {}
+        return {}
 
 
 def _keep(path: Path, entries: Mapping[str, list[Any]]) -> None:
-    content = {"code": digest_of_shipped(), "cells": entries}
+    heads: dict[tuple[str, ...], int] = {}  # names of columns once, not in every row
+    cells = {
+        key: [stamp, heads.setdefault(tuple(row), len(heads)), [*row.values()], subject, damage]
+        for key, (stamp, row, subject, damage) in entries.items()
+    }
+    content = {"code": digest_of_shipped(), "heads": [*heads], "cells": cells}
     # A row with another value than JSON has, such as NaN, is read each time; so is a full disk.
     with suppress(StoreError, ValueError, TypeError), written(path) as temporary:
         temporary.write_text(json.dumps(content, separators=(",", ":"), allow_nan=False))
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Look for no garbage meanwhile: among many new objects that are all kept there is none."""
+    active = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if active:
+            gc.enable()

@@ -131,7 +131,7 @@ def csv_text(frame: pd.DataFrame) -> str:
     """Write a frame as CSV whose texts no spreadsheet takes for a formula."""
     safe = frame.copy()
     for name in frame.columns:
-        if any(map(_is_formula, frame[name])):  # other columns keep their types
+        if any(map(_is_formula, frame[name].unique())):  # other columns keep their types
             safe[name] = [f"'{v}" if _is_formula(v) else v for v in frame[name]]
     return str(safe.to_csv(index=False))
 

@@ -43,14 +43,26 @@ _SAME_DEFENSE = [
 ]  # fmt: skip
 
 
-def collect(store: Store) -> pd.DataFrame:
-    """Read every cell of a results folder to one row each; raises StoreError."""
+def collect(store: Store, most: int | None = None) -> pd.DataFrame:
+    """Read every cell of a results folder to one row each; raises StoreError.
+
+    With ``most``, only the cells that were written last, and the damaged ones; the frame's
+    ``attrs["cells"]`` says of how many.
+    """
     said = said_by_cells(store)
+    cells = len(said)
+    if most is not None:
+        dates = {key: one.row.get("date") for key, one in said.items()}
+        last = _last(dates, store, most)
+        said = {
+            key: one for key, one in said.items() if key in last or one.row["state"] == DAMAGED
+        }
     audits, shares = reports(store), certified(store, said)
     rows = [_audited_row(one, audits) for one in said.values()]
     frame = _framed(rows, shares)
     order = ["dataset", "classifier", "norm", "eps", "defense", "access", "attack"]
     order += ["settings", "n", "key"]
+    frame.attrs["cells"] = cells
     return frame.sort_values(order, kind="stable", ignore_index=True)
 
 
@@ -205,15 +217,19 @@ def newest(frame: pd.DataFrame, store: Store, most: int) -> pd.DataFrame:
 
     Damaged ones are always kept.
     """
-    cells = frame[frame["key"].map(is_key)].drop_duplicates("key")
-    found = [
-        _date(store.cell(key).stat().st_mtime) if pd.isna(date) else date
-        for key, date in zip(cells["key"], cells["date"], strict=True)
-    ]
-    dates = pd.Series(found, index=cells.index, dtype=object)
-    last = set(cells.loc[dates.sort_values(kind="stable").index[-most:], "key"])
+    last = _last(dict(zip(frame["key"], frame["date"], strict=True)), store, most)
     kept = [not last.isdisjoint(key.split()) for key in frame["key"]]
     return frame[np.array(kept) | (frame["state"] == DAMAGED)]
+
+
+def _last(dates: Mapping[str, Any], store: Store, most: int) -> set[str]:
+    """Choose the cells of the latest dates; a cell without one has that of its folder."""
+    found = {
+        key: _date(store.cell(key).stat().st_mtime) if pd.isna(date) else date
+        for key, date in dates.items()
+        if is_key(key)
+    }
+    return set(sorted(found, key=found.__getitem__)[-most:])
 
 
 def _date(seconds: float) -> str:

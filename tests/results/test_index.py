@@ -156,7 +156,9 @@ def test_files_that_may_change_unseen_are_read_each_time(
 @pytest.mark.parametrize(
     "spoilt",
     ["", "[]", "{}", '{"code": 1, "cells": {}}', '{"code": "CODE", "cells": []}',
-     '{"code": "CODE", "cells": {"KEY": 1}}', '{"code": "CODE", "cells": {"KEY": []}}'],
+     '{"code": "CODE", "cells": {"KEY": 1}}', '{"code": "CODE", "cells": {"KEY": []}}',
+     '{"code": "CODE", "heads": [["n"]], "cells": {"KEY": [[], 1, [5], null, null]}}',
+     '{"code": "CODE", "heads": [["n"]], "cells": {"KEY": [[], 0, [5, 6], null, null]}}'],
 )  # fmt: skip
 def test_a_damaged_index_is_none(store: Store, spoilt: str) -> None:
     first = collect(store)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from bench.results.store import Store
-from bench.results.table import newest
+from bench.results.table import collect, newest
 
 from ..command import RUN, Bench
 
@@ -36,6 +36,20 @@ def test_the_newest_cells_are_kept_in_their_order_with_what_joins_them(tmp_path:
     found = newest(pd.DataFrame(rows), store, 5)
     expected = [keyed(0), keyed(4), keyed(5), keyed(6), keyed(7), joined[1], "no key"]
     assert list(found["key"]) == expected
+
+
+def test_the_newest_are_read_as_they_are_cut_from_all(bench: Bench, tmp_path: Path) -> None:
+    for seed in ("0", "1", "2"):
+        assert bench(*RUN, "--seed", seed).code == 0
+    store = Store(tmp_path / "results")
+    broken = store.keys()[0]
+    (store.cell(broken) / "cell.json").write_text("{")
+    everything = collect(store)
+    cut = collect(store, most=1)
+    assert list(cut["key"]) == list(newest(everything, store, 1)["key"])
+    assert broken in set(cut["key"])
+    assert len(cut) == 2
+    assert cut.attrs["cells"] == 3
 
 
 def test_only_the_table_that_is_printed_is_cut(
