@@ -22,6 +22,7 @@ import pydantic_core
 from bench.errors import BenchError, OldNameWarning, PluginError, UsageError, unknown_name
 from bench.plugins.added import as_before
 from bench.plugins.names import kept, parsed
+from bench.plugins.parameter_faults import clipped, in_words, validated
 from bench.plugins.sources import (
     digest_of_source,
     find_spec,
@@ -43,7 +44,6 @@ _DEFINES: dict[Kind, tuple[tuple[str, ...], ...]] = {
     "datasets": (("shape", "classes", "test_images", "load"),),
 }
 _OURS = "purifybench"
-_CLIP = 100  # characters of a value in an error
 _ADAPTERS: dict[type[Any], pydantic.TypeAdapter[Any]] = {}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 distributions: dict[str, str] = {}  # whose plugins this process has used, with versions
@@ -286,14 +286,9 @@ def build_dataclass(cls: type[Any], params: Mapping[str, Any], *, where: str) ->
     faults = _unknown_fields(cls, params, where)
     if not faults:
         try:
-            made = _adapter(cls).validate_python(dict(params))
+            made = validated(_adapter(cls), params)
         except pydantic.ValidationError as error:
-            for fault in error.errors():
-                path = ".".join(str(step) for step in (where, *fault["loc"]))
-                if fault["type"] == "missing":
-                    faults.append(f"{path} has no default: give it by --set {path}=VALUE.")
-                    continue
-                faults.append(f"{path} = {_clipped(fault['input'])}: {fault['msg']}.")
+            faults += in_words(error, where)
         except BenchError:
             raise
         except (Exception, SystemExit) as error:  # whatever a constructor raises
@@ -348,18 +343,13 @@ def _taken_otherwise(given: Any, kept: Any, path: str) -> Iterator[str]:
             yield f"{path} = {str(given).lower()}: write a number."
     elif isinstance(given, int) and isinstance(kept, float):
         if given != kept:
-            yield f"{path} = {_clipped(given)}: it would be kept as {kept!r}. Write that."
+            yield f"{path} = {clipped(given)}: it would be kept as {kept!r}. Write that."
     elif isinstance(given, Mapping) and isinstance(kept, Mapping):
         for name in given.keys() & kept.keys():
             yield from _taken_otherwise(given[name], kept[name], f"{path}.{name}")
     elif isinstance(given, list) and isinstance(kept, list):
         for number, (one, other) in enumerate(zip(given, kept, strict=False)):
             yield from _taken_otherwise(one, other, f"{path}.{number}")
-
-
-def _clipped(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= _CLIP else f"{shown[:_CLIP]}..."
 
 
 def parameters(plugin: Any) -> dict[str, Any]:
