@@ -198,7 +198,7 @@ def test_parameters_are_those_of_the_function(bench: Bench, mine: Path) -> None:
     row = run(bench, more="--set=defense.shift=0.3")
     assert cell(row)["defense"]["params"] == {"shift": 0.3}
     for setting, part in (
-        ("shift=far", "valid number"),
+        ("shift=far", "write a number"),
         ("shft=1", "Did you mean 'defense.shift'?"),
     ):
         said = bench("run", "--defense=mine.py:plain", "--attack=noise", *FEW,
