@@ -68,7 +68,7 @@ WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("attack.tries = 'many'", "write a whole number")),
     "--set out of range": (run_with("--set=attack.tries=0"),
         ("attack.tries = 0", "greater than or equal to 1")),
-    "--set of no value": (run_with("--set=attack.tries="), ("attack.tries", "write a whole number")),
+    "--set of no value": (run_with("--set=attack.tries="), ("attack.tries", "whole number")),
     "--set of an unknown nested parameter": (
         run_with("--set=classifier.training.epoch=3"),
         ("classifier.training.epoch", "Did you mean 'classifier.training.epochs'?", "batch")),
