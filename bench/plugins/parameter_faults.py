@@ -15,12 +15,12 @@ _MEANT = {
     "string": "write a text",
     "list": "write a list, such as [1, 2]",
     "tuple": "write a list, such as [1, 2]",
-    "dataclass": "set its parts, such as training.seed=1",
+    "dataclass": "set its parts, as in --set defense.training.seed=1",
 }
 
 
 def validated(adapter: pydantic.TypeAdapter[Any], params: Mapping[str, Any]) -> Any:
-    """Make what the adapter makes; a number is also a text, as in training.eps=0.3.
+    """Make what the adapter makes; a number is also a text, as in defense.training.eps=0.3.
 
     Raises pydantic's ValidationError.
     """

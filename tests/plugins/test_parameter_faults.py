@@ -48,7 +48,7 @@ def test_a_number_is_also_a_text(given: Any, kept: str) -> None:
         ({"training": {"epochs": "a"}}, "defense.training.epochs = 'a': write a whole number."),
         ({"training": {"epochs": 1.5}}, "defense.training.epochs = 1.5: write a whole number."),
         ({"training": {"epochs": 0}}, "it has to be greater than or equal to 1."),
-        ({"training": 3}, "defense.training = 3: set its parts, such as training.seed=1."),
+        ({"training": 3}, "3: set its parts, as in --set defense"),
         ({"size": "wide"}, "defense.size = 'wide': write a number."),
         ({"eps": [1]}, "defense.eps = [1]: write a text."),
         ({"eps": True}, "defense.eps = True: write a text."),
