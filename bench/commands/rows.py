@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping
-from typing import TextIO
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
-import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from bench.results.render import cells_as_text, shown
+from bench.results.render import Page, cells_as_text, shown, text_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SETTINGS_WIDTH = 26  # of one setting, beyond which it may be broken
 _UNBROKEN = 12  # characters: numbers, states and short names, which are never broken
@@ -29,16 +31,15 @@ def print_table(frame: pd.DataFrame, *, file: TextIO | None = None) -> None:
     well, each row has lines of its own.
     """
     whole = shown(frame)
-    shared = [name for name in _TITLE if name in whole and whole[name].nunique() == 1]
-    title = ", ".join(f"{name} {whole[name].iloc[0]}" for name in shared)
-    whole = whole.drop(columns=shared)
+    shared = [name for name in _TITLE if name in whole and _one(whole[name])]
+    title = ", ".join(f"{name} {whole.pop(name)[0]}" for name in shared)
     console = Console(file=file)
-    page = whole
+    page = dict(whole)
     spare = [name for name in _SPARE if name in page]
-    if (page["state"] == "done").all():
+    if all(state == "done" for state in page["state"]):
         spare.insert(0, "state")
     while spare and _width(console, page, {}) > console.width:
-        page = page.drop(columns=spare.pop(0))
+        del page[spare.pop(0)]
     widths: Mapping[str, int] | None = {}
     if _width(console, page, {}) > console.width:
         widths = _broken(console, page)
@@ -50,15 +51,19 @@ def print_table(frame: pd.DataFrame, *, file: TextIO | None = None) -> None:
         console.print(_table(page, title, widths))
 
 
-def _width(console: Console, page: pd.DataFrame, widths: Mapping[str, int]) -> int:
+def _one(values: Sequence[Any]) -> bool:
+    """Whether all are known, and equal."""
+    return len(set(map(text_of, values))) == 1 and bool(text_of(values[0]))
+
+
+def _width(console: Console, page: Page, widths: Mapping[str, int]) -> int:
     endless = console.options.update(max_width=1000)
     return Measurement.get(console, endless, _table(page, "", widths)).minimum
 
 
-def _broken(console: Console, page: pd.DataFrame) -> dict[str, int] | None:
+def _broken(console: Console, page: Page) -> dict[str, int] | None:
     """Share out the room among columns of long names; None where it is too little."""
-    text = pd.DataFrame(cells_as_text(page), columns=page.columns)
-    needs = {str(name): int(text[name].str.len().max()) for name in text}
+    needs = {name: max(len(text_of(value)) for value in page[name]) for name in page}
     needs = {name: need for name, need in needs.items() if need > _UNBROKEN}
     others = _width(console, page, dict.fromkeys(needs, 1)) - len(needs)
     room, found = console.width - others, {}
@@ -70,12 +75,12 @@ def _broken(console: Console, page: pd.DataFrame) -> dict[str, int] | None:
     return found if min(found.values(), default=0) >= _UNBROKEN else None
 
 
-def _table(page: pd.DataFrame, title: str, widths: Mapping[str, int]) -> Table:
+def _table(page: Page, title: str, widths: Mapping[str, int]) -> Table:
     # Text, since rich would read a name like "[red]x" as markup.
     table = Table(
         title=Text(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
-    for name in page.columns:
+    for name in page:
         if name in widths:
             table.add_column(name.replace("_", "\n"), overflow="fold", width=widths[name])
         elif name == "settings":  # what a user typed may be long: it is broken between words
@@ -90,14 +95,14 @@ def _table(page: pd.DataFrame, title: str, widths: Mapping[str, int]) -> Table:
     return table
 
 
-def _lines(page: pd.DataFrame, title: str, width: int) -> Iterator[str]:
+def _lines(page: Page, title: str, width: int) -> Iterator[str]:
     """Write each row in lines of its own: its names, then its columns by name."""
 
     def filled(text: str, indent: str) -> str:
         return textwrap.fill(text, width, subsequent_indent=indent, break_on_hyphens=False)
 
     yield filled(title, "")
-    names = [name.replace("_", " ") for name in page.columns]
+    names = [name.replace("_", " ") for name in page]
     for row in cells_as_text(page):
         cells = dict(zip(names, row, strict=True))
         yield filled(cells.pop("defense"), "  ")

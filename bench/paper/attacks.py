@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from bench.paper.cells import Cells, Row, arm, frame_of, grouped
-from bench.results.table import COLUMNS as CELL
+from bench.results.rows import COLUMNS as CELL
 from bench.results.table import with_worst_case
 
 COLUMNS = (

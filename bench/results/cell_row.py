@@ -8,10 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import StoreError
 from bench.results.audits import DAMAGED
@@ -22,6 +19,9 @@ from bench.results.provenance import BY_BLOCK
 from bench.results.settings import Settings
 from bench.results.stats import wilson
 from bench.results.store import Store, damage, read_json, read_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NOT_AUDITED = "none"
 _TEXTS = (
@@ -50,6 +50,8 @@ def said_by(store: Store, key: str) -> Said | None:
 
 
 def _said(store: Store, key: str) -> Said:
+    import numpy as np  # slow to import: most cells are not read again
+
     row: dict[str, Any] = {
         **dict.fromkeys(_TEXTS, "?"),
         "noise": "",
@@ -162,6 +164,8 @@ def survival(outcomes: pd.DataFrame, n: int) -> dict[str, float]:
 
 def accuracies(outcomes: pd.DataFrame) -> dict[str, float]:
     """Sum per-image outcomes up to accuracies in percent, with 95 % Wilson intervals."""
+    import numpy as np
+
     n = len(outcomes)
     found: dict[str, float] = {}
     for name in ("clean", "robust"):

@@ -13,22 +13,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from bench.core.threat import Norm
 from bench.errors import StoreError
 from bench.results.cell import digest_of
 from bench.results.store import Store, read_json, read_rows
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pandas as pd
+
+    Array = npt.NDArray[Any]
+
 CONFIDENCE = 0.999  # of each image's radius
 SELECTION = 100  # draws that choose the class, n0 in the paper
 NAME = "certificate"  # in the place of a cell's attack
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def folder_of(store: Store) -> Store:
 
 def lower_bound(successes: Array, n: Array, *, confidence: float) -> Array:
     """Return the one-sided Clopper-Pearson bounds (N,) of shares, in [0, 1]."""
-    from scipy.special import betaincinv  # slow to import, and few tables need it
+    import numpy as np  # slow to import, as scipy is, and few tables need it
+    from scipy.special import betaincinv
 
     alpha = 1 - confidence
     # A count of 0 has no beta distribution, and the bound 0.
@@ -69,6 +70,7 @@ def radii(
     selection: Array, votes: Array, *, sigma: float, confidence: float
 ) -> tuple[Array, Array]:
     """Return classes (N,) and L2 radii (N,) of images from two counts of votes (N, K)."""
+    import numpy as np
     from scipy.special import ndtri
 
     chosen = selection.argmax(1)

@@ -1,14 +1,23 @@
-"""From rows to text: what is shown, by what rows are told apart, and escapes. No torch."""
+"""From rows to text: what is shown, by what rows are told apart, and escapes.
+
+Imports neither torch nor pandas: a frame, or columns by name, is what it is given.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
+
+    Table = pd.DataFrame | Mapping[str, Sequence[Any]]
 
 Format = Literal["csv", "md", "latex"]
 Columns = Mapping[str, Sequence[str]]  # of a table: text by the column's name
+Page = dict[str, list[Any]]  # columns in the order in which they are shown
 
 # What identifies a row besides defense and attack: shown where rows differ in it.
 _VARYING = (
@@ -68,48 +77,53 @@ def row_label(columns: Columns, number: int, head: Sequence[str], more: Sequence
     return ", ".join([" under ".join(values[name] for name in head), *named])
 
 
-def columns_of(frame: pd.DataFrame) -> dict[str, list[str]]:
-    """Write the columns of a frame by which rows can be told apart."""
-    return {name: list(map(text_of, frame[name])) for name in _LABELS if name in frame}
+def columns_of(table: Table) -> dict[str, list[str]]:
+    """Write the columns of a table by which rows can be told apart."""
+    return {name: list(map(text_of, table[name])) for name in _LABELS if name in table}
 
 
 def _rows(columns: Columns, names: Sequence[str]) -> list[tuple[str, ...]]:
     return list(zip(*(map(_line, columns[name]) for name in names), strict=True))
 
 
-def shown(frame: pd.DataFrame) -> pd.DataFrame:
+def shown(table: Table) -> Page:
     """Choose the columns that fit a page, the interval in one, and those that differ."""
-    page = frame.copy()
+    page = {name: list(table[name]) for name in map(str, table)}
     page["interval"] = [
-        "" if pd.isna(low) else f"{low:.1f}-{high:.1f}"
+        "" if _missing(low) else f"{low:.1f}-{high:.1f}"
         for low, high in zip(page["robust_low"], page["robust_high"], strict=True)
     ]
     left_out = []
-    if not page["settings"].any():
+    if not any(page["settings"]):
         left_out.append("settings")
-    if page["certified"].isna().all():
+    if all(map(_missing, page["certified"])):
         left_out.append("certified")  # it is about L2 balls of defenses with a certificate
-    if not (page["noise"] == "by block").any():
+    if "by block" not in page["noise"]:
         left_out.append("noise")
-    if (page["attacked"].isna() | (page["attacked"] == page["n"])).all():
+    if all(
+        _missing(attacked) or attacked == n
+        for attacked, n in zip(page["attacked"], page["n"], strict=True)
+    ):
         left_out.append("attacked")  # no row attacked only what others left
-    columns = columns_of(frame)
+    columns = columns_of(table)
     labels = [name for name in (*_BEFORE, "state", "settings") if name in columns]
     more = told_apart(columns, labels)
     inside = [name for name in more if name in _VARYING]
     last = [name for name in more if name in _LAST]
     names = [*_BEFORE, *inside, *_AFTER, *last]
-    return page[[name for name in names if name not in left_out]]
+    return {name: page[name] for name in names if name not in left_out}
 
 
-def render(frame: pd.DataFrame, form: Format) -> str:
+def render(table: Table, form: Format) -> str:
     """Write a table as CSV (every column), Markdown or LaTeX (those that fit a page)."""
     if form == "csv":
-        return csv_text(frame)
-    page = shown(frame)
+        return csv_text(table)
+    page = shown(table)
     text = cells_as_text(page)
-    heads = [name.replace("_", " ") for name in page.columns]
+    heads = [name.replace("_", " ") for name in page]
     if form == "latex":
+        import pandas as pd  # slow to import
+
         return str(pd.DataFrame(text, columns=heads).to_latex(index=False, escape=True))
     return "\n".join(markdown_lines(heads, text)) + "\n"
 
@@ -127,13 +141,12 @@ def markdown_cell(text: str) -> str:
     return _line(escaped)
 
 
-def csv_text(frame: pd.DataFrame) -> str:
-    """Write a frame as CSV whose texts no spreadsheet takes for a formula."""
-    safe = frame.copy()
-    for name in frame.columns:
-        if any(map(_is_formula, frame[name].unique())):  # other columns keep their types
-            safe[name] = [f"'{v}" if _is_formula(v) else v for v in frame[name]]
-    return str(safe.to_csv(index=False))
+def csv_text(table: Table) -> str:
+    """Write a table as CSV whose texts no spreadsheet takes for a formula."""
+    text = io.StringIO()
+    columns = ([name, *map(_csv_cell, table[name])] for name in map(str, table))
+    csv.writer(text, lineterminator="\n").writerows(zip(*columns, strict=True))
+    return text.getvalue()
 
 
 def unescaped(frame: pd.DataFrame) -> pd.DataFrame:
@@ -145,6 +158,12 @@ def unescaped(frame: pd.DataFrame) -> pd.DataFrame:
     return plain
 
 
+def _csv_cell(value: Any) -> Any:
+    if _is_formula(value):
+        return f"'{value}"
+    return "" if _missing(value) else value  # numbers at their full precision
+
+
 def _is_formula(value: Any) -> bool:
     return isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
 
@@ -153,18 +172,25 @@ def _is_escaped(value: Any) -> bool:
     return isinstance(value, str) and value.startswith("'") and _is_formula(value[1:])
 
 
-def cells_as_text(page: pd.DataFrame) -> list[list[str]]:
+def cells_as_text(page: Page) -> list[list[str]]:
     """Write the cells of a table for people: one decimal, nothing for what is missing."""
-    return [[text_of(value) for value in row] for row in page.itertuples(index=False)]
+    return [list(row) for row in zip(*(map(text_of, page[name]) for name in page), strict=True)]
 
 
 def text_of(value: Any) -> str:
     """Write one value for people: one decimal, nothing for what is missing."""
-    if value is None or pd.isna(value):
+    if _missing(value):
         return ""
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() and abs(value) > 100 else f"{value:.1f}"
     return str(value)
+
+
+def _missing(value: Any) -> bool:
+    """Whether a value is None, not a number, or what pandas has for either."""
+    return value is None or (
+        not isinstance(value, str | int) and str(value) in ("nan", "<NA>", "NaT")
+    )
 
 
 def _line(text: str) -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _Z = 1.959964  # the normal quantile of a 95 % interval
 _BLOCK = 2**22  # counts that the bootstrap holds at a time: 32 MiB
@@ -55,6 +55,8 @@ def paired_bootstrap(
     Both are (N,) in [0, 1], the interval is in [-1, 1]. It has no width where every pair
     differs by the same: take ``paired_interval`` there. Raises UsageError.
     """
+    import numpy as np  # a table needs none of it
+
     one, two = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if one.ndim != 1 or one.shape != two.shape or not len(one):
         raise UsageError(
@@ -140,6 +142,8 @@ def worsens(before: npt.ArrayLike, after: npt.ArrayLike) -> float:
     Both say which images are right, in the same order. Under the null hypothesis an image on
     which they differ is lost or gained by the toss of a coin (McNemar).
     """
+    import numpy as np
+
     was, now = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
     lost, gained = int((was & ~now).sum()), int((~was & now).sum())
     return mcnemar_rises(lost, gained)

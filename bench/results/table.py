@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -17,53 +16,26 @@ import numpy as np
 import pandas as pd
 
 from bench.errors import UsageError
-from bench.results.audits import DAMAGED, reports
-from bench.results.cell import defended_of, is_key
-from bench.results.cell_row import NOT_AUDITED, accuracies, percent, said_by, said_by_cells
-from bench.results.certificates import certified
-from bench.results.index import Said
+from bench.results.audits import DAMAGED
+from bench.results.cell import defended_of
+from bench.results.cell_row import accuracies, percent, said_by
 from bench.results.locks import alone
 from bench.results.render import csv_text
+from bench.results.rows import COLUMNS, Row, all_rows, finished_rows, last_written
 from bench.results.settings import Settings
 from bench.results.stats import wilson
 from bench.results.store import Store, read_json, written
 from bench.results.vote_rules import Rule, read_outcomes
 
-COLUMNS = (
-    "defense", "attack", "access", "norm", "eps", "dataset", "classifier", "n", "attacked",
-    "seed", "draws", "judging", "noise", "audit",
-    "clean", "clean_low", "clean_high", "robust", "robust_low", "robust_high",
-    "certified", "clean_single", "robust_single", "clean_vote", "robust_vote",
-    "passes", "forward", "backward", "memory", "seconds", "state", "note", "settings", "key",
-    "classifier_checkpoint", "checkpoint", "commit", "date",
-)  # fmt: skip
 _SAME_DEFENSE = [
     "dataset", "classifier", "classifier_checkpoint", "defense", "checkpoint", "norm", "eps",
     "n", "seed", "draws",
 ]  # fmt: skip
 
 
-def collect(store: Store, most: int | None = None) -> pd.DataFrame:
-    """Read every cell of a results folder to one row each; raises StoreError.
-
-    With ``most``, only the cells that were written last, and the damaged ones; the frame's
-    ``attrs["cells"]`` says of how many.
-    """
-    said = said_by_cells(store)
-    cells = len(said)
-    if most is not None:
-        dates = {key: one.row.get("date") for key, one in said.items()}
-        last = _last(dates, store, most)
-        said = {
-            key: one for key, one in said.items() if key in last or one.row["state"] == DAMAGED
-        }
-    audits, shares = reports(store), certified(store, said)
-    rows = [_audited_row(one, audits) for one in said.values()]
-    frame = _framed(rows, shares)
-    order = ["dataset", "classifier", "norm", "eps", "defense", "access", "attack"]
-    order += ["settings", "n", "key"]
-    frame.attrs["cells"] = cells
-    return frame.sort_values(order, kind="stable", ignore_index=True)
+def collect(store: Store) -> pd.DataFrame:
+    """Read every cell of a results folder to one row each; raises StoreError."""
+    return _framed(all_rows(store))
 
 
 def rows_of(
@@ -77,20 +49,12 @@ def rows_of(
     ``audits`` are reports by subject, as `bench audit` wrote them, and ``certified`` what
     certificates say of cells, by key.
     """
-    said = [one for one in (said_by(store, key) for key in keys) if one]
-    return _framed([_audited_row(one, audits) for one in said], certified)
+    said = (said_by(store, key) for key in keys)
+    return _framed(finished_rows((one for one in said if one), audits, certified))
 
 
-def _framed(rows: list[dict[str, Any]], certified: Mapping[str, float]) -> pd.DataFrame:
-    found = [{"certified": certified.get(row["key"]), **row} for row in rows]
-    return _counted(pd.DataFrame(found, columns=list(COLUMNS)))
-
-
-def _audited_row(said: Said, audits: Mapping[str, Any]) -> dict[str, Any]:
-    row = dict(said.row)
-    if row["state"] == "done":  # void means that nothing was measured: no number to judge
-        row["audit"] = _audited(audits.get(said.subject or ""), row["robust"])
-    return row
+def _framed(rows: list[Row]) -> pd.DataFrame:
+    return _counted(pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
 def _counted(frame: pd.DataFrame) -> pd.DataFrame:
@@ -111,21 +75,6 @@ def write_runs(store: Store) -> pd.DataFrame:
         with written(store.runs) as temporary:
             temporary.write_text(csv_text(frame))
     return frame
-
-
-def _audited(report: Mapping[str, Any] | None, robust: float) -> str:
-    """Return what an audit makes of a row's robust accuracy in percent.
-
-    A row above all that the audit's own attacks left is an upper bound, whatever checks say.
-    """
-    if report is None:
-        return NOT_AUDITED
-    reached = report.get("accuracy")
-    if report["state"] == "stands" and (
-        reached is None or robust > float(reached["robust_high"])
-    ):
-        return "upper bound"
-    return str(report["state"])
 
 
 def decided(frame: pd.DataFrame, store: Store, rule: Rule) -> pd.DataFrame:
@@ -217,23 +166,9 @@ def newest(frame: pd.DataFrame, store: Store, most: int) -> pd.DataFrame:
 
     Damaged ones are always kept.
     """
-    last = _last(dict(zip(frame["key"], frame["date"], strict=True)), store, most)
+    last = last_written(dict(zip(frame["key"], frame["date"], strict=True)), store, most)
     kept = [not last.isdisjoint(key.split()) for key in frame["key"]]
     return frame[np.array(kept) | (frame["state"] == DAMAGED)]
-
-
-def _last(dates: Mapping[str, Any], store: Store, most: int) -> set[str]:
-    """Choose the cells of the latest dates; a cell without one has that of its folder."""
-    found = {
-        key: _date(store.cell(key).stat().st_mtime) if pd.isna(date) else date
-        for key, date in dates.items()
-        if is_key(key)
-    }
-    return set(sorted(found, key=found.__getitem__)[-most:])
-
-
-def _date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def _worst_audited(states: pd.Series[str]) -> str:

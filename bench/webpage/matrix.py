@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bench.results.audits import DAMAGED
-from bench.results.render import cells_as_text, shown, text_of
+from bench.results.render import Page, cells_as_text, shown, text_of
 from bench.results.settings import Settings, common_to
 
 WORST = "worst case"  # the attack of a row that joins others
@@ -92,8 +92,8 @@ def matrix(frame: pd.DataFrame, contents: Mapping[str, Mapping[str, Any]]) -> Ma
     """Lay rows out as `bench table` shows them; ``contents`` are their cells by key."""
     frame = _together(frame)
     page = shown(frame)
-    texts = [dict(zip(page.columns, row, strict=True)) for row in cells_as_text(page)]
-    more = [name for name in page.columns if name not in (*_FIRST, *_ELSEWHERE)]
+    texts = [dict(zip(page, row, strict=True)) for row in cells_as_text(page)]
+    more = [name for name in page if name not in (*_FIRST, *_ELSEWHERE)]
     names = [name for name in (*_FIRST, *more, "key") if name not in _absent(page)]
     common = common_settings(contents)
     lines = [
@@ -135,9 +135,9 @@ def _together(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.iloc[list(places)]
 
 
-def _absent(page: pd.DataFrame) -> list[str]:
+def _absent(page: Page) -> list[str]:
     left_out = [] if "certified" in page else ["certified"]
-    return left_out + (["state"] if (page["state"] == "done").all() else [])
+    return left_out + (["state"] if all(state == "done" for state in page["state"]) else [])
 
 
 def _title(name: str) -> str:

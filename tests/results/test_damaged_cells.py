@@ -19,9 +19,10 @@ from bench.results.cell import digest_of
 from bench.results.cell_row import damaged_cells
 from bench.results.digests import fault
 from bench.results.render import csv_text
+from bench.results.rows import COLUMNS
 from bench.results.settings import measured
 from bench.results.store import Store, read_rows
-from bench.results.table import COLUMNS, collect, with_worst_case
+from bench.results.table import collect, with_worst_case
 
 from ..command import NOISE, RUN, Bench, files, is_one_clear_message, runs
 

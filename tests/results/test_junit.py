@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.results.junit import junit
-from bench.results.table import COLUMNS
+from bench.results.rows import COLUMNS
 
 # What junit-10.xsd of the Jenkins xunit plugin lets an element have: its children, attributes
 # that it needs and others; and the properties of a test case, which pytest writes too.

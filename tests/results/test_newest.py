@@ -8,6 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from bench.results.render import Format, render
+from bench.results.rows import all_rows, columns_of_rows, newest_rows
 from bench.results.store import Store
 from bench.results.table import collect, newest
 
@@ -45,11 +47,23 @@ def test_the_newest_are_read_as_they_are_cut_from_all(bench: Bench, tmp_path: Pa
     broken = store.keys()[0]
     (store.cell(broken) / "cell.json").write_text("{")
     everything = collect(store)
-    cut = collect(store, most=1)
-    assert list(cut["key"]) == list(newest(everything, store, 1)["key"])
-    assert broken in set(cut["key"])
+    cut, cells = newest_rows(store, 1)
+    assert [row["key"] for row in cut] == list(newest(everything, store, 1)["key"])
+    assert broken in {row["key"] for row in cut}
     assert len(cut) == 2
-    assert cut.attrs["cells"] == 3
+    assert cells == 3
+
+
+def test_a_table_of_rows_is_that_of_a_frame(bench: Bench, tmp_path: Path) -> None:
+    assert bench(*RUN).code == 0
+    assert bench(*RUN, "--seed", "1", "--set", "attack.tries=2").code == 0
+    store = Store(tmp_path / "results")
+    (store.cell(store.keys()[0]) / "cell.json").write_text("{")
+    columns = columns_of_rows(all_rows(store))
+    form: Format
+    for form in ("csv", "md", "latex"):
+        assert render(columns, form) == render(collect(store), form)
+    assert render(columns, "csv").replace("'", "") == collect(store).to_csv(index=False)
 
 
 def test_only_the_table_that_is_printed_is_cut(

@@ -25,8 +25,8 @@ from bench.results.render import (
     shown,
     unescaped,
 )
+from bench.results.rows import COLUMNS
 from bench.results.settings import Settings
-from bench.results.table import COLUMNS
 
 NUMBERS = {
     "clean", "robust", "interval", "robust single", "attacked", "passes", "audit", "gain", "p",

@@ -351,7 +351,7 @@ def test_the_page_drops_settings_that_nobody_set(store: Store, keep: Keep) -> No
 def test_a_row_stands_only_where_the_audit_s_own_attacks_left_as_much(
     state: str, accuracy: dict[str, float] | None, robust: float, said: str
 ) -> None:
-    from bench.results.table import _audited
+    from bench.results.rows import _audited
 
     assert _audited({"state": state, "accuracy": accuracy}, robust) == said
     assert _audited(None, robust) == "none"

@@ -43,7 +43,7 @@ def test_the_numbers_are_those_of_the_table(store: Store) -> None:
     ladder(store)
     keep(store, cell("other", access=Access.BPDA), [True] * 4 + [False] * 4)
     page = shown(frame := with_worst_case(collect(store), store))
-    rows = [dict(zip(page.columns, row, strict=True)) for row in cells_as_text(page)]
+    rows = [dict(zip(page, row, strict=True)) for row in cells_as_text(page)]
     expected = sorted(
         (row["defense"], row["attack"], row["robust"], row["interval"], row["clean"],
          row["passes"]) for row in rows

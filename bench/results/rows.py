@@ -1,0 +1,109 @@
+"""One row per cell as plain values, with its audit and certificate.
+
+Imports neither torch nor pandas: to print twenty rows of ten thousand cells takes less than to
+import pandas. ``bench.results.table`` makes frames of these rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from bench.results.audits import DAMAGED, reports
+from bench.results.cell import is_key
+from bench.results.cell_row import NOT_AUDITED, said_by_cells
+from bench.results.certificates import certified
+from bench.results.index import Said
+from bench.results.store import Store
+
+COLUMNS = (
+    "defense", "attack", "access", "norm", "eps", "dataset", "classifier", "n", "attacked",
+    "seed", "draws", "judging", "noise", "audit",
+    "clean", "clean_low", "clean_high", "robust", "robust_low", "robust_high",
+    "certified", "clean_single", "robust_single", "clean_vote", "robust_vote",
+    "passes", "forward", "backward", "memory", "seconds", "state", "note", "settings", "key",
+    "classifier_checkpoint", "checkpoint", "commit", "date",
+)  # fmt: skip
+_ORDER = (
+    "dataset", "classifier", "norm", "eps", "defense", "access", "attack", "settings", "n",
+    "key",
+)  # fmt: skip
+
+Row = dict[str, Any]
+
+
+def all_rows(store: Store) -> list[Row]:
+    """Read every cell of a results folder to one row each, in a table's order."""
+    return _rows(store, said_by_cells(store))
+
+
+def newest_rows(store: Store, most: int) -> tuple[list[Row], int]:
+    """Read the cells that were written last, and the damaged ones; say how many there are."""
+    said = said_by_cells(store)
+    last = last_written({key: one.row.get("date") for key, one in said.items()}, store, most)
+    kept = {key: one for key, one in said.items() if key in last or one.row["state"] == DAMAGED}
+    return _rows(store, kept), len(said)
+
+
+def _rows(store: Store, said: Mapping[str, Said]) -> list[Row]:
+    rows = finished_rows(said.values(), reports(store), certified(store, said))
+    return sorted(rows, key=_place)
+
+
+def finished_rows(
+    said: Iterable[Said], audits: Mapping[str, Any], certified: Mapping[str, float]
+) -> list[Row]:
+    """Add to what cells say what audits, by subject, and certificates, by key, say of them."""
+    return [
+        dict.fromkeys(COLUMNS)
+        | {"certified": certified.get(one.row["key"])}
+        | dict(one.row)
+        | _audit(one, audits)
+        for one in said
+    ]
+
+
+def columns_of_rows(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """Turn rows into the columns of a table."""
+    return {name: [row[name] for row in rows] for name in COLUMNS}
+
+
+def last_written(dates: Mapping[str, Any], store: Store, most: int) -> set[str]:
+    """Choose the cells of the latest dates; a cell without one has that of its folder."""
+    found = {
+        key: date if isinstance(date, str) else _date(store.cell(key).stat().st_mtime)
+        for key, date in dates.items()
+        if is_key(key)
+    }
+    return set(sorted(found, key=found.__getitem__)[-most:])
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _place(row: Row) -> list[tuple[bool, Any]]:
+    """Sort by what rows are called; what a damaged cell does not say comes last."""
+    return [(row[name] is None, 0 if row[name] is None else row[name]) for name in _ORDER]
+
+
+def _audit(said: Said, audits: Mapping[str, Any]) -> Row:
+    if said.row["state"] != "done":  # void means that nothing was measured: no number to judge
+        return {}
+    return {"audit": _audited(audits.get(said.subject or ""), said.row["robust"])}
+
+
+def _audited(report: Mapping[str, Any] | None, robust: float) -> str:
+    """Return what an audit makes of a row's robust accuracy in percent.
+
+    A row above all that the audit's own attacks left is an upper bound, whatever checks say.
+    """
+    if report is None:
+        return NOT_AUDITED
+    reached = report.get("accuracy")
+    if report["state"] == "stands" and (
+        reached is None or robust > float(reached["robust_high"])
+    ):
+        return "upper bound"
+    return str(report["state"])
