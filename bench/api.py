@@ -13,6 +13,7 @@ from bench.core.defense import Defense, read_weights
 from bench.core.eot import Averaged, AveragedGradient, averaged_gradient, averaged_loss
 from bench.core.geometry import Ball, per_image, project, size, steepest
 from bench.core.losses import LOSSES, Loss, LossName, Towards, cross_entropy, dlr, margin
+from bench.core.passes import count_replayed, hidden_passes
 from bench.core.protocols import (
     Attack,
     Calls,
@@ -51,12 +52,13 @@ _LATER = ("audit", "evaluate", "judge")  # modules of bench.scripting and their 
 
 __all__ = [
     "LOSSES", "Access", "Attack", "AttackWarning", "Averaged", "AveragedGradient", "Ball",
-    "BenchError", "Calls", "CertifiedPurifier", "CheckpointError", "CoarsePurifier", "Defense",
-    "EnergyPurifier", "Images", "Loss", "LossName", "Negatives", "NoisyPurifier", "Norm",
-    "PluginError", "PublishedFile", "Purifier", "Rng", "SharingPurifier", "SteppedPurifier",
-    "Task", "ThreatModel", "Towards", "Trainable", "TrainableClassifier", "TrainablePurifier",
-    "Training", "View", "WarmAttack", "added", "audit", "averaged_gradient", "averaged_loss",
-    "cross_entropy", "dlr", "evaluate", "judge", "load_weights", "margin", "parse_eps",
+    "BenchError", "Calls", "CertifiedPurifier", "CheckpointError", "CoarsePurifier",
+    "Defense", "EnergyPurifier", "Images", "Loss", "LossName", "Negatives", "NoisyPurifier",
+    "Norm", "PluginError", "PublishedFile", "Purifier", "Rng", "SharingPurifier",
+    "SteppedPurifier", "Task", "ThreatModel", "Towards", "Trainable", "TrainableClassifier",
+    "TrainablePurifier", "Training", "View", "WarmAttack", "added", "audit",
+    "averaged_gradient", "averaged_loss", "count_replayed", "cross_entropy", "dlr",
+    "evaluate", "hidden_passes", "judge", "load_weights", "margin", "parse_eps",
     "per_image", "project", "read_weights", "size", "steepest",
 ]  # fmt: skip
 

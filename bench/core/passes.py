@@ -10,6 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+_counts: list[Callable[[nn.Module, int, int], None]] = []  # those that are open
+_hidden = 0  # how often `hidden_passes` is open
+
 
 @contextmanager
 def count_passes(networks: Mapping[str, nn.Module]) -> Iterator[Counter[str]]:
@@ -27,7 +30,7 @@ def count_passes(networks: Mapping[str, nn.Module]) -> Iterator[Counter[str]]:
     def before(name: str) -> Callable[..., Any]:
         def hook(network: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
             inside.append(id(network))
-            if len(inside) > 1:
+            if len(inside) > 1 or _hidden:
                 return None
             values, shape = tree_flatten((args, options))
             place = _images(values)
@@ -39,7 +42,8 @@ def count_passes(networks: Mapping[str, nn.Module]) -> Iterator[Counter[str]]:
             seen = values[place].view_as(values[place])
 
             def backward(_: Tensor) -> None:
-                counts[f"{name} backward"] += rows
+                if not _hidden:
+                    counts[f"{name} backward"] += rows
 
             seen.register_hook(backward)
             values[place] = seen
@@ -50,6 +54,12 @@ def count_passes(networks: Mapping[str, nn.Module]) -> Iterator[Counter[str]]:
     def after(*_: Any) -> None:
         inside.pop()
 
+    def replayed(network: nn.Module, rows: int, backwards: int) -> None:
+        if id(network) in once and not inside:
+            name = once[id(network)][0]
+            counts[f"{name} forward"] += rows
+            counts[f"{name} backward"] += backwards * rows
+
     handles = [
         handle
         for name, network in once.values()
@@ -58,11 +68,33 @@ def count_passes(networks: Mapping[str, nn.Module]) -> Iterator[Counter[str]]:
             network.register_forward_hook(after, always_call=True),
         )
     ]
+    _counts.append(replayed)
     try:
         yield counts
     finally:
+        _counts.remove(replayed)
         for handle in handles:
             handle.remove()
+
+
+def count_replayed(network: nn.Module, rows: int, *, backwards: int) -> None:
+    """Count a forward pass of a network, and passes back to its input, that called no module.
+
+    For who replays recorded work, such as a CUDA graph.
+    """
+    for count in _counts:
+        count(network, rows, backwards)
+
+
+@contextmanager
+def hidden_passes() -> Iterator[None]:
+    """Count no pass meanwhile: for the trials that a recording takes."""
+    global _hidden
+    _hidden += 1
+    try:
+        yield
+    finally:
+        _hidden -= 1
 
 
 def _images(values: list[Any]) -> int | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.api import Norm, Rng, size
+from bench_defenses.energies.graphs import ReplayedPasses
 
 
 def energy_gradient(energy: nn.Module, x: Tensor, *, create_graph: bool = False) -> Tensor:
@@ -22,6 +23,21 @@ def energy_gradient(energy: nn.Module, x: Tensor, *, create_graph: bool = False)
             found, leaf, torch.ones_like(found), create_graph=create_graph
         )
     return gradient
+
+
+def curvature(energy: nn.Module, x: Tensor, outer: Tensor) -> Tensor:
+    """Multiply each image's Hessian of its energy at x with outer: both (N, C, H, W)."""
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        gradient = energy_gradient(energy, leaf, create_graph=True)
+        if not gradient.requires_grad:  # a linear energy has none
+            return torch.zeros_like(outer)
+        (bent,) = torch.autograd.grad(gradient, leaf, outer)
+    return bent
+
+
+_gradient = ReplayedPasses(energy_gradient, backwards=1)
+_curvature = ReplayedPasses(curvature, backwards=2)
 
 
 def mean_cosine(one: Tensor, other: Tensor) -> Tensor:
@@ -43,7 +59,7 @@ class LangevinStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, noise: Tensor, energy: nn.Module, step: float) -> Tensor:
         """Take the step."""
-        drift = x - step * energy_gradient(energy, x)
+        drift = x - step * _gradient(energy, x)
         if len(noise) > len(x):
             drift = drift.repeat_interleave(len(noise) // len(x), dim=0)
         moved = (drift + noise).clamp_(0.0, 1.0)
@@ -59,13 +75,7 @@ class LangevinStep(torch.autograd.Function):
         inside = outer[0] * ((moved > 0) & (moved < 1))
         if len(moved) > len(x):
             inside = inside.unflatten(0, (len(x), -1)).sum(1)
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            gradient = energy_gradient(ctx.energy, leaf, create_graph=True)
-            if not gradient.requires_grad:  # a linear energy has no curvature
-                return inside, None, None, None
-            (bent,) = torch.autograd.grad(gradient, leaf, inside)
-        return inside - ctx.step * bent, None, None, None
+        return inside - ctx.step * _curvature(ctx.energy, x, inside), None, None, None
 
 
 class Flat(nn.Module):

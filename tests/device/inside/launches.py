@@ -67,6 +67,26 @@ def replayed_in_one(work: Work, given: tuple[Tensor, ...]) -> Work:
     return replay
 
 
+def test_a_replayed_step_takes_85_kernels_and_its_gradient_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(RECORDERS, DEVICE.type, replayed_in_one)
+    energy = seeded(lambda: EnergyNet((1, SIDE, SIDE), width=2)).requires_grad_(False)
+    purifier = LangevinPurifier(energy, steps=1, step_size=5.0, noise=0.03).to(DEVICE)
+    x, rng = images(4, SIDE).x.repeat(2, 1, 1, 1).to(DEVICE), streams(DEVICE)
+    x.requires_grad_()
+    for _ in range(20):  # a number of rows is recorded once it came often
+        purifier.purify(x, rng=rng).sum().backward()
+    LEDGER.reset()
+    found = purifier.purify(x, rng=rng)
+    assert LEDGER.kernels.total() <= 85, LEDGER.kernels
+    LEDGER.reset()
+    found.sum().backward()
+    assert LEDGER.kernels.total() <= 25, LEDGER.kernels
+    assert LEDGER.kernels["graph"]
+    assert not LEDGER.waits
+
+
 @pytest.mark.parametrize(("graph", "most"), [(True, 600), (False, 900)])
 def test_a_contrastive_iteration_takes_few_kernels_and_one_wait(
     graph: bool, most: int, monkeypatch: pytest.MonkeyPatch
