@@ -72,6 +72,7 @@ class Adaptive:
     """
 
     revision: ClassVar[int] = 1
+    independent: ClassVar[bool] = True
     norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2)
     accesses: ClassVar[tuple[Access, ...]] = (Access.BPDA, Access.FULL)
     unbounded: ClassVar[bool] = True

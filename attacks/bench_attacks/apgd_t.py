@@ -75,6 +75,7 @@ class ApgdT:
     """
 
     revision: ClassVar[int] = 1
+    independent: ClassVar[bool] = True
     norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2)
     accesses: ClassVar[tuple[Access, ...]] = (Access.FULL, Access.BPDA, Access.TRANSFER)
     unbounded: ClassVar[bool] = True

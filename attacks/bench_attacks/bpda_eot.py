@@ -31,6 +31,7 @@ class BpdaEot:
     """
 
     revision: ClassVar[int] = 2
+    independent: ClassVar[bool] = True
     norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2)
     accesses: ClassVar[tuple[Access, ...]] = (Access.BPDA,)
     unbounded: ClassVar[bool] = True

@@ -37,6 +37,7 @@ class Noise:
     """
 
     revision: ClassVar[int] = 1
+    independent: ClassVar[bool] = True
     norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2)
     accesses: ClassVar[tuple[Access, ...]] = (Access.QUERY, Access.TRANSFER)
     unbounded: ClassVar[bool] = False

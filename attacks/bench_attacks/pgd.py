@@ -54,6 +54,7 @@ class Pgd:
     """
 
     revision: ClassVar[int] = 2
+    independent: ClassVar[bool] = True
     norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2)
     accesses: ClassVar[tuple[Access, ...]] = (Access.FULL, Access.BPDA, Access.TRANSFER)
     unbounded: ClassVar[bool] = True

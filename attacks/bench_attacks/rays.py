@@ -48,6 +48,7 @@ class Rays:
     """
 
     revision: ClassVar[int] = 1
+    independent: ClassVar[bool] = True
     norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF,)
     accesses: ClassVar[tuple[Access, ...]] = (Access.LABEL, Access.TRANSFER)
     unbounded: ClassVar[bool] = False

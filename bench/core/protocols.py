@@ -157,7 +157,11 @@ class Calls:
 
 
 class Attack(Protocol):
-    """Proposes adversarial images; the harness judges them."""
+    """Proposes adversarial images; the harness judges them.
+
+    ``independent``, a class variable that may be left out, says that no image depends on
+    another one: a GPU then attacks several shards in one batch.
+    """
 
     revision: ClassVar[int]
     norms: ClassVar[tuple[Norm, ...]]

@@ -42,14 +42,14 @@ def propose(
     threat: ThreatModel,
     seed: int,
     networks: Mapping[str, nn.Module],
-    path: Path,
+    path: Path | None = None,
     start: Tensor | None = None,
 ) -> Proposal:
-    """Attack a block, or read what an earlier run proposed; raises PluginError.
+    """Attack a block, or read what an earlier run proposed at a path; raises PluginError.
 
     A ``WarmAttack`` begins at ``start`` (N, C, H, W), where it is given; others refuse it.
     """
-    if path.is_file():
+    if path is not None and path.is_file():
         return _read(path, images.x)
     if start is not None and not isinstance(attack, WarmAttack):
         raise PluginError(
@@ -85,11 +85,13 @@ def propose(
     if lost := getattr(view, "gradients", Gradients()).flag():
         flags.append(lost)
     proposal = Proposal(x_adv, tuple(dict.fromkeys(flags)), dict(passes), seconds)
-    _write(path, proposal)
+    if path is not None:
+        keep(path, proposal)
     return proposal
 
 
-def _write(path: Path, proposal: Proposal) -> None:
+def keep(path: Path, proposal: Proposal) -> None:
+    """Write a proposal where ``propose`` finds it."""
     from safetensors.torch import save
 
     x_adv = proposal.x_adv.cpu().contiguous()

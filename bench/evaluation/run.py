@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from bench.core.access import view_of
 from bench.core.defense import Defense
 from bench.core.geometry import rounded
 from bench.core.isolation import generator_states, isolated
-from bench.core.networks import digest_of_weights
 from bench.core.passes import count_passes
-from bench.core.precision import lowered
-from bench.core.protocols import Attack, Images, Pixels, WarmAttack
+from bench.core.protocols import Attack, Images, Pixels
 from bench.core.rng import Rng
-from bench.core.threat import Access
-from bench.errors import PluginError
+from bench.evaluation.attack_shards import attacked, attacked_together, searched_of
 from bench.evaluation.judge import Outcomes, judge
-from bench.evaluation.propose import propose
-from bench.evaluation.survivors import best_before, left_over, survivors_of
+from bench.evaluation.survivors import left_over, survivors_of
 from bench.plugins.remarks import remarks
-from bench.results.cell import Cell, Search
+from bench.results.cell import Cell
 from bench.results.locks import Shard, share
 from bench.results.progress import Work
 from bench.results.provenance import BY_BLOCK, joined, provenance
@@ -56,7 +49,10 @@ def run_cell(
         return
     store.open(cell, settings)
     survivors = survivors_of(cell, store=store)
-    searched = _searched(prepared)
+    searched = searched_of(prepared)
+    yield from attacked_together(
+        prepared, searched, survivors, store=store, device=workspace.device
+    )
 
     def measure(shard: Shard) -> None:
         images = left_over(prepared.pixels.images(*shard), survivors)
@@ -73,21 +69,6 @@ def run_cell(
     store.finish(cell, joined)
 
 
-def _searched(prepared: Prepared) -> Defense:
-    """Return the defense that the attack sees: a copy, so that it cannot change the judge's."""
-    search = prepared.cell.search
-    if prepared.cell.images:  # nothing is searched for
-        return prepared.defense
-    if search is not Search.FLOAT32:
-        return lowered(prepared.defense, getattr(torch, search.value))
-    try:
-        return copy.deepcopy(prepared.defense)
-    except (
-        Exception
-    ):  # a purifier may hold a lock, a file or a server: its weights are compared
-        return prepared.defense
-
-
 def _measured(
     prepared: Prepared,
     searched: Defense,
@@ -97,41 +78,15 @@ def _measured(
     workspace: Workspace,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Attack and judge the images that are left of a shard; return rows and cost."""
-    cell, defense, attack, store = (
-        prepared.cell,
-        prepared.defense,
-        prepared.attack,
-        workspace.store,
-    )
+    cell, defense, store = prepared.cell, prepared.defense, workspace.store
     if len(images) == 0:
         return _NO_ROWS, _NO_COST
     images = images.to(workspace.device)
-    view = view_of(searched, cell.threat.access)
-    seen = searched.networks()
-    if view.access is Access.TRANSFER:
-        seen = {"classifier": searched.classifier}
-    warm = bool(cell.after) and isinstance(attack, WarmAttack) and attack.warm
-    chance = Rng.seeded(cell.seed, images.indices)
-    shared = digest_of_weights(defense) if searched is defense else None
-    with isolated(chance.fork("attack", "generators", shard[0]).integer()):
-        proposal = propose(
-            attack,
-            view,
-            images,
-            threat=cell.threat,
-            seed=cell.seed,
-            networks=seen,
-            path=store.proposal(cell.proposal_key(), *shard),
-            start=best_before(cell, images, *shard, store=store) if warm else None,
-        )
-    if searched is defense and shared != digest_of_weights(defense):
-        raise PluginError(
-            f"the attack {cell.attack.name} changed the weights of the defense. An attack only "
-            "looks at it: work on a copy."
-        )
+    proposal = attacked(prepared, searched, images, shard, store=store)
     x_adv = proposal.x_adv
     if cell.bits:
         x_adv = rounded(x_adv, images.x, cell.bits)
+    chance = Rng.seeded(cell.seed, images.indices)
     begun = time.perf_counter()
     with (
         isolated(chance.fork("judge", "generators", shard[0]).integer()),

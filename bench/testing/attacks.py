@@ -32,6 +32,7 @@ _FEW, _CLASSES = 3, 4
 _TOY = 8  # images of the toy whose optimum is known
 _REACH = 1.5  # times the radius at which the last of them can be broken
 _NOISY = 0.02
+_SAME = 1e-6  # by which rounding may change a pixel
 
 
 @dataclass(frozen=True)
@@ -117,14 +118,16 @@ def attacked(
     threat: ThreatModel,
     *,
     seed: int = 0,
+    rng: Rng | None = None,
     **start: Tensor,
 ) -> Attacked:
     """Let the attack propose images; ``seed`` is that of torch's own generator and others."""
+    rng = streams(len(problem.x)) if rng is None else rng
     x, y = problem.x.clone(), problem.y.clone()
     with isolated(seed), warnings.catch_warnings():
         warnings.simplefilter("ignore", AttackWarning)
         before = generator_states()
-        found = subject.attack(view, x, y, threat=threat, rng=streams(len(x)), **start)
+        found = subject.attack(view, x, y, threat=threat, rng=rng, **start)
         drew = generator_states() != before
     pairs = (("x", x, problem.x), ("y", y, problem.y))
     changed = tuple(name for name, one, other in pairs if not one.equal(other))
@@ -252,6 +255,27 @@ def chance_comes_from_rng(subject: AttackSubject) -> None:
     )
 
 
+def no_image_depends_on_another(subject: AttackSubject) -> None:
+    """Attack images alone that were attacked in company."""
+    if not getattr(subject.attack, "independent", False):
+        raise NotApplicable("it does not say that no image depends on another (independent)")
+    problem, company = _few(), _once(subject, Noisy(_NOISY))
+    for row in range(_FEW):
+        one = replace(problem, x=problem.x[row : row + 1], y=problem.y[row : row + 1])
+        eps = float(problem.critical_radii(subject.norm).median())
+        view = view_of(defense_of(problem, Noisy(_NOISY)), subject.access)
+        threat = _threat(subject.norm, subject.access, eps)
+        alone = attacked(subject, view, one, threat, rng=streams(_FEW)[row : row + 1])
+        far = float((alone.x_adv - company.x_adv[row : row + 1]).abs().max())
+        if far > _SAME:
+            raise Fails(
+                "the same proposal for an image alone and beside others, as `independent` says",
+                found=f"pixels that differ by {far:.2g}",
+                remedy="Take chance, steps and stops of an image from it and its stream alone, "
+                "or drop `independent`.",
+            )
+
+
 def works_with_one_image_and_two_classes(subject: AttackSubject) -> None:
     """Attack one image before a defense of two classes."""
     _usual(subject, Affine(), _few(1, 2))
@@ -344,6 +368,7 @@ ATTACKS: tuple[Check[AttackSubject], ...] = (
     Check("what it is given stays as it was", leaves_what_it_is_given),
     Check("the same rng gives the same images", same_streams_give_the_same, needed=True),
     Check("all chance comes from rng", chance_comes_from_rng),
+    Check("no image depends on another, where it says so", no_image_depends_on_another),
     Check("one image, and two classes", works_with_one_image_and_two_classes),
     Check("it costs at most what `calls` says", costs_what_it_says),
     Check("it beats chance where the optimum is known", beats_chance),

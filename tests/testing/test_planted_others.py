@@ -97,6 +97,14 @@ class Global(Fgsm):
         return torch.randn_like(x)
 
 
+class Crowded(Fgsm):
+    independent: ClassVar[bool] = True
+
+    def __call__(self, view: View, x: Tensor, y: Tensor, **options: Any) -> Tensor:
+        found = super().__call__(view, x, y, **options)
+        return x + (found - x) / len(x)
+
+
 class Many(Fgsm):
     def __call__(self, view: View, x: Tensor, y: Tensor, **options: Any) -> Tensor:
         view.classify(x).topk(3)
@@ -149,6 +157,7 @@ ATTACKS: dict[type[Any], tuple[str, str]] = {
     Forgets: ("what it is given stays as it was", "another y"),
     Remembers: ("the same rng gives the same images", "the second time"),
     Global: ("all chance comes from rng", "rng.uniform_like(x)"),
+    Crowded: ("no image depends on another, where it says so", "drop `independent`"),
     Many: ("one image, and two classes", "selected index k out of range"),
     Cheap: ("it costs at most what `calls` says", "at most 1 backward"),
     Descends: ("it beats chance where the optimum is known", "not down"),
