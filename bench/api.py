@@ -13,7 +13,7 @@ from bench.core.defense import Defense, read_weights
 from bench.core.eot import Averaged, AveragedGradient, averaged_gradient, averaged_loss
 from bench.core.geometry import Ball, per_image, project, size, steepest
 from bench.core.losses import LOSSES, Loss, LossName, Towards, cross_entropy, dlr, margin
-from bench.core.passes import count_replayed, hidden_passes
+from bench.core.passes import counted_as
 from bench.core.protocols import (
     Attack,
     Calls,
@@ -57,9 +57,9 @@ __all__ = [
     "Norm", "PluginError", "PublishedFile", "Purifier", "Rng", "SharingPurifier",
     "SteppedPurifier", "Task", "ThreatModel", "Towards", "Trainable", "TrainableClassifier",
     "TrainablePurifier", "Training", "View", "WarmAttack", "added", "audit",
-    "averaged_gradient", "averaged_loss", "count_replayed", "cross_entropy", "dlr",
-    "evaluate", "hidden_passes", "judge", "load_weights", "margin", "parse_eps",
-    "per_image", "project", "read_weights", "size", "steepest",
+    "averaged_gradient", "averaged_loss", "counted_as", "cross_entropy", "dlr", "evaluate",
+    "judge", "load_weights", "margin", "parse_eps", "per_image", "project", "read_weights",
+    "size", "steepest",
 ]  # fmt: skip
 
 

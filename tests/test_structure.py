@@ -14,7 +14,9 @@ PAGE = (REPO / "docs" / "structure.md").read_text()
 CORE_LINES = 2500
 BESIDE_THE_ROOMS = 6
 NOT_LOADED = (
+    "bench/evaluation/batches.py",
     "bench/core/philox_torch.py",
+    "bench/core/precision.py",
     "bench/core/philox_triton.py",
     "bench/evaluation/batch_votes.py",
 )

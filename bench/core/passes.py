@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-_counts: list[Callable[[nn.Module, int, int], None]] = []  # those that are open
-_hidden = 0  # how often `hidden_passes` is open
+# Of each count that is open: itself, its networks with their names by id, and the calls inside.
+_open: list[tuple[Counter[str], dict[int, tuple[str, nn.Module]], list[int]]] = []
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def count_passes(networks: Mapping[str, nn.Module]) -> Iterator[Counter[str]]:
     def before(name: str) -> Callable[..., Any]:
         def hook(network: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
             inside.append(id(network))
-            if len(inside) > 1 or _hidden:
+            if len(inside) > 1:
                 return None
             values, shape = tree_flatten((args, options))
             place = _images(values)
@@ -42,8 +42,7 @@ def count_passes(networks: Mapping[str, nn.Module]) -> Iterator[Counter[str]]:
             seen = values[place].view_as(values[place])
 
             def backward(_: Tensor) -> None:
-                if not _hidden:
-                    counts[f"{name} backward"] += rows
+                counts[f"{name} backward"] += rows
 
             seen.register_hook(backward)
             values[place] = seen
@@ -54,12 +53,6 @@ def count_passes(networks: Mapping[str, nn.Module]) -> Iterator[Counter[str]]:
     def after(*_: Any) -> None:
         inside.pop()
 
-    def replayed(network: nn.Module, rows: int, backwards: int) -> None:
-        if id(network) in once and not inside:
-            name = once[id(network)][0]
-            counts[f"{name} forward"] += rows
-            counts[f"{name} backward"] += backwards * rows
-
     handles = [
         handle
         for name, network in once.values()
@@ -68,33 +61,28 @@ def count_passes(networks: Mapping[str, nn.Module]) -> Iterator[Counter[str]]:
             network.register_forward_hook(after, always_call=True),
         )
     ]
-    _counts.append(replayed)
+    _open.append((counts, once, inside))
     try:
         yield counts
     finally:
-        _counts.remove(replayed)
+        _open.pop()
         for handle in handles:
             handle.remove()
 
 
-def count_replayed(network: nn.Module, rows: int, *, backwards: int) -> None:
-    """Count a forward pass of a network, and passes back to its input, that called no module.
-
-    For who replays recorded work, such as a CUDA graph.
-    """
-    for count in _counts:
-        count(network, rows, backwards)
-
-
 @contextmanager
-def hidden_passes() -> Iterator[None]:
-    """Count no pass meanwhile: for the trials that a recording takes."""
-    global _hidden
-    _hidden += 1
+def counted_as(network: nn.Module, rows: int, *, backwards: int) -> Iterator[None]:
+    """Count that many rows of a network, whatever is called meanwhile: for recorded work."""
+    for counts, once, inside in _open:
+        if id(network) in once and not inside:
+            counts[f"{once[id(network)][0]} forward"] += rows
+            counts[f"{once[id(network)][0]} backward"] += backwards * rows
+        inside.append(id(network))
     try:
         yield
     finally:
-        _hidden -= 1
+        for *_, inside in _open:
+            inside.pop()
 
 
 def _images(values: list[Any]) -> int | None:

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from bench.core.access import view_of
 from bench.core.defense import Defense
 from bench.core.geometry import rounded
 from bench.core.isolation import generator_states, isolated
+from bench.core.networks import digest_of_weights
 from bench.core.passes import count_passes
-from bench.core.protocols import Attack, Images, Pixels
+from bench.core.protocols import Attack, Images, Pixels, WarmAttack
 from bench.core.rng import Rng
-from bench.evaluation.attack_shards import attacked, attacked_together, searched_of
+from bench.core.threat import Access
+from bench.errors import PluginError
 from bench.evaluation.judge import Outcomes, judge
-from bench.evaluation.survivors import left_over, survivors_of
+from bench.evaluation.propose import Proposal, propose
+from bench.evaluation.survivors import best_before, left_over, survivors_of
 from bench.plugins.remarks import remarks
-from bench.results.cell import Cell
+from bench.results.cell import Cell, Search
 from bench.results.locks import Shard, share
 from bench.results.progress import Work
 from bench.results.provenance import BY_BLOCK, joined, provenance
 from bench.results.settings import NOTHING_SET, Settings
+from bench.results.store import Store
 from bench.results.workspace import Workspace
+
+_ONE_BY_ONE = ["cpu"]  # devices that one shard keeps busy
 
 
 @dataclass(frozen=True)
@@ -49,10 +59,11 @@ def run_cell(
         return
     store.open(cell, settings)
     survivors = survivors_of(cell, store=store)
-    searched = searched_of(prepared)
-    yield from attacked_together(
-        prepared, searched, survivors, store=store, device=workspace.device
-    )
+    searched = _searched(prepared)
+    if workspace.device.type not in _ONE_BY_ONE:
+        from bench.evaluation.batches import attack_in_batches
+
+        yield from attack_in_batches(prepared, searched, survivors, workspace=workspace)
 
     def measure(shard: Shard) -> None:
         images = left_over(prepared.pixels.images(*shard), survivors)
@@ -69,20 +80,64 @@ def run_cell(
     store.finish(cell, joined)
 
 
-def _measured(
+def _searched(prepared: Prepared) -> Defense:
+    """Return the defense that the attack sees: a copy, so that it cannot change the judge's."""
+    search = prepared.cell.search
+    if prepared.cell.images:  # nothing is searched for
+        return prepared.defense
+    if search is not Search.FLOAT32:
+        from bench.core.precision import lowered
+
+        return lowered(prepared.defense, getattr(torch, search.value))
+    try:
+        return copy.deepcopy(prepared.defense)
+    except Exception:  # a lock, a file or a server in a purifier: its weights are compared
+        return prepared.defense
+
+
+def attacked(
     prepared: Prepared,
     searched: Defense,
     images: Images,
-    shard: Shard,
+    shards: list[Shard],
+    path: Path | None,
     *,
-    workspace: Workspace,
+    store: Store,
+) -> Proposal:
+    """Attack what is left of shards as one block, or read what an earlier run kept at path."""
+    cell, defense, attack = prepared.cell, prepared.defense, prepared.attack
+    view = view_of(searched, cell.threat.access)
+    seen = searched.networks()
+    if view.access is Access.TRANSFER:
+        seen = {"classifier": searched.classifier}
+    start = None
+    if cell.after and isinstance(attack, WarmAttack) and attack.warm:
+        start = best_before(cell, images, shards, store=store)
+    chance = Rng.seeded(cell.seed, images.indices)
+    shared = digest_of_weights(defense) if searched is defense else None
+    with isolated(chance.fork("attack", "generators", shards[0][0]).integer()):
+        proposal = propose(
+            attack, view, images, threat=cell.threat, seed=cell.seed, networks=seen, path=path,
+            start=start,
+        )  # fmt: skip
+    if searched is defense and shared != digest_of_weights(defense):
+        raise PluginError(
+            f"the attack {cell.attack.name} changed the weights of the defense. An attack only "
+            "looks at it: work on a copy."
+        )
+    return proposal
+
+
+def _measured(
+    prepared: Prepared, searched: Defense, images: Images, shard: Shard, *, workspace: Workspace
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Attack and judge the images that are left of a shard; return rows and cost."""
-    cell, defense, store = prepared.cell, prepared.defense, workspace.store
+    cell, defense = prepared.cell, prepared.defense
     if len(images) == 0:
         return _NO_ROWS, _NO_COST
     images = images.to(workspace.device)
-    proposal = attacked(prepared, searched, images, shard, store=store)
+    path = workspace.store.proposal(cell.proposal_key(), *shard)
+    proposal = attacked(prepared, searched, images, [shard], path, store=workspace.store)
     x_adv = proposal.x_adv
     if cell.bits:
         x_adv = rounded(x_adv, images.x, cell.bits)

@@ -8,6 +8,8 @@ fixed list; an attack that takes a warm start begins at the best image that thos
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -33,7 +35,9 @@ def left_over(images: Images, survivors: set[int] | None) -> Images:
     return images[torch.tensor([int(i) in survivors for i in images.indices], dtype=torch.bool)]
 
 
-def best_before(cell: Cell, images: Images, start: int, stop: int, *, store: Store) -> Tensor:
+def best_before(
+    cell: Cell, images: Images, shards: list[tuple[int, int]], *, store: Store
+) -> Tensor:
     """Return the best proposals (N, C, H, W) of the cells before this one, for images (N,).
 
     Best is what the fewest draws of the judge classified right; the first one among equals.
@@ -41,7 +45,7 @@ def best_before(cell: Cell, images: Images, start: int, stop: int, *, store: Sto
     x = images.x.clone()
     least = torch.full_like(x[:, 0, 0, 0], torch.inf)
     place = {int(index): row for row, index in enumerate(images.indices)}
-    for key in cell.after:
+    for key, (start, stop) in product(cell.after, shards):
         frame = read_rows(store.outcomes(key))
         frame = frame[(frame["index"] >= start) & (frame["index"] < stop)]
         if frame.empty:

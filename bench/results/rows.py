@@ -56,17 +56,14 @@ def finished_rows(
 ) -> list[Row]:
     """Add to what cells say what audits, by subject, and certificates, by key, say of them."""
     return [
-        dict.fromkeys(COLUMNS)
-        | {"certified": certified.get(one.row["key"])}
-        | dict(one.row)
-        | _audit(one, audits)
+        {"certified": certified.get(one.row["key"]), **one.row, **_audit(one, audits)}
         for one in said
     ]
 
 
 def columns_of_rows(rows: Sequence[Row]) -> dict[str, list[Any]]:
     """Turn rows into the columns of a table."""
-    return {name: [row[name] for row in rows] for name in COLUMNS}
+    return {name: [row.get(name) for row in rows] for name in COLUMNS}
 
 
 def last_written(dates: Mapping[str, Any], store: Store, most: int) -> set[str]:
@@ -85,7 +82,7 @@ def _date(seconds: float) -> str:
 
 def _place(row: Row) -> list[tuple[bool, Any]]:
     """Sort by what rows are called; what a damaged cell does not say comes last."""
-    return [(row[name] is None, 0 if row[name] is None else row[name]) for name in _ORDER]
+    return [(name not in row, row.get(name, 0)) for name in _ORDER]
 
 
 def _audit(said: Said, audits: Mapping[str, Any]) -> Row:

@@ -208,7 +208,7 @@ def test_an_interrupted_look_says_so_too(bench: Bench, monkeypatch: pytest.Monke
     def pressed(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bench.results.table.collect", pressed)
+    monkeypatch.setattr("bench.results.rows.all_rows", pressed)
     said = bench("table", "--all")
     assert said.code == 130
     assert said.err.endswith("\nbench table --all\n")

@@ -105,7 +105,7 @@ def test_a_warm_start_is_the_image_that_fewest_draws_saw_right(tmp_path: Path) -
     left = survivors_of(warm.cell, store=workspace.store)
     assert left
     images = warm.pixels.images(0, 8)
-    start = best_before(warm.cell, images, 0, 8, store=workspace.store)
+    start = best_before(warm.cell, images, [(0, 8)], store=workspace.store)
 
     for row in range(8):
         shares, seen = [], []

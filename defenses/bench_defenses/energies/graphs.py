@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from bench.api import count_replayed, hidden_passes
+from bench.api import counted_as
 
 Work = Callable[..., Tensor]
 _FEW = 256  # rows, beyond which a GPU waits for arithmetic and a graph needs much memory
@@ -96,14 +96,13 @@ class ReplayedPasses:
         kept = self._kept.get(network)
         if kept is None:
             kept = self._kept[network] = _Recordings()
-        with hidden_passes():
+        with counted_as(network, 0, backwards=0):
             replay = kept.find(network, partial(self._work, network), given)
         if replay is None:
             return self._work(network, *given)
-        with torch.inference_mode(False), torch.no_grad():
-            found = replay(*given)
-        count_replayed(network, len(given[0]), backwards=self._backwards)
-        return found
+        counted = counted_as(network, len(given[0]), backwards=self._backwards)
+        with counted, torch.inference_mode(False), torch.no_grad():
+            return replay(*given)
 
 
 class _Recordings:

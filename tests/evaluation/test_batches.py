@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench.core.threat import Access
-from bench.evaluation import attack_shards
+from bench.evaluation import batches, run
 from bench.evaluation.run import Prepared, run_cell
 from bench.plugins.catalogue import catalogue, plugin
 from bench.results.progress import finish
@@ -25,15 +25,16 @@ EXACT = ["index", "label", "legal", "clean", "robust", "clean_votes", "votes"]
 def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Attack eight images at once, two shards; tell how many each attack had."""
     found: list[int] = []
-    propose = attack_shards.propose
+    propose = run.propose
 
     def spied(attack: Any, view: Any, images: Any, **rest: Any) -> Any:
         if not (rest["path"] is not None and rest["path"].is_file()):
             found.append(len(images))
         return propose(attack, view, images, **rest)
 
-    monkeypatch.setattr(attack_shards, "propose", spied)
-    monkeypatch.setitem(attack_shards._TOGETHER, "cpu", 8)
+    monkeypatch.setattr(run, "propose", spied)
+    monkeypatch.setattr(batches, "_TOGETHER", 8)
+    monkeypatch.setattr(run, "_ONE_BY_ONE", [])
     return found
 
 
@@ -46,7 +47,7 @@ def test_a_batch_of_shards_has_their_rows_and_its_own_cost(
 ) -> None:
     together = rows(exact(), workspace)
     assert sizes == [8, 4]  # twelve images in shards of four
-    monkeypatch.setitem(attack_shards._TOGETHER, "cpu", 0)
+    monkeypatch.setattr(run, "_ONE_BY_ONE", ["cpu"])
     other = at(tmp_path / "other")
     assert_equal(together[EXACT], rows(exact(), other)[EXACT])
     assert sizes == [8, 4, 4, 4, 4]
@@ -82,7 +83,7 @@ def test_a_batch_that_dies_while_it_is_kept_is_done_again(
     workspace: Workspace, tmp_path: Path, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = rows(prepared(), workspace)
-    keep, part = attack_shards.keep, at(tmp_path / "part")
+    keep, part = batches.keep, at(tmp_path / "part")
 
     def dying(path: Path, proposal: Any) -> None:
         if "000004" in path.name:
@@ -90,7 +91,7 @@ def test_a_batch_that_dies_while_it_is_kept_is_done_again(
         keep(path, proposal)
 
     with monkeypatch.context() as patched:
-        patched.setattr(attack_shards, "keep", dying)
+        patched.setattr(batches, "keep", dying)
         with pytest.raises(KeyboardInterrupt):
             finish(run_cell(prepared(), workspace=part))
     assert_equal(rows(prepared(), part), whole)
@@ -124,7 +125,7 @@ def test_shards_without_survivors_are_in_no_batch(
     found = rows(exact(), workspace)
     assert sizes == [3]
     assert set(found["index"]) == left
-    monkeypatch.setitem(attack_shards._TOGETHER, "cpu", 0)
+    monkeypatch.setattr(run, "_ONE_BY_ONE", ["cpu"])
     assert_equal(found[EXACT], rows(exact(), at(tmp_path / "other"))[EXACT])
 
 
@@ -134,8 +135,3 @@ def test_all_attacks_but_autoattack_say_that_no_image_depends_on_another() -> No
         for name in catalogue("attacks")
     }
     assert {name for name, one in said.items() if not one} == {"autoattack"}
-
-
-def test_a_gpu_attacks_shards_together_and_a_cpu_does_not() -> None:
-    assert attack_shards._TOGETHER == {"cpu": 0}
-    assert attack_shards._ELSEWHERE > 100
