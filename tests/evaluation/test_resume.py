@@ -269,7 +269,7 @@ def test_a_cell_that_died_while_dropping_its_shards_is_done(
     assert not Store(root).shard(key, 0).parent.exists(), "nothing is left behind"
 
 
-TRAINING = {"iterations": 40, "chain_steps": 2, "bank": 64, "batch": 16, "width": 4}
+TRAINING = {"iterations": 20, "chain_steps": 2, "bank": 64, "batch": 16, "width": 4}
 
 
 def weights(root: Path) -> dict[str, torch.Tensor]:
@@ -304,7 +304,7 @@ def test_a_training_that_is_killed_at_any_moment_ends_with_the_same_weights(
 
     def halfway(root: Path) -> bool:
         states = list((root / "training").glob("[!.]*.pt"))
-        return bool(states) and 0 < torch.load(states[0])["run"]["step"] < 40
+        return bool(states) and 0 < torch.load(states[0])["run"]["step"] < 20
 
     for root in killed_twice(work, fresh, halfway):
         assert_same_weights(weights(root), expected)
@@ -342,7 +342,7 @@ def test_a_training_goes_on_where_its_state_says(
     def dying(self: ContrastiveDivergence) -> None:
         nonlocal advanced
         advanced += 1
-        if advanced == 25:
+        if advanced == 12:
             raise Killed
         advance(self)
 
@@ -350,4 +350,4 @@ def test_a_training_goes_on_where_its_state_says(
     with pytest.raises(Killed):
         finish(train("ebm", plugin, dataset="digits", workspace=workspace(tmp_path)))
     finish(train("ebm", plugin, dataset="digits", workspace=workspace(tmp_path)))
-    assert advanced == 41  # 40 iterations, one of which died and was done again
+    assert advanced == 21  # 20 iterations, one of which died and was done again
