@@ -23,7 +23,7 @@ import torch
 
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.errors import StoreError
-from bench.evaluation.propose import Proposal, _write
+from bench.evaluation.propose import Proposal, keep
 from bench.models.checkpoints import save_checkpoint
 from bench.models.train import _advance
 from bench.results.cell import Cell, Part
@@ -147,7 +147,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
         CELL, 0, {"x": np.random.default_rng(0).random(20_000)}, {}
     ),
     "checkpoint": lambda path: save_checkpoint(path, {"x": torch.rand(20_000)}, {}),
-    "proposal": lambda path: _write(path, Proposal(torch.rand(20_000), (), {}, 0.0)),
+    "proposal": lambda path: keep(path, Proposal(torch.rand(20_000), (), {}, 0.0)),
     "training state": lambda path: list(_advance("train", Heavy(), path)),
 }
 
