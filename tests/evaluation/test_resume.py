@@ -28,7 +28,7 @@ from bench.results.store import Store, read_json
 from bench.results.table import write_runs
 from bench.results.workspace import Workspace
 
-FOLDERS = 6  # that are killed twice each
+FOLDERS = 3  # that are killed twice each
 # What a child does. It is text, since a child cannot import a test module by its name. It
 # counts its calls, of Python and of C, and dies by SIGKILL at the one that `last` numbers, or
 # at the first `commit` after it, when a file is written but does not have its name yet: a
