@@ -75,7 +75,7 @@ def certify(
     workspace = open_workspace(results, data, zoo, device)
     from bench.certification.report import report
     from bench.certification.run import certify as run
-    from bench.results.table import write_runs
+    from bench.results.rows import write_runs
 
     key = watch(run(request, workspace=workspace), quiet=as_json)
     write_runs(workspace.store)  # whose rows in L2 balls may have a certificate now

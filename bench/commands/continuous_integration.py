@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,9 @@ from bench.commands.options import to_write
 from bench.commands.shared import complain, exit_on_trouble
 from bench.errors import UsageError
 from bench.results.bound import parse_percent, shortfall
+
+if TYPE_CHECKING:
+    from bench.results.rows import Row
 
 BELOW = 3  # the exit code
 
@@ -38,7 +42,7 @@ def check_measured_here(executor: str | None, bound: float | None, junit: Path |
         )
 
 
-def write_junit(junit: Path, rows: Any, *, plan: Path, bound: float | None) -> None:
+def write_junit(junit: Path, rows: Sequence[Row], *, plan: Path, bound: float | None) -> None:
     """Write the rows of a plan as JUnit XML; raises StoreError."""
     from bench.results import junit as xml
     from bench.results.output import delivered
@@ -47,7 +51,7 @@ def write_junit(junit: Path, rows: Any, *, plan: Path, bound: float | None) -> N
         temporary.write_bytes(xml.junit(rows, suite=plan.stem, bound=bound))
 
 
-def end(rows: Any, bound: float | None) -> None:
+def end(rows: Sequence[Row], bound: float | None) -> None:
     """Say what went wrong; exit with 1 or, where some of what was measured is low, with 3."""
     low = None if bound is None else shortfall(rows, bound)
     try:

@@ -114,10 +114,10 @@ def run(
         keep(found, [request], store=store, data=data)
     else:
         store.probe()
-    from bench.results.table import write_runs
+    from bench.results.rows import write_runs
 
-    frame, key = write_runs(store), found[0].key
-    rows = frame[frame["key"] == key]
+    key = found[0].key
+    rows = [row for row in write_runs(store) if row["key"] == key]
     print_rows(rows, as_json=as_json)
     if not as_json:
         say(f"cell {key}, {store.runs}")
@@ -146,7 +146,7 @@ def matrix(
     check_measured_here(executor, fail_below, junit)
     check(executor, jobs, slurm)
     content, store = read_plan(plan), Store(results)
-    from bench.results.table import write_runs
+    from bench.results.rows import write_runs
 
     usual = dry_run or executor or content.audit
     found = None if usual else known_plan(content, store=store, data=data, device=device)
@@ -170,15 +170,15 @@ def matrix(
             keys += measure(content, pairs, workspace, quiet=as_json or executor is not None)
             keep_plan(keys, list(map(title, pairs)), content, store=store, data=data)
         finally:
-            frame = write_runs(store)
+            runs = write_runs(store)
     else:
         store.probe()
         for number, one in enumerate(found, 1):
             keys.append(str(one.key))
             if not as_json:
                 say(f"[{number}/{len(found)}] {one.title}")
-        frame = write_runs(store)
-    rows = frame[frame["key"].isin(keys)]
+        runs = write_runs(store)
+    rows = [row for row in runs if row["key"] in keys]
     print_rows(rows, as_json=as_json)
     if junit:
         write_junit(junit, rows, plan=plan, bound=fail_below)

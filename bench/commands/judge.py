@@ -50,8 +50,8 @@ def judge(
     if set(chosen) - {"defense"} or (chosen and defense is None):
         raise UsageError("--set belongs to --defense here: --set defense.NAME=VALUE.")
     workspace = open_workspace(results, data, zoo, device)
+    from bench.results.rows import whole_rows, write_runs
     from bench.results.store import read_rows
-    from bench.results.table import write_runs
     from bench.verification import rejudge as work
 
     store = workspace.store
@@ -63,11 +63,11 @@ def judge(
         ),
         quiet=as_json,
     )  # fmt: skip
-    rows = write_runs(store).set_index("key", drop=False).loc[[old, new]]
+    by_key = {row["key"]: row for row in write_runs(store)}
+    rows = [by_key[old], by_key[new]]
     change = work.count_changes(read_rows(store.outcomes(old)), read_rows(store.outcomes(new)))
     if as_json:
-        found = json.loads(rows.to_json(orient="records"))
-        say(json.dumps({"rows": found, **asdict(change)}, indent=2))
+        say(json.dumps({"rows": whole_rows(rows), **asdict(change)}, indent=2))
     else:
         print_rows(rows, as_json=False)
         say(
@@ -76,4 +76,4 @@ def judge(
             f"{change.low:+.1f} to {change.high:+.1f} (95 %; McNemar's exact p {change.p:.3g})"
         )
         say(f"cell {new}, {store.runs}")
-    exit_on_trouble(rows[rows["key"] == new])
+    exit_on_trouble(rows[1:])

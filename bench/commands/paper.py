@@ -162,7 +162,7 @@ def _make(
     from bench.commands.shared import measure
     from bench.paper.cells import command_of
     from bench.paper.write import earlier, write_table
-    from bench.results.table import write_runs
+    from bench.results.rows import write_runs
 
     sidecar = folder / f"{path.stem}.json"
     before = earlier(sidecar, workspace.store)
@@ -222,6 +222,6 @@ def _rebuild(files: list[Path], folder: Path, results: Path) -> None:
 
 def _tell(frame: Any) -> bool:
     """Name rows without a number on stderr; say whether there is none."""
-    rows = frame[frame["state"] != "done"]
+    rows = [row for row in frame.to_dict("records") if row["state"] != "done"]
     tell_trouble(rows)
-    return bool(rows.empty)
+    return not rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -13,9 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.results.render import Page, cells_as_text, shown, text_of
-
-if TYPE_CHECKING:
-    import pandas as pd
+from bench.results.rows import Row, columns_of_rows
 
 _SETTINGS_WIDTH = 26  # of one setting, beyond which it may be broken
 _UNBROKEN = 12  # characters: numbers, states and short names, which are never broken
@@ -24,13 +22,13 @@ _SPARE = ("robust_single", "passes", "interval", "attacked")  # the first to go 
 _TITLE = ("dataset", "norm", "eps", "n", "draws", "audit", "settings")
 
 
-def print_table(frame: pd.DataFrame, *, file: TextIO | None = None) -> None:
+def print_table(rows: Sequence[Row], *, file: TextIO | None = None) -> None:
     """Print result rows with as many columns as the terminal has room for.
 
     Where long names leave no room, they are broken; where that would break what is short as
     well, each row has lines of its own.
     """
-    whole = shown(frame)
+    whole = shown(columns_of_rows(rows))
     shared = [name for name in _TITLE if name in whole and _one(whole[name])]
     title = ", ".join(f"{name} {whole.pop(name)[0]}" for name in shared)
     console = Console(file=file)

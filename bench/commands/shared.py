@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bench.experiments.prepare import Plugins
     from bench.results.cell import Request
     from bench.results.progress import Work
+    from bench.results.rows import Row
     from bench.results.workspace import Workspace
 
 Result = TypeVar("Result")
@@ -154,24 +155,28 @@ def _listing(content: dict[str, Any], indent: str) -> Iterator[str]:
             )  # fmt: skip
 
 
-def print_rows(rows: Any, *, as_json: bool) -> None:
+def print_rows(rows: Sequence[Row], *, as_json: bool) -> None:
     """Print result rows as a table or as JSON."""
+    import json
+
     from bench.commands.rows import print_table
+    from bench.results.rows import whole_rows
 
     if as_json:
-        say(rows.to_json(orient="records", indent=2))
+        say(json.dumps(whole_rows(rows), indent=2))
         return
     print_table(rows, file=out())
 
 
-def exit_on_trouble(rows: Any) -> None:
+def exit_on_trouble(rows: Sequence[Row]) -> None:
     """Name rows without a result, and flags of the others; exit with 1 if one has failed.
 
     A void or damaged row counts as failed.
     """
-    tell_trouble(rows[(rows["state"] == "done") & rows["note"].astype(bool)])
-    tell_trouble(rows[rows["state"].isin(["failed", "void", "skipped", "damaged"])])
-    if rows["state"].isin(["failed", "void", "damaged"]).any():
+    tell_trouble([row for row in rows if row["state"] == "done" and row["note"]])
+    troubled = [row for row in rows if row["state"] in ("failed", "void", "skipped", "damaged")]
+    tell_trouble(troubled)
+    if any(row["state"] != "skipped" for row in troubled):
         raise typer.Exit(1)
 
 
@@ -188,13 +193,12 @@ def exit_if_damaged(keys: Sequence[str], results: Path) -> None:
     raise typer.Exit(1)
 
 
-def tell_trouble(rows: Any) -> None:
+def tell_trouble(rows: Sequence[Row]) -> None:
     """Name rows on stderr, each told from the others, with state and reason."""
-    from bench.results.render import columns_of, row_labels
+    from bench.results.rows import labels_of_rows
 
-    labels = row_labels(columns_of(rows.drop(columns="state")), ["defense", "attack"])
-    for label, state, note in zip(labels, rows["state"], rows["note"], strict=True):
-        complain(f"{label}: {state}: {note}")
+    for label, row in zip(labels_of_rows(rows), rows, strict=True):
+        complain(f"{label}: {row['state']}: {row['note']}")
 
 
 def say(text: str, *, nl: bool = True) -> None:

@@ -69,11 +69,11 @@ def collect(
         raise UsageError(f"there is no folder {results}. Name that of the results: --results.")
     workspace = open_workspace(results, data, zoo, "cpu")
     from bench.experiments.states import CellState
-    from bench.results.table import write_runs
+    from bench.results.rows import write_runs
 
     found = _status(content, workspace).read()
-    frame = write_runs(workspace.store)
-    rows = frame[frame["key"].isin([one.key for one in found])]
+    keys = {one.key for one in found}
+    rows = [row for row in write_runs(workspace.store) if row["key"] in keys]
     print_rows(rows, as_json=as_json)
     left = sum(one.state in (CellState.OPEN, CellState.RUNNING) for one in found)
     if left:

@@ -8,14 +8,16 @@ import io
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from bench.data.names import VALIDATION, Corruption
 from bench.errors import DataError, StoreError
 from bench.results.locks import alone
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
 
 _MNIST_FILES: dict[str, dict[str, str]] = {
     "MNIST": {
@@ -44,8 +46,6 @@ _DIGITS_TEST = 500  # scikit-learn's set is not split: its last 500 images are t
 _AT_ONCE = 2**20  # bytes unpacked at a time
 _SEVERITY = 10_000  # images of CIFAR-10-C for each of its 5 severities
 
-Array = npt.NDArray[Any]
-
 
 def read_published(name: str, *, train: bool, root: Path) -> tuple[Array, Array, int]:
     """Read a split of a published data set: images in any shape, labels, and what is white.
@@ -73,6 +73,8 @@ def read_corrupted(part: Corruption, *, root: Path) -> tuple[Array, Array]:
         )
     if part.kind not in kinds:
         raise DataError(f"{folder} has no {part.kind}.npy. It has {', '.join(kinds)}.")
+    import numpy as np
+
     rows = slice((part.severity - 1) * _SEVERITY, part.severity * _SEVERITY)
     found = []
     for file, one in ((f"{part.kind}.npy", (32, 32, 3)), ("labels.npy", ())):
@@ -92,7 +94,7 @@ def read_corrupted(part: Corruption, *, root: Path) -> tuple[Array, Array]:
 def _read_digits(train: bool) -> tuple[Array, Array]:
     pixels, labels = _digits()
     part = slice(None, -_DIGITS_TEST) if train else slice(-_DIGITS_TEST, None)
-    return pixels[part].astype(np.uint8), labels[part].astype(np.int64)
+    return pixels[part].astype("uint8"), labels[part].astype("int64")
 
 
 def _digits() -> tuple[Array, Array]:
@@ -106,6 +108,8 @@ def _digits() -> tuple[Array, Array]:
 
         pixels, labels = load_digits(return_X_y=True)
         return pixels, labels
+    import numpy as np
+
     table = np.loadtxt(path, delimiter=",")
     return table[:, :-1], table[:, -1]
 
@@ -120,15 +124,17 @@ def _read_mnist(folder: str, train: bool, root: Path) -> tuple[Array, Array]:
         _read_idx(_checked(root / folder / "raw" / name, _MNIST_FILES[folder][name]))
         for name in names
     )
-    return images.reshape(len(labels), -1), labels.astype(np.int64)
+    return images.reshape(len(labels), -1), labels.astype("int64")
 
 
 def _read_idx(packed: bytes) -> Array:
     """Unpack bytes of the IDX format to their place, without a second copy of them all."""
+    import numpy as np
+
     with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
         dimensions = file.read(4)[3]  # after a magic number a size per dimension
         sizes = np.frombuffer(file.read(4 * dimensions), ">u4")
-        found = np.empty(int(sizes.prod(dtype=np.int64)), np.uint8)
+        found = np.empty(int(sizes.prod(dtype="int64")), "uint8")
         for start in range(0, len(found), _AT_ONCE):
             file.readinto(found[start : start + _AT_ONCE].data)
     return found
@@ -144,6 +150,7 @@ def _checked(path: Path, md5: str) -> bytes:
 
 
 def _read_cifar(folder: str, train: bool, root: Path) -> tuple[Array, Array]:
+    import numpy as np
     import torchvision
 
     kind = getattr(torchvision.datasets, folder)
@@ -153,10 +160,11 @@ def _read_cifar(folder: str, train: bool, root: Path) -> tuple[Array, Array]:
         _download(folder, root)
         data = kind(str(root), train=train, download=False)
     pixels = data.data.transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(pixels), np.asarray(data.targets, np.int64)
+    return np.ascontiguousarray(pixels), np.asarray(data.targets, "int64")
 
 
 def _read_svhn(train: bool, root: Path) -> tuple[Array, Array]:
+    import numpy as np
     import scipy.io
     import torchvision
 
@@ -167,7 +175,7 @@ def _read_svhn(train: bool, root: Path) -> tuple[Array, Array]:
         _download("SVHN", root, split=split)
     with io.BytesIO(_checked(path, md5)) as packed:
         found = scipy.io.loadmat(packed)
-    labels = found["y"].astype(np.int64).ravel() % 10  # the digit 0 is called 10 there
+    labels = found["y"].astype("int64").ravel() % 10  # the digit 0 is called 10 there
     return np.ascontiguousarray(found["X"].transpose(3, 2, 0, 1)), labels
 
 

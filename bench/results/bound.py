@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bench.errors import UsageError
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from bench.results.rows import Row
 
 _NAMED = 5  # cells in a message
 
@@ -24,39 +25,38 @@ def parse_percent(text: str) -> float:
     return bound
 
 
-def is_below(robust: float, bound: float) -> bool:
+def is_below(robust: float | None, bound: float) -> bool:
     """Whether a robust accuracy in percent, as tables print it, is below a bound.
 
     That is the point with one decimal, not an end of its interval. What was not measured
-    (NaN) is below every bound.
+    (None or NaN) is below every bound.
     """
-    import pandas as pd  # here, so that `bench --help` does not wait for it
-
     from bench.results.render import text_of
 
-    return not (pd.notna(robust) and float(text_of(float(robust))) >= bound)
+    said = text_of(robust)
+    return not said or float(said) < bound
 
 
-def shortfall(rows: pd.DataFrame, bound: float) -> str | None:
+def shortfall(rows: Sequence[Row], bound: float) -> str | None:
     """Name the rows below a bound in one line; None where every row reaches it.
 
     A void, failed or damaged row reaches none. A skipped one has nothing to measure, but at
     least one row has to be measured.
     """
-    from bench.results.render import columns_of, row_labels, text_of
+    from bench.results.render import text_of
+    from bench.results.rows import labels_of_rows
 
-    asked = rows[rows["state"] != "skipped"]
-    if asked.empty:
+    asked = [row for row in rows if row["state"] != "skipped"]
+    if not asked:
         return f"nothing was measured, so that nothing reaches --fail-below {bound:g}."
-    low = asked[[is_below(robust, bound) for robust in asked["robust"]]]
-    if low.empty:
+    low = [row for row in asked if is_below(row.get("robust"), bound)]
+    if not low:
         return None
-    labels = row_labels(columns_of(low.drop(columns="state")), ["defense", "attack"])
-    figures = [
-        text_of(robust) if state == "done" else state
-        for robust, state in zip(low["robust"], low["state"], strict=True)
-    ]
-    named = [f"{label} ({figure})" for label, figure in zip(labels, figures, strict=True)]
+    figures = (
+        text_of(row["robust"]) if row["state"] == "done" else row["state"] for row in low
+    )
+    pairs = zip(labels_of_rows(low), figures, strict=True)
+    named = [f"{label} ({figure})" for label, figure in pairs]
     more = ", ..." if len(named) > _NAMED else ""
     return (
         f"robust accuracy below {bound:g} in {len(low)} of {len(asked)} cells: "

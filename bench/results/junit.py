@@ -7,14 +7,13 @@ test case that pytest and others write as well.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
-import pandas as pd
-
 from bench.results.bound import is_below
 from bench.results.render import text_of
+from bench.results.rows import Row, whole_rows
 
 # Beside the defense, what a cell is called: nothing of it depends on the other rows.
 _NAME = ("attack", "access", "norm", "eps", "dataset", "classifier")
@@ -23,19 +22,22 @@ _NUMBERED = ("n", "seed", "draws")
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit(rows: pd.DataFrame, *, suite: str, bound: float | None) -> bytes:
+def junit(rows: Sequence[Row], *, suite: str, bound: float | None) -> bytes:
     """Write one test case per row as UTF-8; times are the cells' own, whenever they ran.
 
     A robust accuracy below ``bound``, in percent, is a failure; a void, failed or damaged row
     is an error, and an unsupported combination is skipped.
     """
-    cases = [_case(row, bound) for row in rows.to_dict("records")]
+    cases = [_case(row, bound) for row in whole_rows(rows)]
     counts = {
         name: str(sum(case.find(tag) is not None for case in cases))
         for name, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped"))
     }
     total = {"tests": str(len(cases)), "failures": counts["failures"]}
-    total |= {"errors": counts["errors"], "time": _seconds(rows["seconds"].astype(float).sum())}
+    total |= {
+        "errors": counts["errors"],
+        "time": _seconds(sum(row.get("seconds") or 0.0 for row in rows)),
+    }
     root = ET.Element("testsuites", {"name": "bench", **total})
     attributes = {"name": _clean(suite), **total, "skipped": counts["skipped"]}
     ET.SubElement(root, "testsuite", attributes).extend(cases)
@@ -79,7 +81,7 @@ def _outcome(case: ET.Element, tag: str, kind: str, message: Any) -> None:
 
 
 def _seconds(value: Any) -> str:
-    return f"{0.0 if pd.isna(value) else float(value):.1f}"
+    return f"{value or 0.0:.1f}"
 
 
 def _clean(text: str) -> str:

@@ -15,7 +15,9 @@ from bench.results.cell import is_key
 from bench.results.cell_row import NOT_AUDITED, said_by_cells
 from bench.results.certificates import certified
 from bench.results.index import Said
-from bench.results.store import Store
+from bench.results.locks import alone
+from bench.results.render import columns_of, csv_text, row_labels
+from bench.results.store import Store, written
 
 COLUMNS = (
     "defense", "attack", "access", "norm", "eps", "dataset", "classifier", "n", "attacked",
@@ -61,9 +63,31 @@ def finished_rows(
     ]
 
 
+def write_runs(store: Store) -> list[Row]:
+    """Rebuild runs.csv from the cells and return its rows; raises StoreError."""
+    # Under one claim: who writes last has also read last, and leaves nobody's row out.
+    with alone(store.claim("runs.csv")):
+        rows = all_rows(store)
+        with written(store.runs) as temporary:
+            temporary.write_text(csv_text(columns_of_rows(rows)))
+    return rows
+
+
+def whole_rows(rows: Sequence[Row]) -> list[Row]:
+    """Give every row every column, in the order of a table."""
+    return [{name: row.get(name) for name in COLUMNS} for row in rows]
+
+
 def columns_of_rows(rows: Sequence[Row]) -> dict[str, list[Any]]:
     """Turn rows into the columns of a table."""
     return {name: [row.get(name) for row in rows] for name in COLUMNS}
+
+
+def labels_of_rows(rows: Sequence[Row]) -> list[str]:
+    """Name each row by defense and attack, and by what tells it from the others."""
+    columns = columns_of(columns_of_rows(rows))
+    del columns["state"]
+    return row_labels(columns, ["defense", "attack"])
 
 
 def last_written(dates: Mapping[str, Any], store: Store, most: int) -> set[str]:

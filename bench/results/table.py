@@ -19,12 +19,10 @@ from bench.errors import UsageError
 from bench.results.audits import DAMAGED
 from bench.results.cell import defended_of
 from bench.results.cell_row import accuracies, percent, said_by
-from bench.results.locks import alone
-from bench.results.render import csv_text
 from bench.results.rows import COLUMNS, Row, all_rows, finished_rows, last_written
 from bench.results.settings import Settings
 from bench.results.stats import wilson
-from bench.results.store import Store, read_json, written
+from bench.results.store import Store, read_json
 from bench.results.vote_rules import Rule, read_outcomes
 
 _SAME_DEFENSE = [
@@ -64,16 +62,6 @@ def _counted(frame: pd.DataFrame) -> pd.DataFrame:
     for name in ("n", "seed", "draws"):
         if frame[name].isna().any():  # of a damaged cell
             frame[name] = frame[name].astype("Int64")
-    return frame
-
-
-def write_runs(store: Store) -> pd.DataFrame:
-    """Rebuild runs.csv from the cells and return its rows; raises StoreError."""
-    # Under one claim: who writes last has also read last, and leaves nobody's row out.
-    with alone(store.claim("runs.csv")):
-        frame = collect(store)
-        with written(store.runs) as temporary:
-            temporary.write_text(csv_text(frame))
     return frame
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.data.datasets import first_images
 from bench.experiments import matrix
-from bench.results.table import write_runs
+from bench.results.rows import write_runs
 from bench.scripting.question import question, run
 from bench.scripting.row import Row
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bench.results.table import write_runs
+from bench.results.rows import write_runs
 from bench.scripting.question import run
 from bench.scripting.row import Row
 from bench.verification.rejudge import rejudge

@@ -187,7 +187,7 @@ def test_the_device_comes_from_the_environment(
 
 
 @pytest.mark.parametrize(
-    "moment", ["bench.evaluation.run.judge", "bench.results.table.write_runs"]
+    "moment", ["bench.evaluation.run.judge", "bench.results.rows.write_runs"]
 )
 def test_an_interrupted_run_says_how_to_go_on(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, moment: str

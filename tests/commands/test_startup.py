@@ -22,6 +22,9 @@ LIGHT = ("cli", "experiments.plan", "results.cell", "results.store", "results.ta
 REPORT = f"print('HEAVY', *(name for name in {HEAVY!r} if name in sys.modules))"
 
 
+SLOW = ("pandas", "numpy")
+
+
 def heavy(code: str, cwd: Path) -> tuple[list[str], str]:
     """Run code in a fresh interpreter and name the heavy modules that it imported."""
     done = subprocess.run(
@@ -77,6 +80,20 @@ def test_a_finished_command_imports_no_torch(
     found, out = command(*RUN, cwd=tmp_path)
     assert found == []
     assert "results/runs.csv" in out
+
+
+@pytest.mark.parametrize("words", [RUN, ("table",), ("table", "--format=csv")], ids=" ".join)
+def test_what_is_finished_is_shown_without_pandas(
+    tmp_path: Path, filled_by: Callable[..., Path], words: tuple[str, ...]
+) -> None:
+    """To import it takes as long as all else. The first time reads cells, and needs it."""
+    filled_by(RUN)
+    code = "import bench.results.index as index; index._SETTLED_NS = -(10**12); "  # at once
+    code += f"sys.argv = ['bench', *{words!r}]; from bench.cli import main; "
+    code += "exec('try: main()\\nexcept SystemExit as stop: assert not stop.code, stop.code')"
+    for _ in range(2):
+        _, out = heavy(f"{code}; print(*map(sys.modules.__contains__, {SLOW}))", tmp_path)
+    assert out.endswith("False False\n")
 
 
 def test_a_table_imports_no_torch(tmp_path: Path) -> None:

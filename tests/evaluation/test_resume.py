@@ -24,11 +24,11 @@ from bench.models.train import train
 from bench.plugins.catalogue import build
 from bench.results.cell import Request
 from bench.results.progress import finish
+from bench.results.rows import write_runs
 from bench.results.store import Store, read_json
-from bench.results.table import write_runs
 from bench.results.workspace import Workspace
 
-FOLDERS = 3  # that are killed twice each
+FOLDERS = 6  # that are killed twice each
 # What a child does. It is text, since a child cannot import a test module by its name. It
 # counts its calls, of Python and of C, and dies by SIGKILL at the one that `last` numbers, or
 # at the first `commit` after it, when a file is written but does not have its name yet: a
@@ -53,7 +53,7 @@ EVALUATE = COUNTED.format("""
 from bench.experiments.matrix import evaluate
 from bench.results.progress import finish
 from bench.results.store import Store
-from bench.results.table import write_runs
+from bench.results.rows import write_runs
 from bench.results.workspace import Workspace
 store = Store(root)
 finish(evaluate(request, workspace=Workspace(store, root, root, torch.device("cpu"))))

@@ -22,8 +22,9 @@ from bench.errors import PluginError
 from bench.evaluation.judge import Outcomes, judge
 from bench.evaluation.run import run_cell
 from bench.results.progress import Progress, finish
+from bench.results.rows import write_runs
 from bench.results.settings import Settings
-from bench.results.table import collect, write_runs
+from bench.results.table import collect
 from bench.results.workspace import Workspace
 from bench_attacks.noise import Noise
 from bench_attacks.pgd import Pgd

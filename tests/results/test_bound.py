@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import pandas as pd
 import pytest
 
 from bench.errors import UsageError
 from bench.results.bound import is_below, parse_percent, shortfall
 from bench.results.render import text_of
 
-NONE = float("nan")
+NONE = None
 
 
-def frame(*rows: tuple[str, str, float]) -> pd.DataFrame:
-    names = ["attack", "state", "robust"]
-    found = pd.DataFrame(rows, columns=names)
-    return found.assign(defense="ebm", dataset="digits", key=[f"{n:016x}" for n in found.index])
+def rows_of(*rows: tuple[str, str, float | None]) -> list[dict[str, object]]:
+    names = ("attack", "state", "robust")
+    more = {"defense": "ebm", "dataset": "digits"}
+    return [
+        {**dict(zip(names, row, strict=True)), **more, "key": f"{n:016x}"}
+        for n, row in enumerate(rows)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,7 @@ def test_what_is_compared_is_what_is_printed(robust: float) -> None:
 
 
 def test_a_row_that_reaches_the_bound_is_no_shortfall() -> None:
-    rows = frame(("pgd", "done", 40.0), ("apgd", "done", 55.0), ("rays", "skipped", NONE))
+    rows = rows_of(("pgd", "done", 40.0), ("apgd", "done", 55.0), ("rays", "skipped", NONE))
     assert shortfall(rows, 40.0) is None
     assert shortfall(rows, 40.1) == (
         "robust accuracy below 40.1 in 1 of 2 cells: ebm under pgd (40.0)"
@@ -50,17 +52,17 @@ def test_a_row_that_reaches_the_bound_is_no_shortfall() -> None:
 
 @pytest.mark.parametrize("state", ["void", "failed", "damaged", "unfinished"])
 def test_a_row_without_a_number_is_below_every_bound(state: str) -> None:
-    said = shortfall(frame(("pgd", "done", 90.0), ("apgd", state, NONE)), 0.0)
+    said = shortfall(rows_of(("pgd", "done", 90.0), ("apgd", state, NONE)), 0.0)
     assert said == f"robust accuracy below 0 in 1 of 2 cells: ebm under apgd ({state})"
 
 
 def test_nothing_measured_is_no_pass() -> None:
-    assert "nothing was measured" in str(shortfall(frame(("pgd", "skipped", NONE)), 0.0))
-    assert "nothing was measured" in str(shortfall(frame(), 0.0))
+    assert "nothing was measured" in str(shortfall(rows_of(("pgd", "skipped", NONE)), 0.0))
+    assert "nothing was measured" in str(shortfall(rows_of(), 0.0))
 
 
 def test_a_long_list_is_one_short_line() -> None:
-    said = shortfall(frame(*[(f"attack{n}", "done", float(n)) for n in range(30)]), 99.0)
+    said = shortfall(rows_of(*[(f"attack{n}", "done", float(n)) for n in range(30)]), 99.0)
     assert said is not None
     assert "in 30 of 30 cells" in said
     assert said.endswith("attack4 (4.0), ...")

@@ -153,6 +153,12 @@ def test_only_what_differs_is_added_to_a_page(four: pd.DataFrame) -> None:
     assert "rule" in shown(four.assign(rule=["vote", "vote", "single", "single"]))
 
 
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {str(name): value for name, value in row.items()} for row in frame.to_dict("records")
+    ]
+
+
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_a_terminal_cuts_nothing_off_that_tells_rows_apart(
     four: pd.DataFrame,
@@ -161,7 +167,9 @@ def test_a_terminal_cuts_nothing_off_that_tells_rows_apart(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    print_table(four.assign(classifier=["first_long_name"] * 2 + ["other_long_name"] * 2))
+    print_table(
+        records(four.assign(classifier=["first_long_name"] * 2 + ["other_long_name"] * 2))
+    )
     said = capsys.readouterr().out
     assert "…" not in said
     if width >= 80:
@@ -187,7 +195,7 @@ def test_long_names_break_no_number_and_no_state(
         settings=["defense.sigma=0.25", "", "", "attack.eot=3"],
         robust=[52.25, 96.5, float("nan"), float("nan")],
     )
-    print_table(rows)
+    print_table(records(rows))
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines())) <= width
     for word in ("unfinished", "skipped", "failed", "52.2", "96.5", "attack.eot=3"):
@@ -199,7 +207,7 @@ def test_a_failure_is_told_from_others(
     four: pd.DataFrame, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(BaseException):  # noqa: B017, PT011 - Typer's own exit
-        exit_on_trouble(four.assign(state="failed", note="burnt"))
+        exit_on_trouble(records(four.assign(state="failed", note="burnt")))
     said = capsys.readouterr().err.splitlines()
     assert said[1] == "ebm under pgd, classifier one, seed 1: failed: burnt".replace(
         "ebm", four["defense"][0]
@@ -233,7 +241,7 @@ def test_a_terminal_shows_markup_as_it_is(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     rows = four.assign(defense="name[red]x", settings="defense.x=[/y] :smile:", attack="[bold]")
-    print_table(rows)
+    print_table(records(rows))
     said = capsys.readouterr().out
     for text in ("name[red]x", "defense.x=[/y] :smile:", "[bold]"):
         assert text in said

@@ -13,18 +13,18 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-import bench.results.table
+import bench.results.rows
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.results.cell import Cell, Part
 from bench.results.locks import is_held
 from bench.results.render import render, shown
+from bench.results.rows import write_runs
 from bench.results.settings import NOTHING_SET, Settings, parse_settings
 from bench.results.store import Store, read_json
 from bench.results.table import (
     COLUMNS,
     collect,
     with_worst_case,
-    write_runs,
 )
 
 Votes = list[list[int]]
@@ -142,8 +142,8 @@ def test_a_row_of_a_finished_cell(store: Store, keep: Keep) -> None:
 def test_runs_csv_is_rebuilt_from_the_cells_and_reads_back(store: Store, keep: Keep) -> None:
     keep(cell(), HALF, flags=['a "flag", with a comma\nand a line'])
     keep(cell("noise"), OTHER_HALF)
-    frame = write_runs(store)
-    first = store.runs.read_bytes()
+    write_runs(store)
+    frame, first = collect(store), store.runs.read_bytes()
     read = pd.read_csv(
         store.runs, dtype=frame.dtypes.to_dict(), keep_default_na=False,
         na_values={"certified": [""]},
@@ -174,9 +174,9 @@ def test_runs_csv_is_collected_and_written_under_one_claim(
 
         return call
 
-    for name in ("collect", "csv_text"):
-        made = getattr(bench.results.table, name)
-        monkeypatch.setattr(bench.results.table, name, noted(made))
+    for name in ("all_rows", "csv_text"):
+        made = getattr(bench.results.rows, name)
+        monkeypatch.setattr(bench.results.rows, name, noted(made))
     write_runs(store)
     assert held == [True, True]
     assert not is_held(store.claim("runs.csv"))
