@@ -178,7 +178,8 @@ def matrix(
             if not as_json:
                 say(f"[{number}/{len(found)}] {one.title}")
         runs = write_runs(store)
-    rows = [row for row in runs if row["key"] in keys]
+    measured = set(keys)
+    rows = [row for row in runs if row["key"] in measured]
     print_rows(rows, as_json=as_json)
     if junit:
         write_junit(junit, rows, plan=plan, bound=fail_below)

@@ -18,7 +18,7 @@ from bench.commands.options import (
     Results,
     Zoo,
 )
-from bench.commands.shared import exit_if_damaged, open_workspace, say, watch, write_output
+from bench.commands.shared import deliver, open_workspace, watch
 from bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +66,6 @@ def report(
 ) -> None:
     """Write what was tried on a defense, with which budget, what broke, and what it cost."""
     from bench.plugins.names import kept
-    from bench.results.audits import damaged_audits
     from bench.results.cell_row import damaged_cells
     from bench.results.settings import parse_settings
     from bench.results.store import Store
@@ -107,13 +106,7 @@ def report(
 
         text = page(store, find(store, **asked))
         damaged = list(damaged_cells(store))
-    if output is None:
-        say(text, nl=False)
-    else:
-        write_output(output, text)
-        say(f"wrote {output}")
-    unread = [f"audit {subject}" for subject in damaged_audits(store)]
-    exit_if_damaged([*damaged, *unread], results)
+    deliver(text, output, damaged=damaged, store=store)
 
 
 def _ball(

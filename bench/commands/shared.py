@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bench.results.cell import Request
     from bench.results.progress import Work
     from bench.results.rows import Row
+    from bench.results.store import Store
     from bench.results.workspace import Workspace
 
 Result = TypeVar("Result")
@@ -178,6 +179,22 @@ def exit_on_trouble(rows: Sequence[Row]) -> None:
     tell_trouble(troubled)
     if any(row["state"] != "skipped" for row in troubled):
         raise typer.Exit(1)
+
+
+def deliver(text: str, output: Path | None, *, damaged: Sequence[str], store: Store) -> None:
+    """Print a text or write it to a file; exit with 1 where cells or audits are damaged.
+
+    Raises StoreError where the file cannot be written.
+    """
+    from bench.results.audits import damaged_audits
+
+    if output is None:
+        say(text, nl=False)
+    else:
+        write_output(output, text)
+        say(f"wrote {output}")
+    unread = [f"audit {subject}" for subject in damaged_audits(store)]
+    exit_if_damaged([*damaged, *unread], store.root)
 
 
 def exit_if_damaged(keys: Sequence[str], results: Path) -> None:

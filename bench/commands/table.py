@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.commands.options import RESULTS, Output, Results
-from bench.commands.shared import complain, exit_if_damaged, say, write_output
+from bench.commands.shared import complain, deliver
 from bench.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ def table(
     results: Results = RESULTS,
 ) -> None:
     """Print the table of the newest results, from the stored outcomes of every image."""
-    from bench.results.audits import damaged_audits
     from bench.results.store import Store
 
     if form not in _FORMS:
@@ -47,13 +46,7 @@ def table(
         text, damaged = _as_stored(store, form, most)
     else:
         text, damaged = _joined(store, form, most, dataset, worst_case, rule_name)
-    if output is None:
-        say(text, nl=False)
-    else:
-        write_output(output, text)
-        say(f"wrote {output}")
-    unread = [f"audit {subject}" for subject in damaged_audits(store)]
-    exit_if_damaged([*damaged, *unread], results)
+    deliver(text, output, damaged=damaged, store=store)
 
 
 def _as_stored(store: Store, form: str, most: int | None) -> tuple[str, list[str]]:
