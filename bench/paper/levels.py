@@ -12,13 +12,14 @@ from bench.paper.attacks import worst
 from bench.paper.cells import Cells, Row, arm, grouped
 
 _PARTS = ("", "_low", "_high")
+CLAIM = ("who", "year", "claim", "claimed_access")  # of what was published of a defense
 
 
-def columns(levels: Sequence[str], *, claim: Sequence[str] = ()) -> tuple[str, ...]:
+def columns(levels: Sequence[str], *, claims: bool) -> tuple[str, ...]:
     """List the columns of a table with these levels of access, and what was claimed."""
     return (
         "dataset", "classifier", "norm", "eps", "defense", "settings", "training_seed", "steps",
-        *claim, "clean", "clean_low", "clean_high",
+        *(CLAIM if claims else ()), "clean", "clean_low", "clean_high",
         *(f"{level}{part}" for level in (*levels, "worst") for part in _PARTS),
         "attack", "access", "passes", "attacked", "n", "seed", "draws", "judging", "audit",
         "state", "note", "keys", "classifier_checkpoint", "checkpoint",
@@ -31,6 +32,11 @@ def arms(cells: Cells) -> Iterator[list[Row]]:
     for row in found:
         row["_arm"] = arm(cells.contents[row["key"]], attack=False)
     return grouped(found, "_arm")
+
+
+def claimed(row: Row, claims: dict[str, Any]) -> Row:
+    """Return the claim of a row's defense, empty where nobody claims anything."""
+    return {**dict.fromkeys(CLAIM), **claims.get(row["defense"], {})}
 
 
 def left(cells: Cells, rows: list[Row], level: str) -> dict[str, Any]:

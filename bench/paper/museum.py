@@ -15,12 +15,11 @@ import pandas as pd
 from bench.core.threat import Access
 from bench.paper.attacks import worst
 from bench.paper.cells import Cells, Row, frame_of
-from bench.paper.levels import arms, columns, left, under
+from bench.paper.levels import arms, claimed, columns, left, under
 
 # What is known, rising.
 LEVELS = (Access.TRANSFER, Access.LABEL, Access.QUERY, Access.BPDA, Access.FULL)
-CLAIM = ("who", "year", "claim", "claimed_access")
-COLUMNS = columns(LEVELS, claim=CLAIM)
+COLUMNS = columns(LEVELS, claims=True)
 
 
 def table(runs: list[tuple[Cells, dict[str, Any]]]) -> pd.DataFrame:
@@ -30,15 +29,9 @@ def table(runs: list[tuple[Cells, dict[str, Any]]]) -> pd.DataFrame:
 
 
 def _row(cells: Cells, group: list[Row], claims: dict[str, Any]) -> Row:
-    first = group[0]
     tried = [row for row in group if row["state"] != "skipped"]
     whole = worst(cells, tried or group, "worst case")
-    row: Row = {
-        **whole,
-        **dict.fromkeys(CLAIM),
-        **claims.get(first["defense"], {}),
-        **under("worst", whole),
-    }
+    row: Row = whole | claimed(group[0], claims) | under("worst", whole)
     for level in LEVELS:
         same = [one for one in tried if one["access"] == level and one["state"] == "done"]
         if same:

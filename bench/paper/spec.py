@@ -38,7 +38,7 @@ class Run(Plan, extra="forbid"):
     """A plan of a table, and what papers say of its defenses, by name.
 
     ``paper`` is the gain in points that the paper of the table claims; ``claims`` are those of
-    a museum, each of another paper.
+    a museum, or beside a ladder, each of another paper.
     """
 
     entries: ClassVar[dict[str, type[pydantic.BaseModel]]] = {**Plan.entries, "claims": Claim}
@@ -147,8 +147,8 @@ def _of_the_table(run: Run, head: Head | None) -> list[str]:
     if head.layout == "museum":
         silent = [name for name in names if name not in (*run.claims, _UNCLAIMED)]
         faults += [f"claims says nothing of {name}." for name in dict.fromkeys(silent)]
-    elif run.claims:
-        faults.append("'claims' is a key of the layout museum only.")
+    elif run.claims and head.layout != "ladder":
+        faults.append("'claims' is a key of the layouts museum and ladder only.")
     if head.layout == "gain" and head.baseline and head.baseline not in names:
         faults.append(f"the baseline {head.baseline} is not among its defenses.")
     if run.ladder and head.layout == "gain":

@@ -78,7 +78,7 @@ def _plain(value: Any) -> str:
 
 
 def _column(name: str) -> Callable[[Row], str]:
-    return lambda row: _plain(row[name])
+    return lambda row: _plain(row.get(name))
 
 
 def _accuracy(name: str) -> Callable[[Row], str]:
@@ -148,17 +148,22 @@ _ATTACKS: dict[str, Callable[[Row], str]] = {
     **{name: _column(name) for name in ("n", "seed", "audit")},
     "state": _column("state"),
 }
+_CLAIM: dict[str, Callable[[Row], str]] = {  # of tables that have these columns
+    **{name: _column(name) for name in ("who", "year", "claim")},
+    "access of the claim": _column("claimed_access"),
+}
 _LADDER: dict[str, Callable[[Row], str]] = {
     **{name: _column(name) for name in ("dataset", "norm", "eps", "classifier", "defense")},
     "settings": _column("settings"),
+    **_CLAIM,
     **{name: _accuracy(name) for name in ("clean", *ladder.LEVELS)},
     "worst case": _accuracy("worst"),
     **{name: _column(name) for name in ("passes", "n", "seed", "audit", "state")},
     "note": lambda row: "" if row["state"] == "done" else _plain(row["note"]),
 }
 _MUSEUM: dict[str, Callable[[Row], str]] = {
-    **{name: _column(name) for name in ("defense", "settings", "who", "year", "claim")},
-    "access of the claim": _column("claimed_access"),
+    **{name: _column(name) for name in ("defense", "settings")},
+    **_CLAIM,
     **{name: _column(name) for name in ("dataset", "norm", "eps", "classifier")},
     **{name: _accuracy(name) for name in ("clean", *museum.LEVELS)},
     "worst case": _accuracy("worst"),

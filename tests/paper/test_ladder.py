@@ -88,3 +88,26 @@ def test_a_row_without_a_number_says_why(bench: Bench, plan: Path, tmp_path: Pat
     assert none["state"] == "done"
     assert (lippe["worst case"], lippe["transfer"]) == ("", "")
     assert lippe["note"]
+
+
+def test_claims_stand_beside_a_ladder(bench: Bench, plan: Path, tmp_path: Path) -> None:
+    claim = "{who: Guo, year: 2018, claim: 60 %, access: gray box}"
+    plan.write_text(
+        PLAN.replace("[none, jpeg, gaussian]", "[none, jpeg]").replace(
+            "queries: 5", "queries: 1"
+        )
+        + f"    claims:\n      jpeg: {claim}\n"
+    )
+    assert bench("paper", str(plan)).code == 0
+    folder = tmp_path / "results" / "paper"
+    none, jpeg = table((folder / "levels.md").read_text())
+    assert (jpeg["who"], jpeg["year"], jpeg["claim"]) == ("Guo", "2018", "60 %")
+    assert jpeg["access of the claim"] == "gray box"
+    assert (none["who"], none["claim"]) == ("", "")
+    assert none["worst case"]
+    assert {"who", "claimed_access"} <= set(
+        (folder / "levels.csv").read_text()[:999].split(",")
+    )
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert bench("paper", "--rebuild").code == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

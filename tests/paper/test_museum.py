@@ -79,7 +79,7 @@ def test_a_claim_stands_beside_every_access_and_the_worst_case(
      ("draws: 1", "ladder: true", "no access has a number of its own"),
      ("year: 2018, ", "", "claims, bit_depth: the key 'year' is missing"),
      ("{who: Xu", "{whoo: Xu", "there is no key 'whoo'. Did you mean 'who'?"),
-     ("layout: museum", "layout: attacks", "'claims' is a key of the layout museum only")],
+     ("layout: museum", "layout: attacks", "'claims' is a key of the layouts museum and l")],
 )  # fmt: skip
 def test_a_museum_without_its_claims_is_refused(
     bench: Bench, plan: Path, old: str, new: str, said: str
