@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import shutil
@@ -38,6 +39,12 @@ os.environ.setdefault("BENCH_DEVICE", "cpu")
 
 # Nothing is downloaded: what would be fails at once, also where there is a network.
 os.environ["https_proxy"] = os.environ["http_proxy"] = "http://127.0.0.1:9"
+
+
+def pytest_collection_finish() -> None:
+    """Take five thousand tests out of every later search for garbage: a fifth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
