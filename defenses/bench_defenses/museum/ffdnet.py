@@ -9,7 +9,7 @@ code was taken over.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bench.api import PackagedFile, PluginError, Rng, load_weights
+from bench_defenses._recipe import recipe
 from bench_defenses.gaussian import Gaussian
 
 _STRONGEST = 75 / 255  # noise that it was trained on, in pixels of [0, 1]
@@ -100,6 +101,11 @@ class Ffdnet:
     source: ClassVar[str] = "Zhang, Zuo and Zhang 2018, arXiv 1710.04026"
     stochastic: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
+
+    @staticmethod
+    def recipe(dataset: str) -> dict[str, Any]:
+        """Return the shipped parameters for a data set."""
+        return recipe("ffdnet", dataset)
 
     def certified_noise(self) -> float:
         """Return sigma: denoising and classifying are a deterministic map of x + noise."""
