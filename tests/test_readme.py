@@ -64,7 +64,7 @@ def a_key(results: Path) -> str:
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_autoattack: None) -> Path:
-    """A folder as a reader has it, but for short trainings, and few images in plans and commands.
+    """A folder as a reader has it, but for short trainings, and for few images everywhere.
 
     What the doctor imports, for seconds, is the subject of its own tests.
     """
