@@ -33,7 +33,11 @@ def isolated(seed: int) -> Iterator[None]:
         contextlib.redirect_stdout(sys.stderr),
         no_exit(),
     ):
-        torch.manual_seed(seed)
+        # Without an accelerator torch.manual_seed writes the stack down for each kind of one.
+        if torch.accelerator.is_available():
+            torch.manual_seed(seed)
+        else:
+            torch.default_generator.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
         try:
