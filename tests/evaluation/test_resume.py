@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import multiprocessing
 import os
 import shutil
 import signal
@@ -27,6 +26,8 @@ from bench.results.progress import finish
 from bench.results.rows import write_runs
 from bench.results.store import Store, read_json
 from bench.results.workspace import Workspace
+
+from ..children import forked_with
 
 FOLDERS = 6  # that are killed twice each
 # What a child does. It is text, since a child cannot import a test module by its name. It
@@ -131,18 +132,14 @@ def assert_same(root: Path, whole: Path, key: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def children() -> ForkServerContext:
-    """Children that start in milliseconds: torch is imported once, in their server.
-
-    torch._dynamo is what the first optimizer of a process would import, for seconds.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
+def children() -> Iterator[ForkServerContext]:
+    """torch._dynamo is what the first optimizer of a process would import, for seconds."""
+    with forked_with(
         ["pytest", "torch._dynamo", "sklearn.datasets", "pyarrow.parquet",
          "bench.experiments.matrix", "bench.results.table", "bench_defenses.ebm",
          "bench_defenses.classifiers.small_cnn", "bench_attacks.pgd"]
-    )  # fmt: skip
-    return context
+    ) as context:  # fmt: skip
+        yield context
 
 
 def worked(

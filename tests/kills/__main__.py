@@ -7,7 +7,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .trials import kill_many
+from ..children import forked_with
+from .trials import PRELOAD, kill_many
 
 
 def main() -> None:
@@ -15,8 +16,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        counts, bad = kill_many(asked.kills, asked.seed, Path(folder))
+    with tempfile.TemporaryDirectory() as folder, forked_with(PRELOAD) as context:
+        counts, bad = kill_many(context, asked.kills, asked.seed, Path(folder))
     lines = [f"{count:8} {name}" for name, count in sorted(counts.items())]
     lines += [*bad, f"{len(bad)} differences after {counts.total()} kills", ""]
     sys.stdout.write("\n".join(lines))

@@ -6,23 +6,37 @@ import json
 import random
 import shutil
 from collections import Counter
+from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+import pytest
+
+from ..children import forked_with
 from .same import differences
-from .trials import kill_many, killed, prepare, server, worked
+from .trials import PRELOAD, kill_many, killed, prepare, worked
 
 KILLS = 4
 
 
-def test_killed_commands_end_as_if_nobody_had_killed_them(tmp_path: Path) -> None:
-    counts, bad = kill_many(KILLS, 0, tmp_path, names=["paper"])
+@pytest.fixture(scope="module")
+def children() -> Iterator[ForkServerContext]:
+    with forked_with(PRELOAD) as context:
+        yield context
+
+
+def test_killed_commands_end_as_if_nobody_had_killed_them(
+    children: ForkServerContext, tmp_path: Path
+) -> None:
+    counts, bad = kill_many(children, KILLS, 0, tmp_path, names=["paper"])
     assert bad == []
     assert counts.total() >= KILLS
 
 
-def test_what_a_kill_leaves_and_changes_is_seen(tmp_path: Path) -> None:
-    context = server()
-    scenario = prepare(context, "run", tmp_path)
+def test_what_a_kill_leaves_and_changes_is_seen(
+    children: ForkServerContext, tmp_path: Path
+) -> None:
+    scenario = prepare(children, "run", tmp_path)
     ours = tmp_path / "ours"
     shutil.copytree(scenario.whole, ours)
     assert list(differences(ours, scenario.whole)) == []
@@ -41,7 +55,7 @@ def test_what_a_kill_leaves_and_changes_is_seen(tmp_path: Path) -> None:
     assert "provenance.json" in found
     assert "runs.csv" not in found
     # A command that ends otherwise is told of too.
-    assert worked(context, ours, ("table", "--results=nowhere")) is not None
+    assert worked(children, ours, ("table", "--results=nowhere")) is not None
     broken = scenario.__class__(**{**vars(scenario), "words": ("table", "--results=nowhere")})
-    said = killed(context, broken, random.Random(0), tmp_path / "trial", Counter())
+    said = killed(children, broken, random.Random(0), tmp_path / "trial", Counter())
     assert any("it ends with (2, " in one for one in said)

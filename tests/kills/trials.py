@@ -8,7 +8,6 @@ share of the time that the command takes.
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
 import random
 import shutil
@@ -115,13 +114,6 @@ class Scenario:
     said: str
 
 
-def server() -> ForkServerContext:
-    """Return children that start in milliseconds: torch is imported once, in their server."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    return context
-
-
 def worked(
     context: ForkServerContext,
     folder: Path,
@@ -197,10 +189,17 @@ def moments(scenario: Scenario, rng: random.Random) -> Iterator[Moment]:
 
 
 def kill_many(
-    kills: int, seed: int, root: Path, *, names: Sequence[str] = tuple(SCENARIOS)
+    context: ForkServerContext,
+    kills: int,
+    seed: int,
+    root: Path,
+    *,
+    names: Sequence[str] = tuple(SCENARIOS),
 ) -> tuple[Counter[str], list[str]]:
-    """Kill commands so often; count kills by command and signal, and list what is wrong."""
-    context = server()
+    """Kill commands so often; count kills by command and signal, and list what is wrong.
+
+    Children of ``context`` have to have PRELOAD: they are timed.
+    """
     scenarios = [prepare(context, name, root) for name in names]
     counts: Counter[str] = Counter()
     bad: list[str] = []
