@@ -17,10 +17,12 @@ def forked_with(modules: Sequence[str]) -> Iterator[ForkServerContext]:
     A process has one server, with what the first who asked for it wanted. One that an earlier
     test started, say by a local executor, would let every child import torch for seconds.
     """
-    server: Any = forkserver._forkserver  # type: ignore[attr-defined]  # what Python's own tests use
+    server: Any = forkserver._forkserver  # what Python's own tests stop
     server._stop()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(modules))
-    yield context
-    server._stop()
-    context.set_forkserver_preload(["__main__"])  # Python's default
+    try:
+        yield context
+    finally:
+        server._stop()
+        context.set_forkserver_preload(["__main__"])  # Python's default

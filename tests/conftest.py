@@ -41,16 +41,10 @@ os.environ.setdefault("BENCH_DEVICE", "cpu")
 os.environ["https_proxy"] = os.environ["http_proxy"] = "http://127.0.0.1:9"
 
 
-def pytest_configure() -> None:
-    """Search for no garbage while tests are collected: all of it stays."""
-    gc.disable()
-
-
 def pytest_collection_finish() -> None:
     """Take five thousand tests out of every later search for garbage: a fifth of the time."""
     gc.collect()
     gc.freeze()
-    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

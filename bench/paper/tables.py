@@ -12,6 +12,7 @@ import pandas as pd
 
 from bench.paper import ablation, attacks, gain, ladder, museum
 from bench.paper.cells import Cells, Row, records
+from bench.paper.levels import CLAIM
 from bench.paper.spec import Head
 from bench.results.render import columns_of, needed
 from bench.results.settings import Settings, common_to
@@ -38,6 +39,8 @@ def page(frame: pd.DataFrame, head: Head) -> tuple[list[str], list[list[str]]]:
         heads, places = ablation.pivot(frame, head)
         return heads, [[_plain(value) for value in row] for row in places]
     shown = {"gain": _GAIN, "ladder": _LADDER, "museum": _MUSEUM}.get(head.layout, _ATTACKS)
+    if not set(CLAIM) <= set(frame):  # a ladder beside which nothing is claimed
+        shown = {name: write for name, write in shown.items() if name not in _CLAIM}
     common = common_to(frame["settings"].tolist())
     said = _settings_of_defenses if head.layout == "gain" else str
     rows_of_text = [
@@ -78,7 +81,7 @@ def _plain(value: Any) -> str:
 
 
 def _column(name: str) -> Callable[[Row], str]:
-    return lambda row: _plain(row.get(name))
+    return lambda row: _plain(row[name])
 
 
 def _accuracy(name: str) -> Callable[[Row], str]:
@@ -148,7 +151,7 @@ _ATTACKS: dict[str, Callable[[Row], str]] = {
     **{name: _column(name) for name in ("n", "seed", "audit")},
     "state": _column("state"),
 }
-_CLAIM: dict[str, Callable[[Row], str]] = {  # of tables that have these columns
+_CLAIM: dict[str, Callable[[Row], str]] = {
     **{name: _column(name) for name in ("who", "year", "claim")},
     "access of the claim": _column("claimed_access"),
 }

@@ -69,6 +69,25 @@ def test_global_generators_are_seeded_by_the_shard() -> None:
     assert all(one != other for one, other in zip(found[0], found[2], strict=True))
 
 
+@pytest.mark.parametrize("accelerated", [False, True])
+def test_every_device_that_is_there_is_seeded(
+    monkeypatch: pytest.MonkeyPatch, accelerated: bool
+) -> None:
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerated)
+    seed_all = torch.manual_seed
+
+    def manual_seed(seed: int) -> None:
+        seeded.append(seed)
+        seed_all(seed)
+
+    monkeypatch.setattr(torch, "manual_seed", manual_seed)
+    with isolated(7):
+        found = torch.rand(3)
+    assert seeded == ([7] if accelerated else [])
+    assert torch.equal(found, torch.rand(3, generator=torch.Generator().manual_seed(7)))
+
+
 def test_prints_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     with isolated(0):
         print("from a plugin")  # noqa: T201 - what plugins do

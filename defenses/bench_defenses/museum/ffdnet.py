@@ -39,7 +39,7 @@ _PUBLISHED = {
 
 
 class FFDNet(nn.Module):
-    """Noisy images (N, C, H, W) and their noise's deviation to the noise, at half the size."""
+    """What of noisy images is noise: a network on their four interleaved quarters."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -61,7 +61,10 @@ class FFDNet(nn.Module):
         )
 
     def forward(self, x: Tensor, sigma: float) -> Tensor:
-        """Return the noise of x (N, C, H, W), whose height and width are even."""
+        """Return the noise (N, C, H, W) of x, of even sides, and of deviation sigma.
+
+        Noise and sigma are in pixels of [0, 1].
+        """
         quarters = F.pixel_unshuffle(x, 2)
         level = torch.full_like(quarters[:, : x.shape[1]], sigma)
         found: Tensor = self.layers(torch.cat((level, quarters), dim=1))
@@ -112,7 +115,11 @@ class Ffdnet:
         return self.sigma
 
     def purifier(self, *, shape: tuple[int, ...]) -> DenoisedSmoothing:
-        """Make the purifier of the published weights; raises PluginError without them."""
+        """Make the purifier of the published weights for images of a shape (C, H, W).
+
+        Raises PluginError for other shapes, DataError without the weights, CheckpointError
+        where they are others.
+        """
         if shape[0] not in _WIDTHS or shape[1] % 2 or shape[2] % 2:
             raise PluginError(
                 "ffdnet takes gray or colour images of even height and width; these are "

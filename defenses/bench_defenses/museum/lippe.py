@@ -125,7 +125,11 @@ class Lippe:
     differentiable: ClassVar[bool] = True
 
     def purifier(self, *, shape: tuple[int, ...]) -> CoursePurifier:
-        """Make the purifier of the published weights; raises PluginError without them."""
+        """Make the purifier for images of a shape (C, H, W).
+
+        Raises PluginError for other shapes, DataError without the published weights,
+        CheckpointError where they are others.
+        """
         check_shape(shape, name="lippe_ebm")
         energy = CourseEnergy(CourseNet())
         load_weights(energy, _PUBLISHED.found())

@@ -103,6 +103,10 @@ class Mandal:
         return recipe("mandal_ae", dataset)
 
     def purifier(self, *, shape: tuple[int, ...]) -> NoisyAutoencoder:
-        """Make the purifier of the published weights; raises PluginError without them."""
+        """Make the purifier for images of a shape (C, H, W).
+
+        Raises PluginError for other shapes, DataError without the published weights,
+        CheckpointError where they are others.
+        """
         check_shape(shape, name="mandal_ae")
         return load_weights(NoisyAutoencoder(), _PUBLISHED[self.weights].found())
