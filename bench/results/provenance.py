@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import json
 import platform
 import re
 import resource
@@ -11,7 +12,7 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,10 +111,21 @@ def _commit() -> str | None:
         return done.stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # else an environment in a repository
         changed = git("status", "--porcelain", "--", ".", "../attacks", "../defenses")
         return git("rev-parse", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):
+        return _installed_commit()
+
+
+def _installed_commit() -> str | None:
+    """Name the commit that pip installed from a repository (PEP 610)."""
+    try:
+        about = json.loads(distribution("purifybench").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:
         return None
+    commit = about.get("vcs_info", {}).get("commit_id")
+    return None if commit is None else str(commit)
 
 
 def _device_name(device: torch.device) -> str:
