@@ -20,8 +20,6 @@ path.with_suffix(".slim").replace(path)
 P
 data=${BENCH_DATA:-../shared/data}
 [ -d "$data/MNIST/raw" ] && mkdir -p .gpu-data/MNIST && cp -rL "$data/MNIST/raw" .gpu-data/MNIST/ && chmod -R u+w .gpu-data
-# The machine has no history: cells made there name the commit that this file does.
-mkdir -p .gpu-data && echo "$(git rev-parse HEAD)$([ -z "$(git status --porcelain -- bench attacks defenses)" ] || echo +)" > .gpu-data/commit
 bytes=$( (git ls-files -z | while IFS= read -rd '' f; do [ -e "$f" ] && printf '%s\0' "$f"; done; git ls-files -zo --exclude-standard; find .whl .gpu-data -type f -print0) | xargs -0 stat -c %s | awk '{s += $1} END {print s}')
 echo "$((bytes / 1048576)) MiB of 64 would travel"
 [ "$bytes" -lt 67108864 ] || echo "Too much. Leave out what the checks do not read, and bring it back afterwards:

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,21 @@ PROMISED = (
 )
 
 
+def test_what_the_first_check_does_by_itself_finds_nothing_bad(tmp_path: Path) -> None:
+    checks = ("env", "rng", "speed", "train")
+    done = subprocess.run(
+        [sys.executable, "scripts/gpu_check.py", *checks, "--out", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = re.findall(r"^(BAD|SEE|ok) ", done.stdout, re.MULTILINE)
+    assert len(said) >= 12, done.stdout
+    assert "BAD" not in said, done.stdout
+    assert done.stdout.count("resumed weights the same: True") == 4
+
+
 @pytest.mark.slow
 def test_the_second_check_finishes_with_the_lines_it_promises(tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -51,6 +68,8 @@ def test_the_second_check_finishes_with_the_lines_it_promises(tmp_path: Path) ->
         assert any(re.match(promised, line) for line in lines), (promised, lines)
     found = json.loads((out / "checks.json").read_text())
     assert set(found) == {"env", "rng", "memory", "items"}
-    cells = json.loads((out / "checks-cells-0.json").read_text())["cells"]["result"]["cells"]
-    assert {one["what"].split()[0] for one in cells} == {"gaussian", "jpeg", "ebm"}
-    assert (out / "logs.tgz").stat().st_size > 0
+    with tarfile.open(out / "logs.tgz") as packed:
+        part = packed.extractfile("logs/checks-cells-0.json")
+        assert part is not None
+        cells = json.load(part)["cells"]["result"]["cells"]
+    assert {one["what"].split()[0] for one in cells} == {"gaussian", "jpeg", "ebm", "dae"}

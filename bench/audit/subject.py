@@ -107,7 +107,8 @@ class Subject:
 
     def variant(self, label: str, purifier: Purifier) -> Variant:
         """Put another purifier before the same classifier."""
-        return Variant(label, Defense(purifier, self.defense.classifier))
+        defense = Defense(purifier, self.defense.classifier)
+        return Variant(label, defense.to(self.workspace.device))
 
     def of(self, variant: Variant, n: int | None = None) -> Subject:
         """Audit a variant with the same settings and store, on the first n images if given."""

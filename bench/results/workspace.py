@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +54,8 @@ def open_device(name: str) -> torch.device:
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
+        # cuBLAS finds its context by itself; to do so here would begin work on the GPU.
+        warnings.filterwarnings("ignore", message=".*there was no current CUDA context")
     return device
 
 

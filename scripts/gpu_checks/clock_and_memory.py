@@ -74,7 +74,8 @@ def memory() -> dict[str, Any]:
     from bench_defenses.classifiers.resnet18 import ResNet18Net
     from bench_defenses.none import Identity
 
-    where, found = device(), {}
+    where = device()
+    found: dict[str, Any] = {}
     net = ResNet18Net(3, classes=10, width=64)
     defense = Defense(Identity(), net).to(where)
     x, y = (

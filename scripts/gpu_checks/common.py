@@ -28,7 +28,7 @@ def say(state: str, text: str) -> None:
 
 
 def late() -> bool:
-    return time.monotonic() - BEGUN > ASKED["seconds"]
+    return time.monotonic() - BEGUN > float(ASKED["seconds"])
 
 
 def wait() -> None:
@@ -62,7 +62,7 @@ def timed(work: Any, *, repeats: int = 7, least_s: float = 0.05) -> float:
 
 def graphed(work: Any) -> Any:
     """Capture work as a CUDA graph: its replay is the GPU's own time, without launches."""
-    aside = torch.cuda.Stream()
+    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's has no types
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
         for _ in range(3):

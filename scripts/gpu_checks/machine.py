@@ -21,14 +21,14 @@ def env() -> dict[str, Any]:
     where = device()
     found: dict[str, Any] = {
         "python": sys.version.split()[0], "torch": torch.__version__, "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(), "device": NAME,
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "device": NAME,
     }  # fmt: skip
     from bench_defenses.energies.langevin import LangevinPurifier, energy_gradient
     from bench_defenses.energies.network import EnergyNet
 
     # The very first backward pass of the process: cuBLAS in autograd's thread.
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
         net = EnergyNet((1, 8, 8), width=4).eval().requires_grad_(False).to(where)
         energy_gradient(net, torch.rand(8, 1, 8, 8, device=where))
         wait()

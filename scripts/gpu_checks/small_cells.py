@@ -62,7 +62,7 @@ def cells() -> dict[str, Any]:
     from bench.core.threat import Norm, ThreatModel
     from bench.data.load import load_test
     from bench.evaluation.run import Prepared, run_cell
-    from bench.models.trainable import Task, Trainable
+    from bench.models.trainable import Task
     from bench.plugins.catalogue import plugin, sorts
     from bench.results.cell import Cell, Part
     from bench.results.progress import finish
@@ -84,23 +84,25 @@ def cells() -> dict[str, Any]:
     }
 
     def purifier(name: str) -> Any:
-        made = plugin("defenses", name)()
-        if not isinstance(made, Trainable):
+        made: Any = plugin("defenses", name)()
+        if not hasattr(made, "training"):
             return made
         known = {field.name for field in dataclasses.fields(made.training)}
         training = dataclasses.replace(
             made.training, **{k: v for k, v in tiny.items() if k in known}
         )
-        made = dataclasses.replace(made, steps=5, training=training)
+        steps = {"steps": 5} if hasattr(made, "steps") else {}
+        made = dataclasses.replace(made, **steps, training=training)
         block = pixels.images(100, 400)
         task = Task(block, block, 10, CPU, classifier(), block.x[:16].flip(0))
         run = made.start(task)
-        for _ in range(training.iterations):
+        for _ in range(run.total):
             run.advance()
         return made.load(run.weights(), shape=(1, 8, 8))
 
-    short = {
+    short: dict[str, list[dict[str, Any]]] = {
         "adaptive": [{"steps": 11, "eot": 3}], "apgd": [{"steps": 12, "eot": 3}, {"steps": 6, "eot": 2, "surrogate": 2, "loss": "dlr"}],
+        "apgd_t": [{"steps": 6, "eot": 2, "surrogate": 2}], "rays": [{"queries": 12}],
         "autoattack": [{}], "bpda_eot": [{"steps": 11, "eot": 3}], "noise": [{"tries": 8, "eot": 2}],
         "pgd": [{"steps": 11, "eot": 3, "loss": "margin"}], "square": [{"queries": 52, "eot": 2}],
     }  # fmt: skip
@@ -127,7 +129,7 @@ def cells() -> dict[str, Any]:
     part, parts = ASKED["part"]
     whole = [
         (name, what)
-        for name in (names if CUDA else ["gaussian", "jpeg", "ebm"])
+        for name in (names if CUDA else ["gaussian", "jpeg", "ebm", "dae"])
         for what in small_cells(name, plugin("defenses", name)(), short)
     ]
     # Thousands of short calls: on a GPU more than a minute, for which no other cell waits.

@@ -71,7 +71,7 @@ def train() -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "state.pt"
             path.write_bytes(packed.getvalue())
-            again, _ = training._resumed(plugin, task, path)
+            again: Any = training._resumed(plugin, task, path)[0]
         steps = {value["step"].device.type for value in again.optimizer.state.values()}
         wait()
         begun = time.perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -139,6 +140,24 @@ def test_a_gpu_without_kernels_is_named_before_anything_runs(
         UsageError, match=r"no kernels for device 'cuda' \(NVIDIA H200, sm_90\)\. Install"
     ):
         open_device("cuda")
+
+
+def test_a_warning_of_cublas_about_its_first_use_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    a_gpu(monkeypatch)
+    monkeypatch.setattr(torch.backends, "cudnn", SimpleNamespace())
+    monkeypatch.setattr(torch.backends, "cuda", SimpleNamespace(matmul=SimpleNamespace()))
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        open_device("cuda")
+        warnings.warn(
+            "Attempting to run cuBLAS, but there was no current CUDA context! Attempting to "
+            "set the primary context...",
+            stacklevel=1,
+        )
+        warnings.warn("something else about CUDA", stacklevel=1)
+    assert [str(one.message) for one in shown] == ["something else about CUDA"]
 
 
 @pytest.mark.parametrize("name", ["cuda:9", "foo", "mps", "cuda:x"])

@@ -108,3 +108,17 @@ def test_a_cell_is_the_cpus_and_waits_for_no_step(
     assert ours.keys() == cpus.keys()
     for key, value in cpus.items():
         assert torch.equal(ours[key], value), key
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in DEFENSES if hasattr(pairs(name)[0].defense.purifier, "coarser")]
+)
+def test_a_shorter_process_is_the_cpus(name: str) -> None:
+    here, there = (
+        view_of(pair.defense, Access.FULL)
+        .surrogate(2)
+        .defense.purify(pair.images.x, rng=Rng.seeded(0, pair.images.indices).repeat(2))
+        for pair in pairs(name)
+    )
+    assert there.device == DEVICE
+    assert torch.equal(held(there), held(here))
