@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import sys
+import threading
 import traceback
 import warnings
 from contextlib import suppress
@@ -215,3 +217,23 @@ def main() -> None:
     finally:
         if lost := lost_output():
             _lose_output(lost)
+
+
+def script() -> NoReturn:
+    """Run the command line as a process, and end it without taking torch's libraries apart.
+
+    That would take half a second and more memory than anything before it.
+    """
+    status = 0
+    try:
+        main()
+    except SystemExit as end:
+        if not isinstance(end.code, int | None):
+            raise  # a sentence, which Python prints
+        status = end.code or 0
+    if "torch" not in sys.modules or threading.active_count() > 1:
+        sys.exit(status)
+    atexit._run_exitfuncs()
+    with suppress(OSError):  # what a function of somebody's wrote there at the end
+        sys.stdout.flush()
+    os._exit(status)

@@ -53,19 +53,16 @@ def load_test(name: str, *, root: Path, first: int = 0) -> Pixels:
 
 def load_train(name: str, *, root: Path) -> tuple[Images, Images, str]:
     """Load the training set, its held-out last tenth, and its digest; raises BenchError."""
-    pixels = _train_pixels(name, root)
+    require_training_images(name, what="a training")
+    pixels = _load(name, train=True, root=root, stamp=_stamp(name))
     cut = len(pixels) - dataset_info(name).held_out
     return pixels.images(0, cut), pixels.images(cut, len(pixels)), pixels.digest
 
 
 def digest_of_train(name: str, *, root: Path) -> str:
-    """Return the digest of the training set, without its images as numbers, four bytes each."""
-    return _train_pixels(name, root).digest
-
-
-def _train_pixels(name: str, root: Path) -> Pixels:
+    """Return the digest of the training set, and keep nothing of its images."""
     require_training_images(name, what="a training")
-    return _load(name, train=True, root=root, stamp=_stamp(name))
+    return _digest_of_train(name, root=root, stamp=_stamp(name))
 
 
 def require_training_images(name: str, *, what: str) -> DatasetInfo:
@@ -91,8 +88,17 @@ def _stamp(name: str) -> Hashable:
     return None
 
 
+@functools.lru_cache(maxsize=16)
+def _digest_of_train(name: str, *, root: Path, stamp: Hashable) -> str:  # noqa: ARG001 - as below
+    return _read(name, train=True, root=root).digest
+
+
 @functools.lru_cache(maxsize=4)
 def _load(name: str, *, train: bool, root: Path, stamp: Hashable) -> Pixels:  # noqa: ARG001 - part of the cache's key
+    return _read(name, train=train, root=root)
+
+
+def _read(name: str, *, train: bool, root: Path) -> Pixels:
     if path := file_of(name):
         ends = ("_train'", "_train'") if train else ("'", "'")
         named = (f"'x{ends[0]} of {path}", f"'y{ends[1]} of {path}")
