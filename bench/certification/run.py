@@ -21,7 +21,7 @@ from bench.evaluation.judge import vote
 from bench.evaluation.run import Prepared
 from bench.experiments.prepare import prepare, resolve
 from bench.models.trainable import MakesPurifier
-from bench.plugins.certified import noise_of
+from bench.plugins.certified import CertifiedPurifier, noise_of
 from bench.plugins.strangers import strangers
 from bench.results.cell import Part, Request
 from bench.results.certificates import CONFIDENCE, NAME, SELECTION, folder_of, radii
@@ -44,6 +44,7 @@ def certify(request: Request, *, workspace: Workspace) -> Work[str]:
     """
     plugins = resolve(replace(request, attack="noise", access=None))
     made_later = isinstance(plugins.defense, MakesPurifier)
+    made_later &= not isinstance(plugins.defense, CertifiedPurifier)
     if not made_later:  # before anything is trained in vain
         _noise(plugins.defense, request)
     workspace.store.probe()
@@ -70,7 +71,7 @@ def _noise(defense: object, request: Request) -> float:
         raise UsageError(
             f"{request.defense} has no certificate: it does not say that it begins with "
             "Gaussian noise of a known size (certified_noise). Of the defenses that ship, "
-            "gaussian, dds, diffusion and score do."
+            "gaussian, dds, diffusion, score and ffdnet do."
         )
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,19 @@ SMALL = (TINY[0], "-n", "4", "--draws=40")
 CERTIFY = ("certify", "--defense=gaussian", "--set=defense.sigma=0.1", *SMALL)
 ATTACK = ("run", "--defense=gaussian", "--set=defense.sigma=0.1", "--attack=noise",
           "--set=attack.tries=1", "--norm=L2", "--eps=0.05", *TINY)  # fmt: skip
+MAKES = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Makes:
+    revision = 1
+    kind = "filter"
+    source = "a test"
+    stochastic = True
+    differentiable = True
+    def purifier(self, *, shape):
+        return Noisy()
+"""
 FILE = """
 class Noisy:
     stochastic = True
@@ -92,3 +106,15 @@ def test_a_purifier_in_a_file_says_how_much_noise_it_adds(
     else:
         assert said.code == 0, said.err
         assert bench("verify", "--votes").code == 0
+
+
+@pytest.mark.parametrize("who", ["plugin", "purifier"])
+def test_a_plugin_that_makes_its_purifier_by_shape_says_it_itself_or_by_that(
+    bench: Bench, install: Callable[..., Path], who: str
+) -> None:
+    says = "    def certified_noise(self):\n        return 0.1\n"
+    parts = (says, MAKES) if who == "purifier" else (MAKES, says)
+    points = "[bench.defenses]\nmakes = makes_bench:Makes\n"
+    install("makes", "makes_bench", FILE + "".join(parts), points)
+    said = bench("certify", "--defense=makes", *SMALL)
+    assert said.code == 0, said.err
