@@ -48,7 +48,7 @@ def classifier(dtype: torch.dtype = torch.float32) -> nn.Module:
         for _ in range(40):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(net(images.x), images.y)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
             optimizer.step()
         _FITTED[torch.float32] = {k: v.clone() for k, v in net.state_dict().items()}
     net.load_state_dict(_FITTED[torch.float32])
