@@ -32,8 +32,29 @@ PROMISED = (
 )
 
 
-def test_what_the_first_check_does_by_itself_finds_nothing_bad(tmp_path: Path) -> None:
-    checks = ("env", "rng", "speed", "train")
+def test_the_whole_check_without_time_leaves_every_step_out_and_ends(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["bash", "scripts/gpu_check.sh", "0"],
+        cwd=ROOT,
+        env={
+            **os.environ, "OUT": str(tmp_path / "out"), "BENCH_DATA": str(tmp_path),
+            "CUDA_VISIBLE_DEVICES": "",
+        },
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = (tmp_path / "out" / "summary.txt").read_text()
+    left = re.findall(r"^LEFT OUT ([\w-]+): no time$", said, re.MULTILINE)
+    assert {
+        "doctor", "checks-first", "checks-memory", "checks-items", "digits", "workers",
+        "checks-workers", "checks-cells-0", "audit", "tests-gpu", "tests-command",
+    } <= set(left)  # fmt: skip
+    assert f"LEFT OUT mnist: no {tmp_path}/MNIST/raw" in said
+    assert "s of the budget were left; BAD lines: 0" in said
+
+
+def test_what_the_check_looks_at_by_itself_finds_nothing_bad_on_a_cpu(tmp_path: Path) -> None:
+    checks = ("env", "rng", "known", "speed", "train", "memory", "cells", "--part", "0/20")
     done = subprocess.run(
         [sys.executable, "scripts/gpu_check.py", *checks, "--out", str(tmp_path)],
         cwd=ROOT,
@@ -42,9 +63,10 @@ def test_what_the_first_check_does_by_itself_finds_nothing_bad(tmp_path: Path) -
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     said = re.findall(r"^(BAD|SEE|ok) ", done.stdout, re.MULTILINE)
-    assert len(said) >= 12, done.stdout
+    assert len(said) >= 16, done.stdout
     assert "BAD" not in said, done.stdout
     assert done.stdout.count("resumed weights the same: True") == 4
+    assert re.search(r"ok   2 small cells, 0 failed, 0 left out for time", done.stdout)
 
 
 @pytest.mark.slow
