@@ -18,13 +18,17 @@ SAID = "networks that the defense does not hold"  # in every flag about them
 
 @contextmanager
 def strangers(defense: nn.Module) -> Iterator[list[str]]:
-    """Collect a flag on the first network with weights that is called and not held."""
+    """Collect a flag on the first network with weights that is called and not held.
+
+    A network around a held one, without weights of its own, is none.
+    """
     known, flags = {id(module) for module in defense.modules()}, list[str]()
+    held = {id(weights) for weights in chain(defense.parameters(), defense.buffers())}
 
     def before(module: nn.Module, _: Any) -> None:
         if flags or id(module) in known:  # the first one is the outermost of its parts
             return
-        if any(True for _ in chain(module.parameters(), module.buffers())):
+        if any(id(one) not in held for one in chain(module.parameters(), module.buffers())):
             flags.append(
                 f"{SAID} were called ({type(module).__name__}): its weights are not part of "
                 "the cell's key and its passes not of the cost. Make it in __post_init__ and "
