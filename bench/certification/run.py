@@ -43,8 +43,9 @@ def certify(request: Request, *, workspace: Workspace) -> Work[str]:
     defense that has no certificate.
     """
     plugins = resolve(replace(request, attack="noise", access=None))
-    made_later = isinstance(plugins.defense, MakesPurifier)
-    made_later &= not isinstance(plugins.defense, CertifiedPurifier)
+    # A plugin that makes its purifier by shape says its noise itself, or that purifier does.
+    says = isinstance(plugins.defense, CertifiedPurifier)
+    made_later = isinstance(plugins.defense, MakesPurifier) and not says
     if not made_later:  # before anything is trained in vain
         _noise(plugins.defense, request)
     workspace.store.probe()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain
 from typing import Any, ClassVar, Self
 
 import torch
@@ -109,7 +109,8 @@ class _WholeView:
             coarser = purifier.coarser(factor)
         freeze(coarser)  # or its networks were copied, and their passes counted nowhere
         coarse = Defense(coarser, self.defense.classifier, seed=self.defense.seed)
-        for weights in islice(self.defense.classifier.parameters(), 1):
+        weights = next(chain(self.defense.parameters(), self.defense.buffers()), None)
+        if weights is not None:
             coarse.to(weights.device)  # what the coarser one made anew, such as a schedule
         return replace(self, defense=coarse)
 

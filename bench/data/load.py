@@ -60,7 +60,7 @@ def load_train(name: str, *, root: Path) -> tuple[Images, Images, str]:
 
 
 def digest_of_train(name: str, *, root: Path) -> str:
-    """Return the digest of the training set, and keep nothing of its images."""
+    """Return the digest of the training set, and keep no image of it; raises BenchError."""
     require_training_images(name, what="a training")
     return _digest_of_train(name, root=root, stamp=_stamp(name))
 

@@ -18,10 +18,9 @@ from .common import (
 
 
 def env() -> dict[str, Any]:
-    where = device()
     found: dict[str, Any] = {
         "python": sys.version.split()[0], "torch": torch.__version__, "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]  # torch's
         "device": NAME,
     }  # fmt: skip
     from bench_defenses.energies.langevin import LangevinPurifier, energy_gradient
@@ -29,6 +28,8 @@ def env() -> dict[str, Any]:
 
     # The very first backward pass of the process: cuBLAS in autograd's thread.
     with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        where = device()  # what it keeps from being shown is not counted
         net = EnergyNet((1, 8, 8), width=4).eval().requires_grad_(False).to(where)
         energy_gradient(net, torch.rand(8, 1, 8, 8, device=where))
         wait()
