@@ -103,13 +103,13 @@ class Airbench:
 
     def start(self, task: Task) -> Quick:
         """Begin training."""
+        return Quick(self.training, task, lambda: self.untrained(task))
+
+    def untrained(self, task: Task) -> AirbenchNet:
+        """Return a new network, its stem set by the first training images."""
         x = task.train.x
-
-        def make() -> nn.Module:
-            net = AirbenchNet(x.shape[1], classes=task.classes, width=self.width)
-            return net.whiten(x[:_PATCHES_OF].cpu())
-
-        return Quick(self.training, task, make)
+        net = AirbenchNet(x.shape[1], classes=task.classes, width=self.width)
+        return net.whiten(x[:_PATCHES_OF].cpu())
 
     def load(
         self, weights: Mapping[str, Tensor], *, shape: tuple[int, ...], classes: int

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.api import Norm, Task, parse_eps, project
+from bench.api import Images, Norm, Task, parse_eps, project
 from bench_defenses._recipe import recipe
 from bench_defenses.classifiers.small_cnn import SmallCnn, SmallCnnNet
 from bench_defenses.classifiers.supervised import Positive, Supervised, SupervisedRecipe
@@ -62,7 +62,16 @@ class AdversarialTraining(Supervised):
 
     def perturbed(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         """Attack images (N, C, H, W) of labels (N,), in a ball that grows with the step."""
-        return self._pgd(self.net, x, y, generator, share=self.share())
+        share = self.share()
+        return pgd(
+            self.net,
+            x,
+            y,
+            radius=share * self._radius(),
+            step_size=share * self.recipe.step_size,
+            steps=self.recipe.steps,
+            generator=generator,
+        )
 
     def share(self) -> float:
         """Return the part of radius and step size that is used at this step."""
@@ -71,31 +80,57 @@ class AdversarialTraining(Supervised):
     def evaluate(self) -> dict[str, float]:
         """Measure the accuracy on held-out training images, clean and under the same PGD."""
         found = super().evaluate()
-        generator = torch.Generator().manual_seed(self.recipe.seed)
-        net, held_out, right = self.finished(), self.task.validation, 0
-        for start in range(0, len(held_out), 500):
-            block = held_out[start : start + 500]
-            x_adv = self._pgd(net, block.x, block.y, generator, share=1.0)
-            with torch.no_grad():
-                right += int((net(x_adv).argmax(1) == block.y).sum())
-        return {**found, "validation accuracy under PGD": right / len(held_out)}
+        attacked = accuracy_under_pgd(
+            self.finished(),
+            self.task.validation,
+            radius=self._radius(),
+            step_size=self.recipe.step_size,
+            steps=self.recipe.steps,
+            seed=self.recipe.seed,
+        )
+        return {**found, "validation accuracy under PGD": attacked}
 
-    def _pgd(
-        self,
-        net: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        generator: torch.Generator,
-        *,
-        share: float,
-    ) -> Tensor:
-        radius = share * float(parse_eps(self.recipe.eps, Norm.LINF) or 0)
-        start = 2 * torch.rand(x.shape, generator=generator).to(x) - 1
-        x_adv = (x + radius * start).clamp(0, 1)
-        for _ in range(self.recipe.steps):
-            leaf = x_adv.requires_grad_()
-            loss = F.cross_entropy(net(leaf), y, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, leaf)
-            x_adv = leaf.detach() + share * self.recipe.step_size * gradient.sign()
-            x_adv = project(x_adv, x, Norm.LINF, radius)
-        return x_adv.detach()
+    def _radius(self) -> float:
+        return float(parse_eps(self.recipe.eps, Norm.LINF) or 0)
+
+
+def accuracy_under_pgd(
+    net: nn.Module, images: Images, *, radius: float, step_size: float, steps: int, seed: int
+) -> float:
+    """Return the share of images that the network, in the mode it is in, still gets right."""
+    generator, right = torch.Generator().manual_seed(seed), 0
+    for start in range(0, len(images), 500):
+        block = images[start : start + 500]
+        x_adv = pgd(
+            net,
+            block.x,
+            block.y,
+            radius=radius,
+            step_size=step_size,
+            steps=steps,
+            generator=generator,
+        )
+        with torch.no_grad():
+            right += int((net(x_adv).argmax(1) == block.y).sum())
+    return right / len(images)
+
+
+def pgd(
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    radius: float,
+    step_size: float,
+    steps: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Climb the cross-entropy from a random place in the Linf ball of x (N, C, H, W)."""
+    start = 2 * torch.rand(x.shape, generator=generator).to(x) - 1
+    x_adv = (x + radius * start).clamp(0, 1)
+    for _ in range(steps):
+        leaf = x_adv.requires_grad_()
+        loss = F.cross_entropy(net(leaf), y, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        x_adv = project(leaf.detach() + step_size * gradient.sign(), x, Norm.LINF, radius)
+    return x_adv.detach()
