@@ -56,7 +56,7 @@ def opened(defense: str) -> Prepared:
 
 @functools.cache
 def attacked() -> tuple[Tensor, Tensor]:
-    """Images that break the bare classifier, and which images it has right clean."""
+    """Images that break the bare classifier, and which of them it still has right."""
     images, bare = digits(), opened("none").defense.classifier
     threat = ThreatModel(Norm.LINF, Fraction(3, 10), Access.TRANSFER)
     rng = Rng.seeded(0, images.indices)

@@ -14,17 +14,18 @@ from bench_defenses._recipe import recipe
 from bench_defenses.classifiers.airbench import Airbench
 from bench_defenses.classifiers.quick import Quick, QuickRecipe
 from bench_defenses.classifiers.robust_cnn import accuracy_under_pgd
+from bench_defenses.classifiers.supervised import Positive
 
 
 @dataclass(frozen=True)
 class NoisyFgsmRecipe(QuickRecipe):
     """Training in few epochs on the images of N-FGSM in an Linf ball of radius ``eps``.
 
-    ``noise``: half the width of the noise that an image gets before its gradient is taken, in
-    radii.
+    ``eps`` in pixels of [0, 1]. ``noise``: half the width of the noise that an image gets
+    before its gradient is taken, in radii.
     """
 
-    batch: Annotated[int, Field(ge=1)] = 512
+    batch: Positive = 512
     lr: Annotated[float, Field(gt=0)] = 0.75  # half of airbench's: the batch is half as large
     eps: str = "8/255"
     noise: Annotated[float, Field(ge=0)] = 2.0

@@ -97,7 +97,10 @@ class AdversarialTraining(Supervised):
 def accuracy_under_pgd(
     net: nn.Module, images: Images, *, radius: float, step_size: float, steps: int, seed: int
 ) -> float:
-    """Return the share of images that the network, in the mode it is in, still gets right."""
+    """Return the share of images (N, C, H, W) that are still right under PGD in an Linf ball.
+
+    ``radius`` and ``step_size`` in pixels of [0, 1]. The network keeps the mode it is in.
+    """
     generator, right = torch.Generator().manual_seed(seed), 0
     for start in range(0, len(images), 500):
         block = images[start : start + 500]
@@ -125,7 +128,11 @@ def pgd(
     steps: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """Climb the cross-entropy from a random place in the Linf ball of x (N, C, H, W)."""
+    """Climb the cross-entropy from a random place in the Linf ball of x (N, C, H, W).
+
+    ``y`` (N,) are labels; ``radius`` and ``step_size`` in pixels of [0, 1]. Returns images
+    (N, C, H, W) in the ball and in [0, 1].
+    """
     start = 2 * torch.rand(x.shape, generator=generator).to(x) - 1
     x_adv = (x + radius * start).clamp(0, 1)
     for _ in range(steps):

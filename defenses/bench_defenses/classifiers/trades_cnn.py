@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from bench.api import Norm, Task, parse_eps, project
+from bench.api import Norm, Task, project
 from bench_defenses._recipe import recipe
 from bench_defenses.classifiers.robust_cnn import AdversarialTraining, RobustRecipe
 from bench_defenses.classifiers.small_cnn import SmallCnn, SmallCnnNet
@@ -78,7 +78,7 @@ class Trades(InHalfPrecision, AdversarialTraining):
 
         ``share`` is the part of radius and step size that is used.
         """
-        radius = share * float(parse_eps(self.recipe.eps, Norm.LINF) or 0)
+        radius = share * self._radius()
         with torch.no_grad():
             clean = self._logits(x)
         noise = torch.randn(x.shape, generator=generator).to(x)
