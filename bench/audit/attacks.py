@@ -106,9 +106,21 @@ def bpda(subject: Subject) -> Run:
     return subject.quick(access=Access.BPDA, after=subject.strong())
 
 
+def on_bare(subject: Subject) -> Run:
+    """Run AutoAttack on the classifier without its purifier, and judge it without one."""
+    return subject.run("autoattack", Access.TRANSFER, variant=subject.bare)
+
+
 def transfer(subject: Subject) -> Run:
-    """Run AutoAttack on the bare classifier, with what the main attack left."""
-    return subject.run("autoattack", Access.TRANSFER, after=subject.strong())
+    """Run AutoAttack on the bare classifier, with what the main attack left.
+
+    Where the purifier changes no image that is ``on_bare``, which C15 runs anyway: AutoAttack
+    takes its time on a robust classifier.
+    """
+    main = subject.strong()
+    if subject.changes_nothing(main.x_adv):
+        return on_bare(subject)
+    return subject.run("autoattack", Access.TRANSFER, after=main)
 
 
 def square(subject: Subject) -> Run:

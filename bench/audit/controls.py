@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from bench.audit.attacks import on_bare
 from bench.audit.findings import Finding, State, Weight
 from bench.audit.gradients import gradient_exists
 from bench.audit.subject import LEVEL, Run, Subject
@@ -104,7 +105,7 @@ def bare_classifier_falls(subject: Subject) -> Finding:
     AutoAttack breaks measures nothing; one that breaks somewhat less bounds.
     """
     bare = subject.strong(variant=subject.bare)
-    reference = subject.run("autoattack", Access.TRANSFER, variant=subject.bare)
+    reference = on_bare(subject)
     excess = bare.accuracy - reference.accuracy
     feeble = 1 - bare.accuracy < (1 - reference.accuracy) / 2
     state = State.PASS

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bench.audit import attacks
 from bench.audit.best_iterate import Watched, no_silent_success
+from bench.audit.controls import bare_classifier_falls
 from bench.audit.findings import Finding, State, Weight
 from bench.audit.strength import (
     iterative_beats_one_step,
@@ -30,6 +31,7 @@ from bench.core.protocols import View
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm
 from bench.data.load import load_test
+from bench.results.store import read_json
 from bench_attacks.apgd import Apgd
 from bench_attacks.apgd_t import ApgdT
 
@@ -312,6 +314,25 @@ def test_the_worst_is_the_minimum_per_image(
     near = attacks.right(detector.quick(eps=detector.threat.eps / 2))
     assert (missed & ~near).any(), "what a smaller ball breaks, this one breaks"
     assert (attacks.worst(detector) <= near).all()
+
+
+def test_autoattack_runs_once_where_there_is_no_purifier(make_subject: Make) -> None:
+    def asked(subject: Subject) -> list[str]:
+        attacks.worst(subject)
+        bare_classifier_falls(subject)
+        cells = [read_json(path / "cell.json") for path in subject.workspace.store.cells()]
+        of = [
+            cell["defense"]["name"] for cell in cells if cell["attack"]["name"] == "autoattack"
+        ]
+        return sorted(of)
+
+    bare = make_subject(name="bare", eps=Fraction(1, 20))
+    assert asked(bare) == ["bare, no purifier"]
+    stays = attacks.right(attacks.on_bare(bare))
+    assert 0 < stays.mean() < 1
+    assert (attacks.worst(bare) <= stays).all()
+    dimmed = asked(make_subject(Dimmed(), name="dimmed", eps=Fraction(1, 20)))
+    assert dimmed == ["bare, no purifier", "dimmed", "dimmed, no purifier"]
 
 
 @pytest.mark.parametrize("check", CHECKS)
