@@ -32,7 +32,7 @@ def losses_of_runs(
 
     Targets are the classes of the largest mean logits of ``draws`` draws, looked at only for
     images that ``best`` still has undecided after the first runs; more than there are others
-    are all of them.
+    are all of them. No target is yielded once ``best`` has nothing undecided.
     """
     for _ in range(restarts):
         yield loss
@@ -43,13 +43,18 @@ def losses_of_runs(
     order = y[:, None].repeat(1, likely.shape[1])
     order[rows] = likely
     for place in range(min(targets, likely.shape[1])):
+        if len(best.undecided()) == 0:
+            return
         yield Towards(order[:, place])
 
 
 def first_look(
     view: View, x: Tensor, y: Tensor, *, votes: int, rng: Rng
 ) -> tuple[Best, Tensor]:
-    """Vote on clean images (N, C, H, W); order the other classes (N, K - 1) by mean logit."""
+    """Vote on clean images (N, C, H, W); order the other classes (N, K - 1) by mean logit.
+
+    The loss of what is voted on is the margin of the mean logits.
+    """
     best = Best.nothing(x)
     with torch.no_grad():
         logits = torch.stack([view(x, rng=rng.fork(draw)) for draw in range(votes)])

@@ -20,8 +20,9 @@ def wrong_share(
     """Return the share (N,) of draws that mistake x (N, C, H, W) for other than y (N,).
 
     It is above 1/2 where more than half of ``most`` draws are wrong. An image leaves the vote
-    as soon as fewer than half of its draws so far are, or more than half of all will be. The
-    vote is ``whole`` (N,) where all draws are wanted, whatever the first ones say.
+    as soon as fewer than half of its draws so far are, or more than half of all will be, and
+    keeps the share of the draws that it took. The vote is ``whole`` (N,) where all draws are
+    wanted, whatever the first ones say.
     """
     share = torch.zeros_like(x[:, 0, 0, 0])
     rows = torch.arange(len(x), device=x.device)

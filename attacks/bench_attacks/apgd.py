@@ -251,7 +251,8 @@ class Ascent:
             gradient=gradient,
             f=seen.loss,
             x_max=torch.lerp(self.x_max, self.x, there),
-            gradient_max=torch.lerp(self.gradient_max, gradient, there),
+            # Not by lerp: a gradient may be infinite, and infinity times 0 would stay as NaN.
+            gradient_max=torch.where(per_image(higher, gradient), gradient, self.gradient_max),
             f_max=torch.where(higher, seen.loss, self.f_max),
             rises=self.rises + (seen.loss > self.f),
         )
@@ -268,7 +269,9 @@ class Ascent:
         return replace(
             self,
             x=torch.lerp(self.x, self.x_max, back),
-            gradient=torch.lerp(self.gradient, self.gradient_max, back),
+            gradient=torch.where(
+                per_image(halved, self.gradient), self.gradient_max, self.gradient
+            ),
             eta=torch.where(halved, self.eta / 2, self.eta),
             rises=torch.zeros_like(self.rises),
             f_max_then=self.f_max,

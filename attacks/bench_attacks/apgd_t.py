@@ -98,7 +98,9 @@ class ApgdT:
     ) -> Tensor:
         """Return the voted-on iterate (N, C, H, W) that most draws mistake for another class.
 
-        The ascent towards the likeliest class begins at ``start`` (N, C, H, W), projected.
+        Where no iterate came to a vote that is the clean image: run an untargeted ascent
+        before, which offers every iterate. The ascent towards the likeliest class begins at
+        ``start`` (N, C, H, W), projected.
         """
         rng, votes = rng.fork("apgd_t"), self.eot if view.stochastic else 1
         best, order = first_look(view, x, y, votes=votes, rng=rng.fork("targets"))

@@ -131,9 +131,9 @@ class Subject:
         part = self.base.cell.defense
         return replace(part, name=f"{part.name}, {variant.label}") if variant else part
 
-    def view(self, access: Access, variant: Variant | None = None) -> View:
-        """Open the defense, or a variant of it, to an attacker."""
-        return view_of(variant.defense if variant else self.defense, access)
+    def view(self, access: Access) -> View:
+        """Open the defense to an attacker."""
+        return view_of(self.defense, access)
 
     def changes_nothing(self, x_adv: Tensor) -> bool:
         """Whether clean, attacked and random images all come back from the purifier as is.

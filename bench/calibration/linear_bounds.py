@@ -58,11 +58,12 @@ def _least_margin(layers: Sequence[nn.Module], pixels: Range, y: Tensor) -> Tens
         elif isinstance(layer, nn.Conv2d):
             ranges.append(_second_convolution(layers, ranges))
         else:
-            each = torch.eye(layer.out_features).expand(len(y), -1, -1)
+            each = torch.eye(layer.out_features, device=y.device).expand(len(y), -1, -1)
             ranges.append(_between(layers[: depth + 1], ranges, each))
     last = layers[-1]
     assert isinstance(last, nn.Linear)
-    rows = F.one_hot(y, last.out_features)[:, None] - torch.eye(last.out_features)
+    classes = torch.eye(last.out_features, device=y.device)
+    rows = F.one_hot(y, last.out_features)[:, None] - classes
     margins = _between(layers, ranges, rows).low
     return margins.scatter(1, y[:, None], torch.inf).amin(1)
 
@@ -142,7 +143,8 @@ def _second_convolution(layers: Sequence[nn.Module], ranges: Sequence[Range]) ->
     per_map = rows.reshape(*rows.shape[:3], hidden, kernel * kernel).sum(4)
     constant = per_map @ _bias(first) + _bias(second)
     # What is left is linear in a patch of pixels.
-    unit = torch.eye(weight.shape[1]).reshape(-1, hidden, kernel, kernel)
+    unit = torch.eye(weight.shape[1], device=weight.device)
+    unit = unit.reshape(-1, hidden, kernel, kernel)
     seen = F.conv_transpose2d(unit, first.weight, stride=first.stride)
     rows = rows @ seen.flatten(1)
     scale, border = first.stride[0], _padding(first)[0]

@@ -36,7 +36,7 @@ class AveragedGradient(Averaged):
 def averaged_gradient(
     view: View, x: Tensor, y: Tensor, *, loss: Loss, draws: int, rng: Rng
 ) -> AveragedGradient:
-    """Average loss and gradient at x (N, C, H, W) over draws folded into the batch."""
+    """Average loss and gradient at x (N > 0, C, H, W) over draws folded into the batch."""
 
     def of(block: slice) -> tuple[Tensor, Tensor, Tensor]:
         leaf = x[block].detach().requires_grad_()
@@ -55,7 +55,7 @@ def averaged_gradient(
 def averaged_loss(
     view: View, x: Tensor, y: Tensor, *, loss: Loss, draws: int, rng: Rng
 ) -> Averaged:
-    """Average the loss at x (N, C, H, W) over draws folded into the batch; no gradient."""
+    """Average the loss at x (N > 0, C, H, W) over draws folded into the batch; no gradient."""
 
     def of(block: slice) -> tuple[Tensor, Tensor]:
         values, wrong = _seen(view, x[block], y[block], loss, draws, rng[block], block)

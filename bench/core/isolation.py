@@ -27,14 +27,15 @@ def isolated(seed: int) -> Iterator[None]:
     """
     numbers, python = np.random.get_state(), random.getstate()
     before = [get() for get, _ in _SWITCHES]
+    in_use = _cuda_in_use()
     with (
-        torch.random.fork_rng(),
+        torch.random.fork_rng(devices=range(torch.cuda.device_count()) if in_use else ()),
         warnings.catch_warnings(),
         contextlib.redirect_stdout(sys.stderr),
         no_exit(),
     ):
-        # Without an accelerator torch.manual_seed writes the stack down for each kind of one.
-        if torch.accelerator.is_available():
+        # Where none is in use torch.manual_seed writes the stack down for each kind of device.
+        if in_use or _other_accelerator():
             torch.manual_seed(seed)
         else:
             torch.default_generator.manual_seed(seed)
@@ -53,11 +54,20 @@ def isolated(seed: int) -> Iterator[None]:
 def generator_states() -> tuple[object, ...]:
     """Return the states of the generators that ``isolated`` seeds: who draws changes them."""
     torches = [torch.get_rng_state()]
-    if torch.cuda.is_available():
+    if _cuda_in_use():
         torches += torch.cuda.get_rng_state_all()
     _, words, place, *_ = np.random.get_state()
     states = [state.numpy().tobytes() for state in torches]
     return (*states, np.asarray(words).tobytes(), place, random.getstate())
+
+
+def _cuda_in_use() -> bool:
+    """Whether a GPU's generators can have been drawn from: to read idle ones starts CUDA."""
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # torch's has no types
+
+
+def _other_accelerator() -> bool:
+    return torch.accelerator.is_available() and not torch.cuda.is_available()
 
 
 def _deterministic() -> tuple[bool, bool]:

@@ -8,8 +8,6 @@ fixed list; an attack that takes a warm start begins at the best image that thos
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -43,22 +41,26 @@ def best_before(
     Best is what the fewest draws of the judge classified right; the first one among equals.
     """
     x = images.x.clone()
-    least = torch.full_like(x[:, 0, 0, 0], torch.inf)
-    place = {int(index): row for row, index in enumerate(images.indices)}
-    for key, (start, stop) in product(cell.after, shards):
-        frame = read_rows(store.outcomes(key))
-        frame = frame[(frame["index"] >= start) & (frame["index"] < stop)]
-        if frame.empty:
-            continue
-        proposed = _proposed(key, start, stop, store=store).to(x)
-        votes = np.stack(list(frame["votes"]))
-        labels = frame["label"].to_numpy()
-        shares = votes[np.arange(len(frame)), labels] / votes.sum(1)
-        shares = np.where(frame["legal"], shares, np.inf)
-        for row, (index, share) in enumerate(zip(frame["index"], shares, strict=True)):
-            here = place.get(int(index))
-            if here is not None and share < least[here]:
-                x[here], least[here] = proposed[row], float(share)
+    least = np.full(len(x), np.inf)
+    place = {index: row for row, index in enumerate(images.indices.tolist())}
+    for key in cell.after:
+        outcomes = read_rows(store.outcomes(key))
+        for start, stop in shards:
+            frame = outcomes[(outcomes["index"] >= start) & (outcomes["index"] < stop)]
+            if frame.empty:
+                continue
+            proposed = _proposed(key, start, stop, store=store).to(x)
+            votes = np.stack(list(frame["votes"]))
+            labels = frame["label"].to_numpy()
+            shares = votes[np.arange(len(frame)), labels] / votes.sum(1)
+            shares = np.where(frame["legal"], shares, np.inf)
+            asked = np.array([index in place for index in frame["index"]])
+            here = np.array([place.get(index, 0) for index in frame["index"]])
+            taken = np.flatnonzero(asked & (shares < least[here]))
+            x[torch.from_numpy(here[taken]).to(x.device)] = proposed[
+                torch.from_numpy(taken).to(x.device)
+            ]
+            least[here[taken]] = shares[taken]
     return x
 
 

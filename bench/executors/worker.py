@@ -19,6 +19,7 @@ from bench.experiments.attack_order import cheaper_attacks
 from bench.experiments.pilot import by_yield, pilot_of, summary
 from bench.experiments.plan import Plan
 from bench.experiments.prepare import Plugins
+from bench.results.cell_row import is_void
 from bench.results.progress import Work, unless_waiting
 from bench.results.workspace import Workspace
 
@@ -61,6 +62,7 @@ def measure(
             keys[before]
             for before in cheaper[number]
             if workspace.store.outcomes(keys[before]).is_file()
+            and not is_void(workspace.store, keys[before])  # its images count nowhere
         )
         work = matrix.attempt(pairs[number], workspace=workspace, say=complain, after=after)
         key = drive(unless_waiting(work))

@@ -316,7 +316,8 @@ def _ready(
         label = f"the defense {kept(request.defense)}"
 
         def call(other: Tensor) -> Tensor:
-            return purified(purifier, other, rng=Rng.seeded(0, range(len(other))))
+            streams = Rng.seeded(0, range(len(other)), device=other.device)
+            return purified(purifier, other, rng=streams)
 
         dataset = cell_name(request.dataset)
         with nothing_late(defense, purifier, label), told_by_size(label, few, dataset, call):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from enum import StrEnum
 
 from bench.results.locks import is_held
 from bench.results.store import Store
+
+_SHARD = re.compile(r"[0-9a-f]+-\d+-\d+")  # its key, first and last image
 
 
 class CellState(StrEnum):
@@ -38,6 +41,8 @@ def at_work(store: Store) -> Counter[str]:
     found: Counter[str] = Counter()
     for path in sorted((store.root / "claims").glob("*")):
         kind = {"train": "training", "audit": "audit"}.get(path.name.split("-")[0], "shard")
+        if kind == "shard" and not _SHARD.fullmatch(path.name):
+            continue  # the list of runs, or a batch of shards, each of which is claimed too
         found[kind] += is_held(path)
     return found
 

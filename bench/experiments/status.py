@@ -15,6 +15,7 @@ from bench.experiments.plan import Plan
 from bench.experiments.prepare import Plugins, outline
 from bench.experiments.states import CellState, CellStatus, at_work, counted
 from bench.results.cell import Cell, digest_of
+from bench.results.cell_row import is_void
 from bench.results.locks import is_held
 from bench.results.progress import Progress
 from bench.results.store import Store, read_json
@@ -78,14 +79,15 @@ class PlanStatus:
         cell = self._cells.get(number)
         if cell is None:
             done = [other for other in cheaper if other.state is CellState.DONE]
-            after = tuple(other.key for other in done if other.key)
+            keys = [other.key for other in done if other.key]
+            after = tuple(key for key in keys if not is_void(store, key))
             try:
                 cell, untrained = outline(plugins, self._workspace, after=after)
             except BenchError as error:
                 return replace(whole, note=str(error))
             if untrained:
                 return replace(whole, note=f"to be trained first: {', '.join(untrained)}")
-            if len(after) == len(cheaper):  # one that failed may yet be measured
+            if len(keys) == len(cheaper):  # one that failed may yet be measured
                 self._cells[number] = cell
         return _of_cell(cell, whole, store)
 
@@ -125,7 +127,8 @@ def previews(
     cheaper = cheaper_attacks(plan, pairs, order)
     keys: dict[int, str] = {}
     for number in range(len(pairs)) if order is None else order:
-        after = tuple(keys[other] for other in cheaper[number] if other in keys)
+        before = [keys[other] for other in cheaper[number] if other in keys]
+        after = tuple(key for key in before if not is_void(workspace.store, key))
         outline = preview(pairs[number].request, workspace, after=after)
         waits = order is None and pairs[number].threat.access is not Access.TRANSFER
         if waits and "key" in outline:

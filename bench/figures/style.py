@@ -44,9 +44,9 @@ def style() -> Iterator[None]:
         yield
 
 
-def page(height: float, *, width: float = COLUMN) -> Figure:
-    """Open an empty figure of a size in inches; it needs no display."""
-    return Figure(figsize=(width, height), layout="constrained")
+def page(height: float) -> Figure:
+    """Open an empty figure of a column's width and a height in inches; it needs no display."""
+    return Figure(figsize=(COLUMN, height), layout="constrained")
 
 
 def colour_and_mark(number: int) -> dict[str, str]:

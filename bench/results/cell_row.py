@@ -146,6 +146,12 @@ def void_note(outcomes: pd.DataFrame) -> str | None:
     return "; ".join(said) or None
 
 
+def is_void(store: Store, key: str) -> bool:
+    """Whether the outcomes of a cell, where it has any, are void."""
+    path = store.outcomes(key)
+    return path.is_file() and void_note(read_rows(path)) is not None
+
+
 def judging(content: Mapping[str, Any]) -> str:
     """Name how a cell was judged."""
     return "sequential" if content.get("sequential") else "all draws"

@@ -15,7 +15,6 @@ from bench.data.load import load_test, load_train
 from bench.data.names import trained_on
 
 _TRAINED_ON, _REAL = 256, 2
-MANY = 7  # images that are tried together
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,11 @@ from bench_defenses.energies.langevin import LangevinStep
 
 
 class Bound(nn.Module):
-    """The squared error (N,) of the noise that a network predicts for images at given times."""
+    """The squared error (N,) of the noise that a network predicts for images at given times.
+
+    Made anew for each step: passes that are replayed know networks by their weights, and times
+    and noise are none.
+    """
 
     def __init__(self, denoiser: UNet, *, t: Tensor, noise: Tensor, shares: Tensor) -> None:
         super().__init__()

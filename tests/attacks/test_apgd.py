@@ -27,6 +27,7 @@ import bench_attacks.apgd
 from bench.api import (
     LOSSES,
     Access,
+    AveragedGradient,
     Defense,
     Images,
     Norm,
@@ -260,6 +261,24 @@ def test_when_a_step_is_halved(rises, halved_before, gained, halves):
     assert torch.equal(ascent.x, x + 1 if halves else x)
     assert torch.equal(ascent.gradient, x + 2 if halves else x)
     assert (ascent.rises.tolist(), ascent.f_max_then.tolist()) == ([0.0], [5.0])
+
+
+def test_an_infinite_gradient_is_forgotten_with_its_iterate():
+    x = torch.full((2, 1, 1, 2), 0.5)
+    ascent = Ascent.begin(x, eta=0.1)
+
+    def seen(loss, pixel):
+        gradient = torch.ones_like(x)
+        gradient[:, 0, 0, 0] = pixel
+        return AveragedGradient(torch.tensor([loss, loss]), torch.zeros(2), gradient)
+
+    for loss, pixel in ((1.0, 2.0), (0.5, torch.inf), (0.2, torch.nan), (3.0, 4.0)):
+        ascent = ascent.evaluated(seen(loss, pixel))
+    assert ascent.gradient_max[0].flatten().tolist() == [4.0, 1.0]
+    ascent = replace(ascent.evaluated(seen(0.1, torch.inf)), rises=torch.tensor([9.0, 0.0]))
+    ascent = ascent.checked(10)
+    assert ascent.halved.tolist() == [False, True]
+    assert ascent.gradient[:, 0, 0, 0].tolist() == [torch.inf, 4.0]
 
 
 def test_images_that_are_done_leave_and_change_nothing_for_the_others(monkeypatch):

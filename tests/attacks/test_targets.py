@@ -57,6 +57,27 @@ def test_only_images_that_are_left_meet_the_targets(name):
     assert set(more) == {4}
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_no_target_is_tried_once_all_images_are_broken(name):
+    """The first target breaks them all, and others are left."""
+    defense, x, y = small_problem(Identity(), images=3)
+    access = ATTACKS[name].accesses[0]
+    view, threat = view_of(defense, access), ball(Norm.LINF, 1.0, access)
+    best = Best.nothing(x)
+    runs = losses_of_runs(
+        view, x, y, best, loss=cross_entropy, restarts=1, targets=3, draws=1, rng=streams(3)
+    )
+    assert [next(runs), type(next(runs))] == [cross_entropy, Towards]
+    best.wrong[:] = 1
+    assert list(runs) == []
+    for images in (1, 2, 3):
+        for seed in range(6):
+            found = ATTACKS[name](targets=4, steps=4)(
+                view, x[:images], y[:images], threat=threat, rng=streams(images, seed)
+            )
+            assert len(found) == len(x[:images])
+
+
 def test_the_likeliest_classes_come_first_each_for_its_own_image():
     x = torch.rand(6, 1, 2, 2)  # four pixels are four logits
     y = x.flatten(1).argmax(1)

@@ -50,6 +50,15 @@ def test_no_layer_leaves_its_bounds(eps, monkeypatch):
             assert bool((margin >= least - 1e-5).all())
 
 
+def test_bounds_are_made_on_the_device_of_the_network():
+    """The meta device has shapes, no numbers, and no mercy for what lies on a CPU."""
+    net, block = small_network().to("meta"), load_test("digits", root=ROOT).images(0, 3)
+    x, y = block.x.to("meta"), block.y.to("meta")
+    low, high = (x - 0.1).clamp(min=0), (x + 0.1).clamp(max=1)
+    least = linear_bounds._least_margin(list(net), linear_bounds.Range(low, high), y)
+    assert (least.shape, least.device.type) == ((3,), "meta")
+
+
 def test_two_convolutions_by_patches_are_those_on_whole_images():
     net, block = list(small_network()), load_test("digits", root=ROOT).images(0, 3)
     ranges = [linear_bounds.Range((block.x - 0.1).clamp(min=0), (block.x + 0.1).clamp(max=1))]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from bench.results.store import Store
 
 from ..command import TINY, Bench, is_one_clear_message, runs
 
@@ -35,6 +38,13 @@ class Unreal(Far):
     def __call__(self, view, x, y, *, threat, rng):
         x[0] = float("nan")
         x[1] = (x[1] + self.by).clamp(0, 1)
+        return x
+
+class Astray(Far):
+    """Breaks images within the ball, and leaves it with the last one."""
+    def __call__(self, view, x, y, *, threat, rng):
+        x = x + torch.where(x > 0.5, -threat.radius, threat.radius)
+        x[-1] += 1
         return x
 
 class Short(Far):
@@ -82,6 +92,7 @@ POINTS = """
 [bench.attacks]
 far = fake_errors:Far
 unreal = fake_errors:Unreal
+astray = fake_errors:Astray
 short = fake_errors:Short
 text = fake_errors:Text
 bare_attack = fake_errors:Bare
@@ -146,6 +157,36 @@ def test_an_attack_that_leaves_the_ball_voids_the_cell_and_fails_the_command(
     assert said.code == 1
     assert "void" in said.out
     assert "none under far: void: 4 images outside the ball" in said.err
+
+
+LADDER = """
+datasets: digits
+classifiers: {name: small_cnn, set: {training: {epochs: 1}}}
+defenses: none
+attacks: [{name: noise, set: {tries: 1}}, astray, {name: square, set: {queries: 5, eot: 1}}]
+threats: {eps: 0.4}
+n: 12
+draws: 3
+ladder: listed
+"""
+
+
+@pytest.mark.usefixtures("fakes")
+def test_what_a_void_cell_broke_is_attacked_again(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(LADDER)
+    assert bench("matrix", "plan.yaml").code == 1
+    found = {row["attack"]: row for row in runs(tmp_path)}
+    assert found["astray"]["state"] == "void"
+    left = round(float(found["noise"]["robust"]) * 12 / 100)
+    outcomes = Store(tmp_path / "results").outcomes(found["astray"]["key"])
+    assert pd.read_parquet(outcomes)["robust"].sum() < left, "the case tells nothing"
+    assert int(found["square"]["attacked"]) == left
+    table = bench("table", "--worst-case", "--format=csv").out
+    (worst,) = [one for one in csv.DictReader(table.splitlines()) if "worst" in one["attack"]]
+    assert float(worst["robust"]) == float(found["square"]["robust"])
+    assert "3 done" in bench("status", "plan.yaml").out
+    planned = json.loads(bench("matrix", "plan.yaml", "--dry-run", "--json").out)
+    assert {cell["key"] for cell in planned} == {row["key"] for row in found.values()}
 
 
 @pytest.mark.usefixtures("fakes")

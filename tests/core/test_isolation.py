@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.core.isolation import isolated
+from bench.core.isolation import generator_states, isolated
 
 # What code may switch, and how it is seen afterwards.
 SWITCHES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
@@ -86,6 +86,20 @@ def test_every_device_that_is_there_is_seeded(
         found = torch.rand(3)
     assert seeded == ([7] if accelerated else [])
     assert torch.equal(found, torch.rand(3, generator=torch.Generator().manual_seed(7)))
+
+
+def test_an_idle_gpu_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def starts(*_: object) -> None:
+        raise AssertionError("to read the state of an idle GPU starts CUDA")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name in ("get_rng_state", "get_rng_state_all", "manual_seed_all"):
+        monkeypatch.setattr(torch.cuda, name, starts)
+    with isolated(7):
+        before = generator_states()
+    assert len(before) == 4  # torch's on the CPU, numpy's two, Python's
 
 
 def test_prints_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,7 +83,9 @@ def test_what_a_living_process_is_at_is_told(
     store = Store(tmp_path / "results")
     (folder,) = (path for path in store.cells() if not store.outcomes(path.name).is_file())
     key = Cell.read(measured(read_json(folder / "cell.json"))).proposal_key()
-    with claimed(store.claim_on_shard(key, 2, 4)), claimed(store.claim("train-x")):
+    shard, runs = store.claim_on_shard(key, 2, 4), store.claim("runs.csv")
+    batch = shard.with_suffix(".batch")  # of shards that a GPU attacks at once
+    with claimed(shard), claimed(batch), claimed(runs), claimed(store.claim("train-x")):
         said = bench("status", "plan.yaml").out
     assert states(said)[:2] == ["done 6/6", "running 2/6"]
     assert "1 shard at work" in said

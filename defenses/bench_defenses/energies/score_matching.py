@@ -123,6 +123,8 @@ class ScoreMatching(AveragedTraining):
     def attack(self, x: Tensor, y: Tensor) -> Tensor:
         """Attack the classifier behind the energy as it is now, from a random start.
 
+        In L2 the start is drawn in a cube and projected: nearly always it is on the sphere.
+
         Images x (N, C, H, W) of classes y (N,) move by ``online_steps`` steepest steps up the
         cross entropy, by the exact gradient through the purification, within ball and [0, 1].
         """
