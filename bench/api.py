@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from bench.core.batch_size import in_blocks
 from bench.core.defense import Defense, read_weights
 from bench.core.eot import Averaged, AveragedGradient, averaged_gradient, averaged_loss
 from bench.core.geometry import Ball, per_image, project, size, steepest
@@ -58,8 +59,8 @@ __all__ = [
     "SteppedPurifier", "Task", "ThreatModel", "Towards", "Trainable", "TrainableClassifier",
     "TrainablePurifier", "Training", "View", "WarmAttack", "added", "audit",
     "averaged_gradient", "averaged_loss", "counted_as", "cross_entropy", "dlr", "evaluate",
-    "judge", "load_weights", "margin", "parse_eps", "per_image", "project", "read_weights",
-    "size", "steepest",
+    "in_blocks", "judge", "load_weights", "margin", "parse_eps", "per_image", "project",
+    "read_weights", "size", "steepest",
 ]  # fmt: skip
 
 

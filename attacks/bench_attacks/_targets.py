@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from bench.api import Averaged, Loss, Rng, Towards, View, margin
+from bench.api import Averaged, Loss, Rng, Towards, View, in_blocks, margin
 from bench_attacks._best import Best
 
 
@@ -56,8 +56,13 @@ def first_look(
     The loss of what is voted on is the margin of the mean logits.
     """
     best = Best.nothing(x)
+
+    def of(block: slice) -> Tensor:
+        streams = rng[block]
+        return torch.stack([view(x[block], rng=streams.fork(draw)) for draw in range(votes)])
+
     with torch.no_grad():
-        logits = torch.stack([view(x, rng=rng.fork(draw)) for draw in range(votes)])
+        logits = torch.cat(in_blocks(of, len(x), draws=1, device=x.device), dim=1)
     wrong = (logits.argmax(2) != y).to(x.dtype).mean(0)
     mean = logits.mean(0)
     best.offer(x, Averaged(margin(mean, y), wrong))

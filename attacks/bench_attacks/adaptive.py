@@ -37,6 +37,7 @@ from bench.api import (
     added,
     averaged_gradient,
     averaged_loss,
+    in_blocks,
     steepest,
 )
 from bench_attacks._best import Best
@@ -173,7 +174,12 @@ def classifier_gradient(view: View, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
 
 def purification_shift(view: View, x: Tensor, draws: int, rng: Rng) -> Tensor:
     """Average over draws how far one purification step moves x (N, C, H, W)."""
-    shift = torch.zeros_like(x)
-    for draw in range(draws):
-        shift += view.purification_step(x, rng=rng.fork(draw)) - x
-    return shift / draws
+
+    def of(block: slice) -> Tensor:
+        here, streams = x[block], rng[block]
+        shift = torch.zeros_like(here)
+        for draw in range(draws):
+            shift += view.purification_step(here, rng=streams.fork(draw)) - here
+        return shift / draws
+
+    return torch.cat(in_blocks(of, len(x), draws=1, device=x.device))

@@ -143,7 +143,7 @@ def _enough_memory() -> Iterator[None]:
             raise
         raise BenchError(  # bench.core.batch_size halved what it can
             "the GPU's memory does not hold one image with all its draws, or the whole shard "
-            "that an attack such as autoattack or adaptive takes at once. Use fewer draws "
+            "that an attack such as autoattack takes at once. Use fewer draws "
             "(--draws, attack.eot), a smaller --shard (all of them are part of the cell), or "
             "--device cpu. Finished shards are kept. Where another process uses the GPU "
             "(nvidia-smi shows which), wait for it."

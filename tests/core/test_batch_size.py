@@ -31,6 +31,8 @@ from bench.figures.images import purified
 from bench.results.progress import finish
 from bench.results.store import read_json
 from bench.results.workspace import Workspace
+from bench_attacks._targets import first_look
+from bench_attacks.adaptive import purification_shift
 from bench_defenses.none import Identity
 
 from ..cells import CPU, about, assert_equal, at, classifier, prepared, rows, stop_after
@@ -187,7 +189,14 @@ def by_early_vote(defense: Defense, x: Tensor, rng: Rng) -> Measured:
     return vars(vote(defense, x, LABELS, draws=50, rng=rng, sequential=True))
 
 
-@pytest.mark.parametrize("measure", [by_gradient, by_loss, by_vote, by_early_vote])
+def by_first_look(defense: Defense, x: Tensor, rng: Rng) -> Measured:
+    best, order = first_look(view_of(defense, Access.QUERY), x, LABELS, votes=3, rng=rng)
+    return {**vars(best), "order": order}
+
+
+@pytest.mark.parametrize(
+    "measure", [by_gradient, by_loss, by_vote, by_early_vote, by_first_look]
+)
 def test_halving_changes_no_random_number(
     measure: Callable[[Defense, Tensor, Rng], Measured],
 ) -> None:
@@ -205,6 +214,21 @@ def test_halving_changes_no_random_number(
         torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-6)
     for name in {"votes", "wrong"} & expected.keys():
         assert torch.equal(found[name], expected[name])
+
+
+def test_the_shift_of_an_adaptive_step_shrinks_too() -> None:
+    memory, (purifier, defense) = Memory(holds=7), hungry(10**6)
+    view, x, rng = view_of(defense, Access.FULL), digits(), Rng.seeded(0, torch.arange(N))
+    expected = purification_shift(view, x, 3, rng)
+    step = purifier.step
+
+    def takes(x: Tensor, *, rng: Rng) -> Tensor:
+        memory.take(len(x))
+        return step(x, rng=rng)
+
+    purifier.step = takes  # type: ignore[method-assign]  # a device of little memory
+    torch.testing.assert_close(purification_shift(view, x, 3, rng), expected)
+    assert memory.tried == [12, 8, *[4] * 9]
 
 
 class Overflow(torch.autograd.Function):
