@@ -12,9 +12,10 @@ import numpy as np
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.results.cell import Cell, Part
 from bench.results.digests import DIGESTS, sealed
+from bench.results.files import read_json, write_json
 from bench.results.provenance import origin
 from bench.results.settings import NOTHING_SET
-from bench.results.store import Store, read_json, write_json
+from bench.results.store import Store
 
 RIVAL = "gaussian"  # the defense of one cell
 _IMAGES = 10

@@ -12,8 +12,8 @@ import pandas as pd
 
 from bench.core.threat import Access
 from bench.evaluation.run import run_cell
+from bench.results.files import read_json
 from bench.results.progress import finish
-from bench.results.store import read_json
 from bench_attacks.apgd import Apgd
 from bench_attacks.bpda_eot import BpdaEot
 from bench_attacks.noise import Noise

@@ -12,8 +12,8 @@ import pandas as pd
 
 from bench.core.threat import Access
 from bench.evaluation.run import run_cell
+from bench.results.files import read_json
 from bench.results.progress import finish
-from bench.results.store import read_json
 from bench_attacks.autoattack import AutoAttack
 from bench_defenses.bit_depth import BitDepth
 from bench_defenses.energies.langevin import LangevinPurifier

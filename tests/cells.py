@@ -19,8 +19,9 @@ from bench.core.threat import Access, Norm, ThreatModel
 from bench.data.load import load_test
 from bench.evaluation.run import Prepared, run_cell
 from bench.results.cell import Cell, Part
+from bench.results.files import read_json
 from bench.results.progress import finish
-from bench.results.store import Store, read_json
+from bench.results.store import Store
 from bench.results.workspace import Workspace
 from bench_attacks.pgd import Pgd
 from bench_defenses.classifiers.small_cnn import SmallCnnNet

@@ -15,8 +15,9 @@ from bench.audit.subject import Subject
 from bench.plugins.strangers import SAID
 from bench.results.cell import subject_of
 from bench.results.cell_row import void_note
+from bench.results.files import read_json
 from bench.results.settings import flat, measured
-from bench.results.store import Store, read_json, read_rows
+from bench.results.store import Store, read_rows
 
 _FEW = 8  # images left right: a second restart improves none of fewer by chance
 

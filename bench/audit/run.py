@@ -20,11 +20,12 @@ from bench.experiments.prepare import Plugins, prepare, resolve
 from bench.plugins.catalogue import build, parameters, plugin
 from bench.results.audits import read_report
 from bench.results.cell import Request, Search, ladder_of, subject_of
+from bench.results.files import write_json, written
 from bench.results.locks import claimed, wait
 from bench.results.progress import Progress, Work
 from bench.results.provenance import provenance
 from bench.results.stats import wilson
-from bench.results.store import Store, write_json, written
+from bench.results.store import Store
 from bench.results.workspace import Workspace
 
 # A step follows one draw nearly as well as five where their gradients agree, which C5 sees to,

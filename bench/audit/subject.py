@@ -21,9 +21,10 @@ from bench.core.threat import Access, Norm, ThreatModel
 from bench.evaluation.run import Prepared, run_cell
 from bench.plugins.catalogue import build, parameters
 from bench.results.cell import Cell, Part
+from bench.results.files import read_json
 from bench.results.progress import finish
 from bench.results.settings import Settings
-from bench.results.store import Store, read_json, read_rows
+from bench.results.store import Store, read_rows
 from bench.results.workspace import Workspace
 
 LEVEL = 0.01  # of the paired tests that raise an alarm

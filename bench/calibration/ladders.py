@@ -18,9 +18,10 @@ from bench.errors import UsageError
 from bench.evaluation.run import Prepared
 from bench.results.cell import Cell, defended_of, digest_of
 from bench.results.compare import complete_key
+from bench.results.files import read_json, write_json
 from bench.results.progress import Progress, Work
 from bench.results.settings import Settings
-from bench.results.store import Store, read_json, read_rows, write_json
+from bench.results.store import Store, read_rows
 from bench.results.workspace import Workspace
 from bench.verification.rejudge import read_cell, rebuild
 

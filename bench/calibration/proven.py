@@ -21,9 +21,10 @@ from bench.plugins.catalogue import build, parameters
 from bench.plugins.names import kept
 from bench.plugins.sources import source_of
 from bench.results.cell import Cell, Part
+from bench.results.files import read_json, write_json
 from bench.results.progress import Progress, Work
 from bench.results.so_far import with_accuracy
-from bench.results.store import Store, read_json, read_rows, write_json
+from bench.results.store import Store, read_rows
 from bench.results.workspace import Workspace
 
 SEED = 0

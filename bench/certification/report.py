@@ -9,8 +9,9 @@ import numpy as np
 from scipy.special import ndtri
 
 from bench.results.certificates import folder_of, lower_bound
+from bench.results.files import read_json
 from bench.results.stats import wilson
-from bench.results.store import Store, read_json, read_rows
+from bench.results.store import Store, read_rows
 
 
 def report(store: Store, key: str, radii: Sequence[float], *, steps: int) -> dict[str, Any]:

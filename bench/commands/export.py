@@ -66,7 +66,8 @@ def robustbench(
     from bench.deposits.card import BY_HAND, card
     from bench.deposits.leaderboard import entry
     from bench.plugins.names import kept
-    from bench.results.store import Store, written
+    from bench.results.files import written
+    from bench.results.store import Store
 
     store, folder, name = Store(results), output or results / "robustbench", kept(defense)
     made = entry(

@@ -19,7 +19,8 @@ from bench.plugins.catalogue import build
 from bench.plugins.names import parsed
 from bench.results.audits import reports
 from bench.results.cell import subject_of
-from bench.results.store import Store, read_json
+from bench.results.files import read_json
+from bench.results.store import Store
 
 # What only people know of a model.
 BY_HAND = ("link", "name", "authors", "additional_data", "venue", "reported")

@@ -18,8 +18,9 @@ from bench.deposits.unpack import Deposit, unpack
 from bench.errors import BenchError, StoreError, UsageError
 from bench.evaluation.run import Prepared
 from bench.results.cell import Cell, digest_of
+from bench.results.files import read_json
 from bench.results.progress import Progress, Work
-from bench.results.store import Store, read_json, unchecked_rows
+from bench.results.store import Store, unchecked_rows
 from bench.results.workspace import Workspace
 from bench.verification.problem import Problem
 from bench.verification.recompute import CheckedCell, verify

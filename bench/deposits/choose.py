@@ -9,7 +9,8 @@ from bench.errors import BenchError, StoreError, UsageError
 from bench.results.cell import Cell
 from bench.results.compare import complete_key
 from bench.results.digests import MALFORMED
-from bench.results.store import Store, read_json
+from bench.results.files import read_json
+from bench.results.store import Store
 from bench.results.table import rows_of
 from bench.verification.digests import changed_images
 

@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from bench.errors import StoreError
 from bench.results.cell import Cell
-from bench.results.store import Store, read_json, unchecked_rows
+from bench.results.files import read_json
+from bench.results.store import Store, unchecked_rows
 
 FORMAT = 1
 MANIFEST = "deposit.json"

@@ -17,8 +17,9 @@ from bench.errors import UsageError
 from bench.results.cell import defended_of
 from bench.results.cell_row import damaged_cells
 from bench.results.compare import complete_key
+from bench.results.files import read_json
 from bench.results.settings import Settings
-from bench.results.store import Store, read_json, read_rows
+from bench.results.store import Store, read_rows
 
 # The radius of each leaderboard as its cards write it.
 BOARDS = {

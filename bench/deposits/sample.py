@@ -20,8 +20,9 @@ from bench.deposits.same_votes import Compared, compared
 from bench.deposits.unpack import Deposit
 from bench.evaluation.judge import elected, judge, vote
 from bench.evaluation.run import Prepared
+from bench.results.files import read_json
 from bench.results.provenance import BY_BLOCK
-from bench.results.store import read_json, unchecked_rows
+from bench.results.store import unchecked_rows
 from bench.verification.problem import Problem
 
 _SHOWN = 3  # images named in a message

@@ -36,8 +36,9 @@ from bench.errors import BenchError, StoreError
 from bench.plugins.names import parsed
 from bench.results.cell import SOURCES, Cell, digest_of, is_key
 from bench.results.digests import DIGESTS, MALFORMED, fault
+from bench.results.files import read_json, write_json
 from bench.results.settings import Settings
-from bench.results.store import Store, read_json, write_json
+from bench.results.store import Store
 
 _MOST_VALUES = 10**9  # numbers in the rows of a cell
 

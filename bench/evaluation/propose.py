@@ -21,7 +21,7 @@ from bench.core.protocols import Attack, Images, View, WarmAttack
 from bench.core.rng import Rng
 from bench.core.threat import ThreatModel
 from bench.errors import AttackWarning, PluginError, StoreError
-from bench.results.store import written
+from bench.results.files import written
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from torch import Tensor
 from bench.core.protocols import Images
 from bench.errors import StoreError
 from bench.results.cell import Cell
-from bench.results.store import Store, read_json, read_rows
+from bench.results.files import read_json
+from bench.results.store import Store, read_rows
 
 
 def survivors_of(cell: Cell, *, store: Store) -> set[int] | None:

@@ -14,7 +14,8 @@ from typing import Any
 
 from bench.errors import BenchError, UsageError
 from bench.executors.task import WorkerTask, work
-from bench.results.store import Store, read_json, write_json
+from bench.results.files import read_json, write_json
+from bench.results.store import Store
 
 _MINUTES = 60  # of a job without --slurm time=; it is requeued after that
 _REQUEUES = 100  # after a time limit; there is no limit after preemption

@@ -29,7 +29,8 @@ from bench.experiments.states import CellState, CellStatus
 from bench.plugins.catalogue import Kind, is_ours
 from bench.plugins.sources import digest_of_shipped
 from bench.results.cell import Request, digest_of
-from bench.results.store import Store, read_json, write_json
+from bench.results.files import read_json, write_json
+from bench.results.store import Store
 
 _LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pydantic", "PyYAML")
 _DEVICES = ("auto", "cpu")  # others may not be there

@@ -10,8 +10,9 @@ from bench.errors import CheckpointError
 from bench.plugins.files import load
 from bench.plugins.names import ARCHITECTURES, Typed, parsed
 from bench.results.cell import Cell, Part, Request
+from bench.results.files import read_json
 from bench.results.settings import Settings
-from bench.results.store import Store, read_json
+from bench.results.store import Store
 
 
 def found_again(cell: Cell, store: Store, *, parts: tuple[str, ...]) -> Request:

@@ -20,7 +20,8 @@ from bench.experiments.plan import Plan
 from bench.experiments.prepare import Plugins
 from bench.results.cell import digest_of, ladder_of
 from bench.results.cell_row import void_note
-from bench.results.store import Store, read_json, read_rows
+from bench.results.files import read_json
+from bench.results.store import Store, read_rows
 
 
 @dataclass(frozen=True)

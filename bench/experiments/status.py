@@ -16,9 +16,10 @@ from bench.experiments.prepare import Plugins, outline
 from bench.experiments.states import CellState, CellStatus, at_work, counted
 from bench.results.cell import Cell, digest_of
 from bench.results.cell_row import is_void
+from bench.results.files import read_json
 from bench.results.locks import is_held
 from bench.results.progress import Progress
-from bench.results.store import Store, read_json
+from bench.results.store import Store
 from bench.results.workspace import Workspace
 
 _SETTLED = (CellState.DONE, CellState.FAILED, CellState.SKIPPED)

@@ -11,8 +11,9 @@ import pandas as pd
 from bench.errors import UsageError
 from bench.results.cell import digest_of
 from bench.results.cell_row import accuracies, damaged_cells
+from bench.results.files import read_json
 from bench.results.settings import flat, has, measured
-from bench.results.store import Store, read_json, read_rows
+from bench.results.store import Store, read_rows
 
 SHARES = [
     f"{name}{end}" for name in ("clean", "robust") for end in ("", "_low", "_high")

@@ -13,10 +13,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bench.figures.style import style
+from bench.results.files import write_json
 from bench.results.output import delivered
 from bench.results.provenance import origin
 from bench.results.render import csv_text, unescaped
-from bench.results.store import write_json
 
 
 def keep(

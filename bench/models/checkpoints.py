@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.errors import CheckpointError, StoreError
 from bench.results.cell import digest_of
-from bench.results.store import read_json, write_json, written
+from bench.results.files import read_json, write_json, written
 
 # What a checkpoint depends on: these fields of its card name its file.
 IDENTITY = ("name", "revision", "recipe", "dataset", "data", "classifier")

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from urllib.request import urlopen
 
 from bench.errors import CheckpointError, DataError
-from bench.results.store import written
+from bench.results.files import written
 
 FOLDER = "BENCH_WEIGHTS"  # the environment variable that names the folder
 _DEFAULT = Path("weights")  # made where it is missing; a folder that somebody names is not

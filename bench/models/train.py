@@ -36,10 +36,10 @@ from bench.plugins.catalogue import build, parameters
 from bench.plugins.names import parsed
 from bench.plugins.sources import source_of
 from bench.results.cell import Part, digest_of
+from bench.results.files import written
 from bench.results.locks import Shard, claimed, is_held, share, wait
 from bench.results.progress import Progress, Work
 from bench.results.provenance import provenance
-from bench.results.store import written
 from bench.results.workspace import Workspace
 
 # What a saved state of another shape may raise, beside RuntimeError.

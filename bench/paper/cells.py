@@ -14,9 +14,10 @@ import pandas as pd
 from bench.errors import StoreError
 from bench.results.cell import EFFORT, asked_of, digest_of
 from bench.results.digests import fault
+from bench.results.files import read_json
 from bench.results.rows import COLUMNS
 from bench.results.settings import Settings, lookup
-from bench.results.store import Store, damage, read_json
+from bench.results.store import Store, damage
 from bench.results.table import rows_of
 
 Row = dict[str, Any]

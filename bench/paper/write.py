@@ -20,9 +20,10 @@ from bench.results.audits import reports
 from bench.results.cell import asked_of, digest_of, is_key, subject_of
 from bench.results.certificates import certified
 from bench.results.digests import fault
+from bench.results.files import read_json, write_json
 from bench.results.output import delivered
 from bench.results.render import csv_text, markdown_lines
-from bench.results.store import Store, read_json, write_json
+from bench.results.store import Store
 
 _REBUILT = ("csv", "md", "tex")
 _AUDIT = ("state", "accuracy")  # what a row's column `audit` needs of a report

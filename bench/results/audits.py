@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import StoreError
-from bench.results.store import Store, read_json
+from bench.results.files import read_json
+from bench.results.store import Store
 
 _FINDING = ("check", "state", "figure", "reason")  # what is read of each
 DAMAGED = "damaged"  # the state of a report, as of a cell, that is not what was written

@@ -14,11 +14,12 @@ from bench.errors import StoreError
 from bench.results.audits import DAMAGED
 from bench.results.cell import is_key, subject_of
 from bench.results.digests import MALFORMED, fault
+from bench.results.files import read_json
 from bench.results.index import Said, remembered
 from bench.results.provenance import BY_BLOCK
 from bench.results.settings import Settings
 from bench.results.stats import wilson
-from bench.results.store import Store, damage, read_json, read_rows
+from bench.results.store import Store, damage, read_rows
 
 if TYPE_CHECKING:
     import pandas as pd

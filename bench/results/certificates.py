@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from bench.core.threat import Norm
 from bench.errors import StoreError
 from bench.results.cell import digest_of
-from bench.results.store import Store, read_json, read_rows
+from bench.results.files import read_json
+from bench.results.store import Store, read_rows
 
 if TYPE_CHECKING:
     import numpy.typing as npt

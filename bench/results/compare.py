@@ -16,10 +16,11 @@ from bench.errors import StoreError, UsageError, unknown_name
 from bench.results.audits import DAMAGED
 from bench.results.cell import EFFORT, SETTING, digest_of
 from bench.results.cell_row import judging, said_by_cells, void_note
+from bench.results.files import read_json
 from bench.results.paired import Comparison, paired
 from bench.results.render import row_label, row_labels, told_apart
 from bench.results.settings import Settings
-from bench.results.store import Store, read_json, read_rows
+from bench.results.store import Store, read_rows
 from bench.results.table import join
 
 _PREFIX = 4  # characters of a key that may stand for it

@@ -16,10 +16,11 @@ from bench.errors import StoreError, UsageError
 from bench.results.audits import read_report
 from bench.results.cell import subject_of
 from bench.results.cell_row import judging, said_by_cells, void_note
+from bench.results.files import read_json
 from bench.results.render import markdown_cell, row_label, told_apart
 from bench.results.settings import Settings, flat, has
 from bench.results.stats import wilson
-from bench.results.store import Store, read_json, read_rows
+from bench.results.store import Store, read_rows
 
 # The levels of access (T0 to T9) and what each means.
 LEVELS = {

@@ -10,8 +10,9 @@ from typing import Any
 from bench.errors import StoreError
 from bench.results.cell import Cell, asked_of
 from bench.results.digests import MALFORMED
+from bench.results.files import read_json
 from bench.results.locks import is_held
-from bench.results.store import Store, read_json
+from bench.results.store import Store
 
 
 def forget_failures(store: Store, content: Mapping[str, Any], *, run: str) -> None:

@@ -22,7 +22,8 @@ from typing import Any
 
 from bench.errors import StoreError
 from bench.plugins.sources import digest_of_shipped
-from bench.results.store import Store, written
+from bench.results.files import written
+from bench.results.store import Store
 
 _SETTLED_NS = 2 * 10**9  # longer than a tick of any file system's clock
 _NO_FILE = [0, 0, 0, 0]

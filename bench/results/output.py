@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bench.errors import StoreError, UsageError
-from bench.results.store import drop_left, leavings, written
+from bench.results.files import drop_left, leavings, written
 
 
 @contextmanager

@@ -14,10 +14,11 @@ from bench.results.audits import DAMAGED, reports
 from bench.results.cell import is_key
 from bench.results.cell_row import NOT_AUDITED, said_by_cells
 from bench.results.certificates import certified
+from bench.results.files import written
 from bench.results.index import Said
 from bench.results.locks import alone
 from bench.results.render import columns_of, csv_text, row_labels
-from bench.results.store import Store, written
+from bench.results.store import Store
 
 COLUMNS = (
     "defense", "attack", "access", "norm", "eps", "dataset", "classifier", "n", "attacked",

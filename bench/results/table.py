@@ -19,10 +19,11 @@ from bench.errors import UsageError
 from bench.results.audits import DAMAGED
 from bench.results.cell import defended_of
 from bench.results.cell_row import accuracies, percent, said_by
+from bench.results.files import read_json
 from bench.results.rows import COLUMNS, Row, all_rows, finished_rows, last_written
 from bench.results.settings import Settings
 from bench.results.stats import wilson
-from bench.results.store import Store, read_json
+from bench.results.store import Store
 from bench.results.vote_rules import Rule, read_outcomes
 
 _SAME_DEFENSE = [

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from bench.errors import UsageError
-from bench.results.store import Store, read_json, read_rows
+from bench.results.files import read_json
+from bench.results.store import Store, read_rows
 
 Kind = Literal["single", "vote", "vote@", "mean-logit", "worst-of-"]
 Shares = npt.NDArray[np.float64]

@@ -17,8 +17,9 @@ from bench.figures import pictures
 from bench.figures.output import render
 from bench.results.audits import reports
 from bench.results.certificates import certified
+from bench.results.files import read_json
 from bench.results.output import delivered, has_place
-from bench.results.store import read_json, read_rows
+from bench.results.store import read_rows
 from bench.results.table import rows_of
 from bench.scripting.question import Question, run
 from bench.verification.rejudge import read_cell

@@ -20,8 +20,9 @@ from bench.data.names import found_again
 from bench.errors import BenchError, StoreError
 from bench.results.cell import SOURCES, digest_of
 from bench.results.certificates import certified_of, folder_of
+from bench.results.files import read_json
 from bench.results.settings import measured
-from bench.results.store import Store, read_json, unchecked_rows
+from bench.results.store import Store, unchecked_rows
 from bench.verification.digests import changed
 from bench.verification.problem import Problem
 

@@ -33,9 +33,10 @@ from bench.plugins.sources import source_of
 from bench.results.cell import SOURCES, digest_of
 from bench.results.cell_row import void_note
 from bench.results.digests import fault_of_keys
+from bench.results.files import read_json
 from bench.results.progress import Progress, Work
 from bench.results.settings import measured
-from bench.results.store import Store, read_json, unchecked_rows
+from bench.results.store import Store, unchecked_rows
 from bench.verification.digests import changed, changed_images
 from bench.verification.problem import Problem
 from bench.verification.runs import runs_of

@@ -22,11 +22,12 @@ from bench.results.cell import Cell, Part, Request
 from bench.results.compare import complete_key
 from bench.results.digests import MALFORMED, fault_of_keys
 from bench.results.failures import no_row_without_a_shard
+from bench.results.files import read_json
 from bench.results.progress import Work
 from bench.results.settings import Settings
 from bench.results.so_far import with_accuracy
 from bench.results.stats import mcnemar, paired_interval
-from bench.results.store import Store, read_json, read_rows
+from bench.results.store import Store, read_rows
 from bench.results.workspace import Workspace
 
 

@@ -15,9 +15,10 @@ from bench.core.isolation import generator_states, isolated
 from bench.errors import BenchError
 from bench.evaluation.batch_votes import votes_alone, votes_beside
 from bench.evaluation.run import Prepared
+from bench.results.files import read_json
 from bench.results.progress import Work
 from bench.results.provenance import BY_BLOCK
-from bench.results.store import read_json, read_rows
+from bench.results.store import read_rows
 from bench.results.workspace import Workspace
 from bench.verification.problem import Problem
 from bench.verification.recompute import CheckedCell, Report

@@ -13,8 +13,9 @@ from bench.errors import StoreError, UsageError, unknown_name
 from bench.results.audits import DAMAGED
 from bench.results.cell import Cell
 from bench.results.digests import MALFORMED
+from bench.results.files import read_json
 from bench.results.settings import Settings, has
-from bench.results.store import Store, read_json
+from bench.results.store import Store
 from bench.results.table import collect, with_worst_case
 
 

@@ -12,8 +12,8 @@ from bench.errors import StoreError
 from bench.figures.output import read
 from bench.results.cell import digest_of
 from bench.results.digests import MALFORMED
+from bench.results.files import read_json
 from bench.results.settings import measured
-from bench.results.store import read_json
 from bench.webpage.chosen import Chosen
 from bench.webpage.defenses import Fact
 

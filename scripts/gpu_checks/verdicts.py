@@ -14,7 +14,8 @@ def compare(ours: Path, theirs: Path) -> dict[str, Any]:
     """Compare the finished cells that two results folders share, image by image."""
     import pandas as pd
 
-    from bench.results.store import Store, read_json
+    from bench.results.files import read_json
+    from bench.results.store import Store
 
     found, one, other = {}, Store(ours), Store(theirs)
     keys = [key for key in one.finished() if other.outcomes(key).is_file()]

@@ -25,7 +25,7 @@ from bench.audit.subject import Subject
 from bench.audit.toys import Quantizer, RandomShift, Untouched
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel
-from bench.results.store import read_json
+from bench.results.files import read_json
 from bench_defenses.gaussian import Gaussian
 
 Make = Callable[..., Subject]

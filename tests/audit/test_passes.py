@@ -25,7 +25,7 @@ from bench.core.defense import Defense
 from bench.core.passes import count_passes
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel
-from bench.results.store import read_json
+from bench.results.files import read_json
 from bench_attacks.noise import Noise
 from bench_defenses.gaussian import Gaussian
 

@@ -31,7 +31,7 @@ from bench.core.protocols import View
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm
 from bench.data.load import load_test
-from bench.results.store import read_json
+from bench.results.files import read_json
 from bench_attacks.apgd import Apgd
 from bench_attacks.apgd_t import ApgdT
 

@@ -28,8 +28,8 @@ from bench.core.threat import Access
 from bench.evaluation.judge import vote
 from bench.evaluation.run import Prepared, run_cell
 from bench.figures.images import purified
+from bench.results.files import read_json
 from bench.results.progress import finish
-from bench.results.store import read_json
 from bench.results.workspace import Workspace
 from bench_attacks._targets import first_look
 from bench_attacks.adaptive import purification_shift

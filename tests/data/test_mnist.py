@@ -22,7 +22,7 @@ from bench.models.checkpoints import digest, load_checkpoint
 from bench.models.train import identity
 from bench.plugins.catalogue import build, build_dataclass, catalogue, plugin
 from bench.results.cell import digest_of
-from bench.results.store import read_json
+from bench.results.files import read_json
 
 ROOT = Path(os.environ.get("BENCH_DATA", "no such folder"))
 SHIPPED = Path(__file__).resolve().parents[2] / "results" / "checkpoints"

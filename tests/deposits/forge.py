@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.results.digests import DIGESTS, digest_of_pixels, sealed
-from bench.results.store import Store, read_json, write_json
+from bench.results.files import read_json, write_json
+from bench.results.store import Store
 
 Members = dict[str, bytes]
 

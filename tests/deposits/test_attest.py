@@ -21,7 +21,8 @@ from bench.core.geometry import rounded
 from bench.deposits.contents import packed, unpacked
 from bench.deposits.write import attest
 from bench.errors import StoreError
-from bench.results.store import Store, read_json, write_json
+from bench.results.files import read_json, write_json
+from bench.results.store import Store
 
 from ..command import Bench, is_one_clear_message
 from ..verification.one_cell import images, only

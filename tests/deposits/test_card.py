@@ -23,7 +23,8 @@ from bench.core.threat import Access, Norm, ThreatModel
 from bench.deposits.leaderboard import BOARDS
 from bench.evaluation.run import Prepared
 from bench.results.cell import Cell, Part, subject_of
-from bench.results.store import Store, write_json
+from bench.results.files import write_json
+from bench.results.store import Store
 
 from ..cells import at, rows
 from ..command import Bench, is_one_clear_message

@@ -22,9 +22,10 @@ from bench.experiments.matrix import evaluate
 from bench.models.train import train
 from bench.plugins.catalogue import build
 from bench.results.cell import Request
+from bench.results.files import read_json
 from bench.results.progress import finish
 from bench.results.rows import write_runs
-from bench.results.store import Store, read_json
+from bench.results.store import Store
 from bench.results.workspace import Workspace
 
 from ..children import forked_with

@@ -17,7 +17,8 @@ from bench.errors import PlanError
 from bench.experiments.matrix import ordered
 from bench.experiments.pilot import Trial, by_yield, pilot_of
 from bench.experiments.plan import Plan, read_plan
-from bench.results.store import Store, read_json, read_rows
+from bench.results.files import read_json
+from bench.results.store import Store, read_rows
 
 from ..command import Bench, is_one_clear_message, no_work, runs
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from bench.results.cell import Cell
+from bench.results.files import read_json
 from bench.results.locks import claimed
 from bench.results.settings import measured
-from bench.results.store import Store, read_json
+from bench.results.store import Store
 
 from ..command import Bench, is_one_clear_message, runs
 

@@ -19,8 +19,8 @@ from bench.figures import curves, tradeoff
 from bench.figures.cells import Wanted, about
 from bench.figures.output import keep, read, render
 from bench.results.cell import Part
+from bench.results.files import read_json
 from bench.results.stats import wilson
-from bench.results.store import read_json
 from bench.results.workspace import Workspace
 from bench_attacks.pgd import Pgd
 

@@ -27,8 +27,8 @@ from bench.figures.alignment import cosine, high_frequency_share, targeted, targ
 from bench.figures.images import Attacked, attacked, path
 from bench.figures.output import read, render
 from bench.results.cell import Part
+from bench.results.files import read_json
 from bench.results.progress import finish
-from bench.results.store import read_json
 from bench.results.workspace import Workspace
 
 from ..cells import Counting, langevin, prepared, rows

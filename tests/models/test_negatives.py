@@ -20,8 +20,8 @@ from bench.models.train import identity, train
 from bench.models.trainable import Negatives, Task
 from bench.plugins.catalogue import build, build_dataclass, parameters
 from bench.results.cell import Part, digest_of
+from bench.results.files import read_json
 from bench.results.progress import finish
-from bench.results.store import read_json
 from bench.results.workspace import Workspace
 from bench_defenses._recipe import recipe
 from bench_defenses.adv_ebm import AdvEbm

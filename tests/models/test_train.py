@@ -19,8 +19,9 @@ from bench.models.train import Trained, checkpoint_path, find_trained, identity,
 from bench.models.trainable import Task
 from bench.plugins.catalogue import build, parameters
 from bench.results.cell import Part
+from bench.results.files import read_json
 from bench.results.progress import Progress, finish
-from bench.results.store import Store, read_json
+from bench.results.store import Store
 from bench.results.workspace import Workspace
 from bench_attacks.autoattack import AutoAttack
 from bench_defenses.adv_ebm import AdvEbm

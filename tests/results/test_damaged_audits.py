@@ -10,7 +10,8 @@ import pytest
 from bench.audit.run import _known
 from bench.results.audits import damaged_audits, reports
 from bench.results.cell import subject_of
-from bench.results.store import Store, read_json
+from bench.results.files import read_json
+from bench.results.store import Store
 
 from ..command import RUN, Bench, is_one_clear_message, runs
 

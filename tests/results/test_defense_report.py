@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from bench.results.defense_report import level_of
-from bench.results.store import Store, read_json
+from bench.results.files import read_json
+from bench.results.store import Store
 from bench.results.table import join
 
 from ..command import Bench, is_one_clear_message

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from bench.results import index
 from bench.results.cell import subject_of
 from bench.results.cell_row import damaged_cells, said_by_cells
-from bench.results.store import Store, read_json
+from bench.results.files import read_json
+from bench.results.store import Store
 from bench.results.table import collect
 from benchmarks.cells import fill
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 
 from bench.results.cell import Request, Search
+from bench.results.files import read_json
 from bench.results.settings import (
     NOTHING_SET,
     Settings,
@@ -22,7 +23,7 @@ from bench.results.settings import (
     measured,
     parse_settings,
 )
-from bench.results.store import Store, read_json
+from bench.results.store import Store
 
 from ..command import TINY, Bench
 

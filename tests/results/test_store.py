@@ -27,9 +27,10 @@ from bench.evaluation.propose import Proposal, keep
 from bench.models.checkpoints import save_checkpoint
 from bench.models.train import _advance
 from bench.results.cell import Cell, Part
+from bench.results.files import read_json, write_json, written
 from bench.results.locks import claimed
 from bench.results.settings import NOTHING_SET, Settings
-from bench.results.store import Store, read_json, write_json, written
+from bench.results.store import Store
 from bench.results.table import collect
 
 CELL = Cell(
@@ -100,7 +101,7 @@ def test_a_full_disk_is_told_with_what_to_do(
 def test_a_disk_too_full_for_any_new_file_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.results.store.tempfile.mkstemp", full)
+    monkeypatch.setattr("bench.results.files.tempfile.mkstemp", full)
     with pytest.raises(StoreError, match=TODO):
         write_json(tmp_path / "a.json", {})
 

@@ -16,11 +16,12 @@ from scipy.stats import binomtest
 import bench.results.rows
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.results.cell import Cell, Part
+from bench.results.files import read_json
 from bench.results.locks import is_held
 from bench.results.render import render, shown
 from bench.results.rows import write_runs
 from bench.results.settings import NOTHING_SET, Settings, parse_settings
-from bench.results.store import Store, read_json
+from bench.results.store import Store
 from bench.results.table import (
     COLUMNS,
     collect,

@@ -16,7 +16,7 @@ from bench import api
 from bench.core.isolation import generator_states
 from bench.core.threat import Norm
 from bench.evaluation import run as evaluation
-from bench.results.store import read_json
+from bench.results.files import read_json
 from bench.scripting.row import Row
 from bench_attacks.noise import Noise
 from bench_defenses.bit_depth import BitDepth

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from bench import api
-from bench.results.store import read_json
+from bench.results.files import read_json
 from bench.scripting.row import Row
 
 from ..cells import assert_equal

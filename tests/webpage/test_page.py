@@ -15,8 +15,9 @@ from bench.core.threat import Access
 from bench.figures import curves
 from bench.figures.cells import Wanted
 from bench.results.cell import digest_of
+from bench.results.files import read_json, write_json
 from bench.results.render import cells_as_text, shown, text_of
-from bench.results.store import Store, read_json, write_json
+from bench.results.store import Store
 from bench.results.table import collect, with_worst_case
 from bench.webpage.charts import cost, security_curves
 from bench.webpage.chosen import Asked, choose
