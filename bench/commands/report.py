@@ -50,6 +50,10 @@ def report(
         typer.Option(help="Radius, as it was run.", show_default="8/255; all with --html"),
     ] = None,
     n: OnlyN = None,
+    cell: Annotated[
+        str | None,
+        typer.Option(help="The key of one of its cells, where they are of several kinds."),
+    ] = None,
     settings: Annotated[
         list[str],
         typer.Option("--set", help="Only with this parameter: defense.NAME=VALUE; repeatable."),
@@ -87,6 +91,8 @@ def report(
     }
     store = Store(results)
     if html:
+        if cell is not None:
+            raise UsageError("--cell chooses for one report: leave it out, or --html.")
         from bench.webpage.chosen import Asked, choose
         from bench.webpage.write import report as page_of
 
@@ -104,7 +110,7 @@ def report(
             )
         from bench.results.defense_report import find, page
 
-        text = page(store, find(store, **asked))
+        text = page(store, find(store, **asked, like=cell))
         damaged = list(damaged_cells(store))
     deliver(text, output, damaged=damaged, store=store)
 

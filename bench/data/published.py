@@ -242,6 +242,10 @@ def _download(folder: str, root: Path, **which: Any) -> None:
     """Download a data set, into a folder that a user named only where it exists."""
     import torchvision
 
+    if root.is_file():
+        raise DataError(
+            f"{root} is a file. Name the folder of the data sets with --data or BENCH_DATA."
+        )
     if not root.is_dir() and root.absolute() != _DEFAULT_ROOT.absolute():
         raise DataError(
             f"there is no folder {root}, in which {folder} is looked for. Name the folder that "

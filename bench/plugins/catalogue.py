@@ -314,9 +314,8 @@ def _unknown_fields(cls: type[Any], params: Mapping[str, Any], where: str) -> li
         elif name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             meant = f" Did you mean '{where}.{near[0]}'?" if near else ""
-            faults.append(
-                f"{where}.{name} is no parameter.{meant} Known: {', '.join(known) or 'none'}."
-            )
+            there = f"Known: {', '.join(known)}." if known else f"{cls.__name__} has none."
+            faults.append(f"{where}.{name} is no parameter.{meant} {there}")
         elif isinstance(value, Mapping):
             nested = typing.get_type_hints(cls)[name]
             if isinstance(nested, type) and dataclasses.is_dataclass(nested):

@@ -148,8 +148,12 @@ def _advice(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
     """Say what may be the reason: a part of the network, or another one."""
     for name in wanted:
         part, dot, _ = name.partition(".")
-        inside = {n.removeprefix(f"{part}.") for n in wanted if n.startswith(f"{part}.")}
-        if dot and inside == set(given):
+        inside = {
+            inner.removeprefix(f"{part}."): tensor.shape
+            for inner, tensor in wanted.items()
+            if inner.startswith(f"{part}.")
+        }
+        if dot and inside == {inner: tensor.shape for inner, tensor in given.items()}:
             return f"They are those of its part '{part}' only: load them there."
     return "Name the network, and the parameters, that they were trained with."
 

@@ -5,6 +5,7 @@ Made only from stored outcomes. Imports no torch.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from bench.errors import StoreError, UsageError
 from bench.results.audits import read_report
 from bench.results.cell import subject_of
 from bench.results.cell_row import judging, said_by_cells, void_note
+from bench.results.compare import complete_key
 from bench.results.files import read_json
 from bench.results.render import markdown_cell, row_label, told_apart
 from bench.results.settings import Settings, flat, has
@@ -35,6 +37,7 @@ LEVELS = {
     "T8": "fixed randomness: the attacker knows the noise (check C14 of the audit)",
     "T9": "resubmission of the best image (check C19 of the audit)",
 }
+_OF_A_KIND = ("n", "shard", "seed", "draws")
 _VALUES = 4  # of a parameter, and parameters, in an error
 _OF_THE_AUDIT = {"T8": "C14", "T9": "C19"}
 
@@ -84,10 +87,12 @@ def find(
     eps: str,
     n: int | None,
     settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    like: str | None = None,
 ) -> list[dict[str, Any]]:
     """List a defense's finished cells under a ball, in the order of attack; raises UsageError.
 
-    ``settings`` has parameters that its cells must have. Damaged cells are left out.
+    ``settings`` has parameters that its cells must have. ``like``: key, or its first
+    characters, of one of them, where they are of several kinds. Damaged cells are left out.
     """
     wanted = {"defense": defense, "dataset": dataset, "norm": norm, "eps": eps}
     found = []
@@ -110,19 +115,28 @@ def find(
             f"{store.root} has no finished cell of {defense} on {dataset} under {norm} {eps}"
             + (f" with n {n}" if n else "")
             + (f" with {words}" if words else "")
+            + _meant(defense, {one.row["defense"] for one in said.values() if not one.damage})
             + f". Run some: `bench run --defense {defense} ...`, or a plan like plans/ladder.yaml "
             "for it with `bench matrix`."
             + (f" Damaged cells are not used: {', '.join(damaged)}." if damaged else "")
         )
+    if like is not None:
+        key = complete_key([cell["key"] for cell in found], like)
+        (kind,) = (kind_of(cell) for cell in found if cell["key"] == key)
+        found = [cell for cell in found if kind_of(cell) == kind]
     kinds = {kind_of(cell): cell for cell in found}
     if len(kinds) > 1:
-        sizes = sorted({cell["n"] for cell in found})
         raise UsageError(
-            f"{store.root} has {len(kinds)} kinds of cells of {defense}, with different images, "
-            f"seeds, parameters, checkpoints or files (n {', '.join(map(str, sizes))}). Choose by "
-            f"-n{_choices(list(kinds.values()))}, or keep them in separate folders."
+            f"{store.root} has {len(kinds)} kinds of cells of {defense}, {_told_apart(kinds)}. "
+            "Choose one by --cell and a key of its cells, such as "
+            f"{' or '.join(cell['key'] for cell in list(kinds.values())[:_VALUES])}."
         )
     return in_order(found)
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    return f" (did you mean {near[0]}?)" if near and near[0] != name else ""
 
 
 def attacked(cell: Mapping[str, Any]) -> bool:
@@ -132,7 +146,7 @@ def attacked(cell: Mapping[str, Any]) -> bool:
 
 def kind_of(cell: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what the cells of one report share: a defense, its images, seed and draws."""
-    return (subject_of(cell), *(cell[name] for name in ("n", "shard", "seed", "draws")))
+    return (subject_of(cell), *(cell[name] for name in _OF_A_KIND))
 
 
 def in_order(cells: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -142,19 +156,28 @@ def in_order(cells: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     )
 
 
-def _choices(cells: list[dict[str, Any]]) -> str:
-    """Say by which parameters kinds of cells can be told apart; nothing where by none."""
+def _told_apart(kinds: Mapping[tuple[Any, ...], Mapping[str, Any]]) -> str:
+    """Say by what kinds of cells differ: images, seed, draws, parameters, or weights alone."""
     spelt = [
-        dict(flat({part: cell[part]["params"] for part in ("defense", "classifier")}))
-        for cell in cells
+        {
+            **{name: cell[name] for name in _OF_A_KIND},
+            **dict(flat({part: cell[part]["params"] for part in ("defense", "classifier")})),
+        }
+        for cell in kinds.values()
     ]
     said = []
-    for name in sorted({name for one in spelt for name in one}):
-        values = sorted({str(one[name]) for one in spelt if name in one})
+    for name in dict.fromkeys(name for one in spelt for name in one):
+        values = sorted({str(one[name]) for one in spelt if name in one}, key=_by_length)
         if len(values) > 1:
             more = " ..." if len(values) > _VALUES else ""
-            said.append(f"--set {name}={' or '.join(values[:_VALUES])}{more}")
-    return f" or by {', '.join(said[:_VALUES])}" if said else ""
+            said.append(f"{name} {', '.join(values[:_VALUES])}{more}")
+    if not said:
+        return "with other weights, data or files"
+    return f"which differ in {' and in '.join(said[:_VALUES])}"
+
+
+def _by_length(text: str) -> tuple[int, str]:
+    return len(text), text  # so that 6 comes before 12
 
 
 def _budgets(cells: list[dict[str, Any]]) -> list[str]:

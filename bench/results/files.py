@@ -79,7 +79,8 @@ def _cannot_write(path: Path, error: OSError) -> StoreError:
     advice = "Free some space or name" if full else "Name"
     return StoreError(
         f"cannot write {path}: {error.strerror or error}. {advice} another folder with "
-        "--results; what is finished is kept, and the same command goes on there."
+        "--results. What is finished is kept: the same command goes on with it once it can be "
+        "written there."
     )
 
 

@@ -44,7 +44,8 @@ def all_rows(store: Store) -> list[Row]:
 def newest_rows(store: Store, most: int) -> tuple[list[Row], int]:
     """Read the cells that were written last, and the damaged ones; say how many there are."""
     said = said_by_cells(store)
-    last = last_written({key: one.row.get("date") for key, one in said.items()}, store, most)
+    dated = ({"key": key, "date": None, **one.row} for key, one in said.items())
+    last = last_written(dated, store, most)
     kept = {key: one for key, one in said.items() if key in last or one.row["state"] == DAMAGED}
     return _rows(store, kept), len(said)
 
@@ -91,17 +92,22 @@ def labels_of_rows(rows: Sequence[Row]) -> list[str]:
     return row_labels(columns, ["defense", "attack"])
 
 
-def last_written(dates: Mapping[str, Any], store: Store, most: int) -> set[str]:
-    """Choose the cells of the latest dates; a cell without one has that of its folder."""
-    found = {
-        key: date if isinstance(date, str) else _date(store.cell(key).stat().st_mtime)
-        for key, date in dates.items()
-        if is_key(key)
-    }
+def last_written(rows: Iterable[Mapping[str, Any]], store: Store, most: int) -> set[str]:
+    """Choose the cells of the latest dates, from rows with ``key``, ``date`` and ``state``."""
+    found = {row["key"]: _written(row, store) for row in rows if is_key(row["key"])}
     return set(sorted(found, key=found.__getitem__)[-most:])
 
 
-def _date(seconds: float) -> str:
+def _written(row: Mapping[str, Any], store: Store) -> str:
+    """Date a cell: one in work by its folder, and what was skipped as the oldest of all.
+
+    In a clone its folder has the date of the clone.
+    """
+    if isinstance(row["date"], str):
+        return row["date"]
+    if row["state"] == "skipped":
+        return ""
+    seconds = store.cell(row["key"]).stat().st_mtime
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 

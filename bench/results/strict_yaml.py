@@ -59,7 +59,9 @@ def read_file(path: Path) -> Any:
         )
     try:
         return parse(content.decode())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no text: {told(error)}. Name a file of YAML.") from error
+    except yaml.YAMLError as error:
         raise UsageError(
             f"{path} is not valid YAML: {told(error)}. Check brackets, quotes and indents."
         ) from error
@@ -153,7 +155,7 @@ def _mapping(node: yaml.MappingNode) -> dict[str, Any]:
             raise _fault(f"a key has to be text of at most {_KEY} characters", key.start_mark)
         name = _text(key)
         if name in found:
-            raise _fault(f"'{name}' is written twice", node.start_mark)
+            raise _fault(f"'{name}' is written twice", key.start_mark)
         found[name] = _built(value)
     return found
 

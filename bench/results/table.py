@@ -155,7 +155,9 @@ def newest(frame: pd.DataFrame, store: Store, most: int) -> pd.DataFrame:
 
     Damaged ones are always kept.
     """
-    last = last_written(dict(zip(frame["key"], frame["date"], strict=True)), store, most)
+    dated = frame[["key", "date", "state"]].to_dict("records")
+    rows = [{str(name): value for name, value in row.items()} for row in dated]
+    last = last_written(rows, store, most)
     kept = [not last.isdisjoint(key.split()) for key in frame["key"]]
     return frame[np.array(kept) | (frame["state"] == DAMAGED)]
 

@@ -188,7 +188,7 @@ PLANS: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "empty": ("", ("plan.yaml", "defenses, attacks and threats", "plans/smoke.yaml")),
     "a list": ("- none\n", ("plan.yaml", "defenses, attacks and threats")),
     "not YAML": ("defenses: [none\n", ("plan.yaml", "not valid YAML", "line 1")),
-    "not text": (b"\xff\xfe\x00", ("plan.yaml", "not valid YAML")),
+    "not text": (b"\xff\xfe\x00", ("plan.yaml", "is no text")),
     "nothing in it": ("defenses: []\nattacks: []\nthreats: []\n",
                       ("3 faults", "defenses", "attacks", "threats")),
     "nothing of it": ("n: 3\n", ("3 faults", "defenses", "attacks", "threats")),

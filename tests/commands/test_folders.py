@@ -43,6 +43,12 @@ def test_a_download_that_fails_leaves_no_empty_folders(
     assert not (tmp_path / where / "MNIST").exists()
 
 
+def test_a_file_is_no_folder_of_data(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said = bench(*RUN, "--dataset=mnist", "--data=file", "--dry-run")
+    is_one_clear_message(said, "file is a file. Name the folder", code=1)
+
+
 def test_digits_need_no_data_folder(bench: Bench, tmp_path: Path) -> None:
     assert bench(*RUN, "--data=mistyped", "--dry-run").code == 0
     assert not (tmp_path / "mistyped").exists()

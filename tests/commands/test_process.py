@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from bench.__main__ import main
+
 from ..command import Bench
 
 TORCH = (
@@ -50,6 +52,20 @@ def test_a_process_whose_threads_still_work_waits_for_them() -> None:
     ended = process(TORCH + slow + "script()", "--version")
     assert ended.returncode == 0
     assert "worked" in ended.stdout
+
+
+def test_an_interrupt_while_the_command_is_imported_ends_it_quietly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted:
+        def __getattr__(self, name: str) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "bench.cli", Interrupted())
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_sentence_as_an_exit_is_printed() -> None:

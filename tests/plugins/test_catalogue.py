@@ -98,6 +98,8 @@ def test_all_faults_of_parameters_are_said_together() -> None:
     assert "attack.stesp is no parameter. Did you mean 'attack.steps'?" in text
     assert "attack.inner.rat is no parameter. Did you mean 'attack.inner.rate'?" in text
     assert "Did you mean 'attack.loss'?" in text
+    with pytest.raises(UsageError, match=r"defense\.x is no parameter\. \w+ has none\."):
+        build("defenses", "none", {"x": 1})
     text = faults(steps=0, loss="mse", inner={"rate": -1})
     assert "attack.steps = 0" in text
     assert "attack.loss = 'mse'" in text

@@ -87,6 +87,8 @@ def test_safetensors_and_a_network_that_holds_another(
         ({**network().state_dict(), "9.bias": torch.zeros(1)}, network(),
          ["1 unexpected (9.bias)"]),
         (network().state_dict(), Beside(), ["its part 'model' only"]),
+        # The names of a part, but not its shapes: nothing is known of where they belong.
+        (nn.Linear(3, 3).state_dict(), Beside(), ["Name the network, and the parameters"]),
         ({"a": network().state_dict(), "b": network().state_dict()}, network(),
          ["several networks (a, b)"]),
         ([torch.zeros(1)], network(), ["holds a list"]),

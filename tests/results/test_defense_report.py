@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -98,8 +99,22 @@ def test_what_is_not_there_is_said(bench: Bench) -> None:
     is_one_clear_message(bench(*ASK, "-n", "3"), "with n 3", code=2)
     Path("plan.yaml").write_text((PLAN % "true").replace("n: 12", "n: 6"))
     assert bench("matrix", "plan.yaml").code == 0
-    is_one_clear_message(bench(*ASK), "n 6, 12", "Choose by -n", code=2)
+    said = bench(*ASK)
+    is_one_clear_message(said, "differ in n 6, 12", "Choose one by --cell", code=2)
     assert bench(*ASK, "-n", "6").code == 0
+    named = [bench(*ASK, "--cell", key[:8]) for key in re.findall(r"[0-9a-f]{16}", said.err)]
+    assert [page.code for page in named] == [0, 0]
+    assert sorted("first 12 test images" in page.out for page in named) == [False, True]
+    is_one_clear_message(bench(*ASK, "--cell", "0000"), "no cell's key starts", code=2)
+    is_one_clear_message(bench(*ASK, "--html", "--cell", "0000"), "leave it out", code=2)
+    is_one_clear_message(bench("report", "gausian"), "did you mean gaussian?", code=2)
+
+
+def test_kinds_that_differ_in_draws_alone_are_told_apart(bench: Bench) -> None:
+    for draws in ("2", "3"):
+        run = ("run", "--defense=gaussian", "--attack=noise", "--set=attack.tries=1", "-n4")
+        assert bench(*run, "--draws", draws).code == 0
+    is_one_clear_message(bench("report", "gaussian"), "differ in draws 2, 3.", code=2)
 
 
 @pytest.mark.parametrize(

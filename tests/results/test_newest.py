@@ -32,6 +32,12 @@ def test_the_newest_cells_are_kept_in_their_order_with_what_joins_them(tmp_path:
         os.utime(folder, (2_000_000_000 + number,) * 2)
         state = "done" if date else "unfinished"
         rows.append({"key": key, "date": date, "state": state})
+    # In a clone the folders of what was skipped are the newest of all.
+    for number in range(8, 12):
+        folder = store.cell(keyed(number))
+        folder.mkdir(parents=True)
+        os.utime(folder, (2_100_000_000,) * 2)
+        rows.append({"key": keyed(number), "date": None, "state": "skipped"})
     joined = f"{keyed(2)} {keyed(3)}", f"{keyed(0)} {keyed(1)}"
     rows += [{"key": keys, "date": "2026-01-08T00:00:00Z", "state": "done"} for keys in joined]
     rows.append({"key": "no key", "date": None, "state": "damaged"})

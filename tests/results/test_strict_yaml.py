@@ -53,7 +53,7 @@ FAULTS = {
     "a tag": ("!!int x", "tags such as"),
     "an object": ("!!python/object/apply:os.getcwd []", "tags such as"),
     "a tag of a list": ("!!set {a, b}", "tags such as"),
-    "a key twice": ("{a: 1, a: 2}", "'a' is written twice"),
+    "a key twice": ("a: 1\nb: 1\na: 2", "'a' is written twice(?s:.*)line 3"),
     "a key twice, quoted": ("{1: 1, '1': 2}", "'1' is written twice"),
     "a list for a key": ("{[a]: 1}", "a key has to be text"),
     "a key without end": (f"? {'k' * 300}\n: 1", "a key has to be text"),
