@@ -275,6 +275,8 @@ def list_cells(
     for plugins, outline in listed:
         say(title(plugins))
         print_outline(outline, as_json=False)
+    done = sum(bool(outline.get("done")) for _, outline in listed)
+    say(f"{len(listed)} cells, {done} of them done")
 
 
 def measure(

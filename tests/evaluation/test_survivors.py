@@ -207,6 +207,7 @@ def test_a_plan_climbs_cheap_attacks_first(bench: Bench) -> None:
     assert said.code == 0, said
     planned = json.loads(bench("matrix", "plan.yaml", "--dry-run", "--json").out)
     assert all(cell["done"] for cell in planned), "the keys of a dry run are those of the run"
+    assert bench("matrix", "plan.yaml", "--dry-run").out.endswith("\n6 cells, 6 of them done\n")
     order = [line.split() for line in said.out.splitlines() if line.startswith("[")]
     assert [(words[2], words[4]) for words in order] == [
         ("gaussian", "autoattack"), ("gaussian", "noise"), ("gaussian", "pgd"),
