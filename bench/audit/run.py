@@ -47,7 +47,10 @@ def open_subject(request: Request, *, workspace: Workspace) -> Work[Subject]:
     prepared = yield from prepare(plugins, workspace=workspace)
     folder = workspace.store.audit(subject_of(prepared.cell.canonical())).parent
     own = replace(workspace, store=Store(folder))
-    return Subject(prepared, own, workspace.store, settings)
+    subject = Subject(prepared, own, workspace.store, settings)
+    if factor := settings.get("surrogate"):  # controls go without it, the defense cannot
+        subject.view(Access.FULL).surrogate(int(factor))
+    return subject
 
 
 def audits_of(pairs: Iterable[Plugins], images: int) -> list[Request]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.audit.toys import Untouched
 from bench.core.access import view_of
 from bench.core.defense import Defense
-from bench.core.protocols import Attack, Images, Purifier, View
+from bench.core.protocols import Attack, CoarsePurifier, Images, Purifier, View, fits
 from bench.core.rng import Rng
 from bench.core.threat import Access, Norm, ThreatModel
 from bench.evaluation.run import Prepared, run_cell
@@ -175,13 +175,14 @@ class Subject:
     def targeted(self, **changes: Any) -> Run:
         """Run the ascents to each class of the main attack alone; ``changes`` go to ``run``."""
         settings = {**self.settings, **changes.pop("settings", {})}
+        access = changes.pop("access", self.access)
         targeted = {
             "steps": settings["steps"],
             "eot": _VOTES * settings["eot"],
             "warm": False,
-            "surrogate": settings.get("surrogate"),
+            **self._surrogate(settings, access, changes.get("variant")),
         }
-        return self.run("apgd_t", changes.pop("access", self.access), targeted, **changes)
+        return self.run("apgd_t", access, targeted, **changes)
 
     def quick(self, **changes: Any) -> Run:
         """Run the untargeted ascent of the main attack alone; ``changes`` go to ``run``.
@@ -190,7 +191,17 @@ class Subject:
         makes a difference.
         """
         settings = {**self.settings, "warm": False, **changes.pop("settings", {})}
-        return self.run("apgd", changes.pop("access", self.access), settings, **changes)
+        access = changes.pop("access", self.access)
+        settings |= self._surrogate(settings, access, changes.get("variant"))
+        return self.run("apgd", access, settings, **changes)
+
+    def _surrogate(
+        self, settings: Mapping[str, Any], access: Access, variant: Variant | None
+    ) -> dict[str, Any]:
+        """Keep a coarser process where there is one: a control has none, transfer hides it."""
+        purifier = (variant.defense if variant else self.defense).purifier
+        seen = access in (Access.FULL, Access.BPDA) and fits(purifier, CoarsePurifier)
+        return {"surrogate": settings.get("surrogate") if seen else None}
 
     def run(
         self, attack: str, access: Access, settings: Mapping[str, Any] | None = None, **how: Any

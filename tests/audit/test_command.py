@@ -142,6 +142,14 @@ def test_nonsense_gives_one_clear_message(
     assert not list(Path().rglob("audit.*"))
 
 
+def test_a_coarser_process_that_the_defense_has_not_is_told_before_any_check(
+    bench: Bench,
+) -> None:
+    said = bench(*ASK, "--set=attack.surrogate=2")
+    is_one_clear_message(said, "has no cheaper process", "Do not set attack.surrogate", code=1)
+    assert not list(Path().rglob("audit.*"))
+
+
 def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     """Let C16, in the midst of the others, raise once it has done its attacks."""
 

@@ -262,3 +262,24 @@ def test_a_subject_of_a_variant_shares_its_cells(make_subject: Make) -> None:
     few = subject.of(subject.bare, 5)
     assert len(few.strong().rows) == 5
     assert len(subject.of(subject.bare, 1000).images) == 32
+
+
+def test_controls_go_without_the_coarser_process_that_they_have_not(
+    make_subject: Make, langevin: Callable[..., Any]
+) -> None:
+    """The main attack takes its gradients from half of the steps."""
+    subject = make_subject(langevin(steps=4), name="coarse", n=8, settings={"surrogate": 2})
+    for check in (
+        not_only_randomness, bare_classifier_falls, planted_controls,
+        purifier_adds_to_its_noise, better_than_bare,
+    ):  # fmt: skip
+        check(subject)
+    asked = {
+        (cell["defense"]["name"], cell["attack"]["params"]["surrogate"])
+        for path in subject.workspace.store.cells()
+        if "surrogate" in (cell := read_json(path / "cell.json"))["attack"]["params"]
+    }
+    assert {factor for name, factor in asked if name == "coarse"} == {2}
+    assert {factor for name, factor in asked if name != "coarse"} == {2, None}
+    assert ("coarse, noise alone", 2) in asked  # the same purifier without its steps
+    assert ("coarse, no purifier", None) in asked
