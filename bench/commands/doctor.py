@@ -102,7 +102,7 @@ def _command() -> Finding:
         return Finding(
             "command", "warn", "`bench` is not on the PATH", "Activate its environment."
         )
-    ours = "bench.cli" in Path(path).read_text(errors="replace")
+    ours = "bench.__main__" in Path(path).read_text(errors="replace")
     found = f"{path} is {'purifybench' if ours else 'of something else'}"
     if len(owners) > 1:
         found += f"; {' and '.join(sorted(owners))} install one"

@@ -37,7 +37,7 @@ LEVELS = {
     "T8": "fixed randomness: the attacker knows the noise (check C14 of the audit)",
     "T9": "resubmission of the best image (check C19 of the audit)",
 }
-_OF_A_KIND = ("n", "shard", "seed", "draws")
+_OF_A_KIND = {"n": "-n ", "shard": "shard ", "seed": "seed ", "draws": "draws "}  # in words
 _VALUES = 4  # of a parameter, and parameters, in an error
 _OF_THE_AUDIT = {"T8": "C14", "T9": "C19"}
 
@@ -128,7 +128,7 @@ def find(
     if len(kinds) > 1:
         raise UsageError(
             f"{store.root} has {len(kinds)} kinds of cells of {defense}, {_told_apart(kinds)}. "
-            "Choose one by --cell and a key of its cells, such as "
+            "Choose one by -n or --set, or by --cell and a key of its cells, such as "
             f"{' or '.join(cell['key'] for cell in list(kinds.values())[:_VALUES])}."
         )
     return in_order(found)
@@ -158,22 +158,24 @@ def in_order(cells: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _told_apart(kinds: Mapping[tuple[Any, ...], Mapping[str, Any]]) -> str:
     """Say by what kinds of cells differ: images, seed, draws, parameters, or weights alone."""
-    spelt = [
-        {
-            **{name: cell[name] for name in _OF_A_KIND},
-            **dict(flat({part: cell[part]["params"] for part in ("defense", "classifier")})),
-        }
-        for cell in kinds.values()
-    ]
     said = []
-    for name in dict.fromkeys(name for one in spelt for name in one):
-        values = sorted({str(one[name]) for one in spelt if name in one}, key=_by_length)
+    for name, values in _values(kinds.values()).items():
         if len(values) > 1:
             more = " ..." if len(values) > _VALUES else ""
-            said.append(f"{name} {', '.join(values[:_VALUES])}{more}")
-    if not said:
-        return "with other weights, data or files"
-    return f"which differ in {' and in '.join(said[:_VALUES])}"
+            said.append(
+                f"{_OF_A_KIND.get(name, f'--set {name}=')}{' or '.join(values[:_VALUES])}{more}"
+            )
+    return f"with {', '.join(said[:_VALUES])}" if said else "with other weights, data or files"
+
+
+def _values(cells: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """List the values of all that may tell cells of one defense apart."""
+    found: dict[str, set[str]] = {}
+    for cell in cells:
+        params = flat({part: cell[part]["params"] for part in ("defense", "classifier")})
+        for name, value in (*((name, cell[name]) for name in _OF_A_KIND), *params):
+            found.setdefault(name, set()).add(str(value))
+    return {name: sorted(values, key=_by_length) for name, values in found.items()}
 
 
 def _by_length(text: str) -> tuple[int, str]:

@@ -256,14 +256,14 @@ def test_whose_command_it_is(
     script.parent.mkdir()
     script.touch(mode=0o755)
     monkeypatch.setenv("PATH", str(script.parent))
-    script.write_text("from bench.cli import main")
+    script.write_text("from bench.__main__ import main")
     finding = found(tmp_path, "command")
     assert (finding.state, finding.found) == ("ok", f"{script} is purifybench")
     install("other-bench", "otherbench", "", "[console_scripts]\nbench = otherbench:main\n")
     finding = found(tmp_path, "command")
     assert finding.state == "warn"
     assert "other-bench 1.0" in finding.found
-    script.write_text("from otherbench import main")
+    script.write_text("from bench.cli import cli")  # frappe-bench
     finding = found(tmp_path, "command")
     assert finding.state == "fail"
     assert "Uninstall" in finding.todo

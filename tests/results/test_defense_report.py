@@ -100,7 +100,7 @@ def test_what_is_not_there_is_said(bench: Bench) -> None:
     Path("plan.yaml").write_text((PLAN % "true").replace("n: 12", "n: 6"))
     assert bench("matrix", "plan.yaml").code == 0
     said = bench(*ASK)
-    is_one_clear_message(said, "differ in n 6, 12", "Choose one by --cell", code=2)
+    is_one_clear_message(said, "with -n 6 or 12.", "or by --cell", code=2)
     assert bench(*ASK, "-n", "6").code == 0
     named = [bench(*ASK, "--cell", key[:8]) for key in re.findall(r"[0-9a-f]{16}", said.err)]
     assert [page.code for page in named] == [0, 0]
@@ -114,7 +114,7 @@ def test_kinds_that_differ_in_draws_alone_are_told_apart(bench: Bench) -> None:
     for draws in ("2", "3"):
         run = ("run", "--defense=gaussian", "--attack=noise", "--set=attack.tries=1", "-n4")
         assert bench(*run, "--draws", draws).code == 0
-    is_one_clear_message(bench("report", "gaussian"), "differ in draws 2, 3.", code=2)
+    is_one_clear_message(bench("report", "gaussian"), "with draws 2 or 3.", code=2)
 
 
 @pytest.mark.parametrize(
