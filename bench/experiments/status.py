@@ -130,6 +130,10 @@ def previews(
     for number in range(len(pairs)) if order is None else order:
         before = [keys[other] for other in cheaper[number] if other in keys]
         after = tuple(key for key in before if not is_void(workspace.store, key))
+        early = digest_of(pairs[number].asked())
+        if skipped := _reason(workspace.store, early, "skipped"):  # known once it was tried
+            listed.append((pairs[number], {"impossible": skipped}))
+            continue
         outline = preview(pairs[number].request, workspace, after=after)
         waits = order is None and pairs[number].threat.access is not Access.TRANSFER
         if waits and "key" in outline:

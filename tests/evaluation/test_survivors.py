@@ -230,6 +230,19 @@ def test_a_plan_climbs_cheap_attacks_first(bench: Bench) -> None:
     assert before == after
 
 
+def test_a_dry_run_leaves_out_what_was_found_to_be_impossible(bench: Bench) -> None:
+    """`gaussian` has no coarser process, which is known once it was asked for one."""
+    attack = "{name: apgd, access: full, set: {steps: 1, eot: 1, surrogate: 2}}"
+    plan = PLAN.replace("  - {name: noise", f"  - {attack}\n  - {{name: noise")
+    Path("plan.yaml").write_text(plan.replace("ladder: true", "ladder: listed"))
+    bench("matrix", "plan.yaml")
+    planned = json.loads(bench("matrix", "plan.yaml", "--dry-run", "--json").out)
+    assert sum("impossible" in cell for cell in planned) == 2
+    assert all(cell["done"] for cell in planned if "impossible" not in cell)
+    found = {row["key"] for row in runs(Path()) if row["state"] == "done"}
+    assert {cell["key"] for cell in planned if "impossible" not in cell} == found
+
+
 def test_survivors_alone_are_no_defense_s_accuracy(bench: Bench) -> None:
     Path("plan.yaml").write_text(PLAN)
     assert bench("matrix", "plan.yaml").code == 0
